@@ -31,7 +31,7 @@ flock 9
 c_id=$(dpkg-query -W -f='${Package}=${Version}\n' binutils gcc-12 libc6-dev libgcc-12-dev libseccomp-dev 2>/dev/null |
     sort | tr '\n' ' ' | sed 's/ $//') || true
 key=$(hash_inputs "$here"/go.{mod,sum} "$here"/runc/go.{mod,sum} "$here"/engine.sha256 \
-    "$here/build-engine.sh" "$here/../scripts/lib.sh" <<<"$go_id $c_id")
+    "$here/build-engine.sh" <<<"$go_inputs $c_id")
 if [[ $record == no ]] && stamp_is "$out" engine "$key" && [[ -x $out/buildkitd && -x $out/buildctl && -x $out/runc ]]; then
     exit 0
 fi

@@ -61,6 +61,7 @@ go_setup() {
         GOAMD64=v1 GOARM64=v8.0 GOFIPS140=off
     unset GOARCH CGO_CFLAGS CGO_CPPFLAGS CGO_CXXFLAGS CGO_FFLAGS CGO_LDFLAGS CC
     go_id=$(cd / && go version | cut -d' ' -f3,4) # "go1.26.8 linux/amd64"
+    go_inputs="$go_id $GOFLAGS $GOAMD64 $GOARM64" # for stamps
 }
 
 missing_packages() { # PACKAGE...: prints those not installed

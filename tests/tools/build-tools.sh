@@ -25,7 +25,7 @@ exec 9>"$out/.tools.lock"
 flock 9
 
 for name in "${names[@]}"; do
-    key=$(hash_inputs "$here/$name"/go.{mod,sum} "$here/build-tools.sh" "$here/../../scripts/lib.sh" <<<"$go_id")
+    key=$(hash_inputs "$here/$name"/go.{mod,sum} "$here/build-tools.sh" <<<"$go_inputs")
     if stamp_is "$out" "$name" "$key" && [[ -x $out/$name ]]; then continue; fi
     stamp_clear "$out" "$name"
     # The 'tool' line names the package to build, so go.mod is the only place that does.
