@@ -43,12 +43,12 @@ version=$(sed -n 's|.*github.com/moby/buildkit \(v[^ ]*\).*|\1|p' "$here/go.mod"
 say "building buildkitd and buildctl $version with $go_id (about 2 minutes when nothing is cached)"
 cd "$here"
 # -buildid= : the build id is the one part of a Go binary that -trimpath does not make reproducible.
-CGO_ENABLED=0 go_build "$work/log" -o "$work/" \
+CGO_ENABLED=0 go_build "$out/.engine.log" -o "$work/" \
     -ldflags "-s -w -buildid= -X github.com/moby/buildkit/version.Version=$version" \
     github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl
 say "building runc $(sed -n 's|.*github.com/opencontainers/runc \(v[^ ]*\).*|\1|p' runc/go.mod)"
 cd "$here/runc"
-CGO_ENABLED=1 go_build "$work/log" -o "$work/" -tags 'seccomp netgo osusergo' \
+CGO_ENABLED=1 go_build "$out/.engine.log" -o "$work/" -tags 'seccomp netgo osusergo' \
     -ldflags '-s -w -buildid= -linkmode external -extldflags "-static"' github.com/opencontainers/runc
 
 cd "$work"
@@ -80,5 +80,6 @@ done
 
 # Renamed into place: a daemon that runs from the old file goes on undisturbed.
 mv -f buildctl buildkitd runc "$out/"
+rm -f "$out/.engine.log"
 [[ $record == yes ]] || stamp_set "$out" engine "$key"
 say "engine built: $out"

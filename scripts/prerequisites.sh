@@ -9,7 +9,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [[ $(uname -s) == Linux ]] || die "this is $(uname -s)." \
     "Wanted: Linux (Debian 12): builds run in Linux containers. Use a Debian 12 machine or VM."
 ((EUID == 0)) || die "this runs as user $(id -un), not as root." \
-    "Wanted: root: buildkitd makes mounts and namespaces. Run it as root (sudo -E keeps PATH's cargo and go: sudo -E env \"PATH=\$PATH\" make …)."
+    "Wanted: root: buildkitd makes mounts and namespaces. With sudo, keep the path to cargo and go: sudo env \"PATH=\$PATH\" make …"
 command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
     die "this is $(. /etc/os-release 2>/dev/null && echo "${PRETTY_NAME:-an unknown system}" || echo 'an unknown system') (no apt-get)." \
         "Wanted: Debian 12, whose packages are installed where they are lacking."
@@ -31,8 +31,8 @@ rust=$(sed -n 's/^ *channel *= *"\(.*\)".*/\1/p' "$repo_root/rust-toolchain.toml
 command -v cargo >/dev/null || die "Rust is not installed (no 'cargo' in PATH)." \
     "Wanted: Rust $rust. Install it with https://rustup.rs, then: rustup toolchain install $rust"
 # In the repository's root: there rustup goes by rust-toolchain.toml.
-seen=$(cd "$repo_root" && cargo --version 2>/dev/null | cut -d' ' -f2) || true
-[[ $seen == "$rust" ]] || die "cargo says version '${seen:-none}' here ($(command -v cargo))." \
-    "Wanted: Rust $rust (rust-toolchain.toml). Run: rustup toolchain install $rust --component rustfmt,clippy"
+seen=$(cd "$repo_root" && cargo --version 2>&1) || true
+[[ $seen == "cargo $rust "* ]] || die "Rust $rust is wanted (rust-toolchain.toml), and $(command -v cargo) says: ${seen%%$'\n'*}" \
+    "Run: rustup toolchain install $rust --component rustfmt,clippy"
 
 require_go
