@@ -1,0 +1,1 @@
+//! Docker's ignore and include patterns (`.dockerignore`, FileSync include and exclude patterns).
