@@ -1,0 +1,51 @@
+# The two commands a newcomer needs: `make demo` and `make test`. Everything is built under target/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TOOLS := $(CURDIR)/target/tools/bin
+BASE_IMAGE := $(CURDIR)/target/base-image
+RELEASE := $(CURDIR)/target/release
+export SEALWRIGHT_TOOLS ?= $(TOOLS)
+export SEALWRIGHT_BASE_IMAGE ?= $(BASE_IMAGE)
+
+STATE ?= $(CURDIR)/target/serve
+ADDR ?= 127.0.0.1:8443
+
+.PHONY: help demo test serve bench tools engine binaries prerequisites base-image
+
+help:
+	@printf '%s\n' \
+	  'make demo    build, verify and tamper with a real image against a development server (NOT HARDWARE)' \
+	  'make test    all tests, real components included' \
+	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT]' \
+	  'make bench   the figures of docs/benchmarks.md'
+
+prerequisites:
+	@scripts/prerequisites.sh
+
+engine: prerequisites
+	@guest-image/build-engine.sh $(TOOLS)
+
+base-image: prerequisites
+	@scripts/base-image.sh $(BASE_IMAGE)
+
+tools: engine base-image
+	@tests/tools/build-tools.sh $(TOOLS)
+
+# stdout belongs to the programs (make serve prints one JSON line there), so cargo talks on stderr only.
+binaries: engine
+	@cargo build --release --locked --quiet -p sealwright-client -p sealwright-build-server -p sealwright-tests --bins >&2
+
+demo: binaries base-image
+	@scripts/demo.sh
+
+serve: binaries
+	@exec $(RELEASE)/dev-server --state $(STATE) --listen $(ADDR) --tools $(TOOLS)
+
+test: tools
+	cargo test --release --locked --workspace
+
+bench: tools binaries
+	@scripts/bench.sh

@@ -1,0 +1,107 @@
+//! The workspace keeps the shape that docs/architecture.md draws: who may import whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+/// For each crate, the own crates it may name as ordinary dependencies.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("sealwright-provenance", &[]),
+    ("sealwright-proto", &["sealwright-provenance"]),
+    ("sealwright-enclave-keys", &["sealwright-provenance"]),
+    ("sealwright-build-server", &["sealwright-proto", "sealwright-provenance", "sealwright-enclave-keys"]),
+    ("sealwright-verifier", &["sealwright-provenance"]),
+    ("sealwright-client", &["sealwright-proto", "sealwright-provenance", "sealwright-verifier"]),
+];
+
+/// Crates that must never reach some others, however indirectly.
+const NEVER: &[(&str, &[&str])] = &[
+    ("sealwright-provenance", &["tokio", "tonic", "prost", "rustls", "p256"]),
+    ("sealwright-verifier", &["tokio", "tonic", "prost", "rustls", "hyper", "reqwest"]),
+    ("sealwright-enclave-keys", &["tokio", "tonic", "hyper", "reqwest", "sealwright-verifier"]),
+    ("sealwright-build-server", &["sealwright-verifier", "sealwright-tests"]),
+];
+
+fn metadata() -> serde_json::Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
+}
+
+/// Ordinary (not dev, not build) dependencies: package id to package ids.
+fn edges(metadata: &serde_json::Value) -> BTreeMap<String, BTreeSet<String>> {
+    let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    metadata["resolve"]["nodes"]
+        .as_array()
+        .expect("nodes")
+        .iter()
+        .map(|node| {
+            let normal = node["deps"].as_array().expect("deps").iter().filter(|dep| {
+                dep["dep_kinds"].as_array().expect("kinds").iter().any(|kind| kind["kind"].is_null())
+            });
+            (text(&node["id"]), normal.map(|dep| text(&dep["pkg"])).collect())
+        })
+        .collect()
+}
+
+fn names(metadata: &serde_json::Value) -> BTreeMap<String, String> {
+    let packages = metadata["packages"].as_array().expect("packages");
+    packages
+        .iter()
+        .map(|p| (p["id"].as_str().expect("id").to_owned(), p["name"].as_str().expect("name").to_owned()))
+        .collect()
+}
+
+#[test]
+fn own_crates_import_only_whom_the_architecture_allows() {
+    let metadata = metadata();
+    let (edges, names) = (edges(&metadata), names(&metadata));
+    for (name, allowed) in ALLOWED {
+        let id = names.iter().find(|(_, n)| n == name).expect("crate exists").0;
+        let own: BTreeSet<_> =
+            edges[id].iter().map(|dep| names[dep].as_str()).filter(|dep| dep.starts_with("sealwright-")).collect();
+        let allowed: BTreeSet<_> = allowed.iter().copied().collect();
+        assert!(own.is_subset(&allowed), "{name} imports {:?}", own.difference(&allowed));
+    }
+}
+
+#[test]
+fn no_crate_reaches_what_it_must_never_reach() {
+    let metadata = metadata();
+    let (edges, names) = (edges(&metadata), names(&metadata));
+    for (name, never) in NEVER {
+        let start = names.iter().find(|(_, n)| n == name).expect("crate exists").0.clone();
+        let (mut seen, mut open) = (BTreeSet::new(), vec![start]);
+        while let Some(id) = open.pop() {
+            if seen.insert(id.clone()) {
+                open.extend(edges[&id].iter().cloned());
+            }
+        }
+        for id in seen {
+            assert!(!never.contains(&names[&id].as_str()), "{name} reaches {}", names[&id]);
+        }
+    }
+}
+
+#[test]
+fn shipped_crates_use_one_crypto_stack() {
+    let metadata = metadata();
+    let (edges, names) = (edges(&metadata), names(&metadata));
+    let mut open: Vec<_> = names
+        .iter()
+        .filter(|(_, name)| ["sealwright-build-server", "sealwright-client"].contains(&name.as_str()))
+        .map(|(id, _)| id.clone())
+        .collect();
+    let mut seen = BTreeSet::new();
+    while let Some(id) = open.pop() {
+        if seen.insert(id.clone()) {
+            open.extend(edges[&id].iter().cloned());
+        }
+    }
+    for id in &seen {
+        assert!(!["aws-lc-rs", "openssl", "native-tls"].contains(&names[id].as_str()), "{} is linked", names[id]);
+    }
+}
