@@ -2,14 +2,18 @@
 //!
 //! ```json
 //! {"__cmwc_t":"https://sealwright.dev/cmw/evidence/v1",
+//!  "caller-key":["application/vnd.sealwright.spki","<base64url>",4],
 //!  "endorsements":["application/vnd.amd.ghcb.guid-table","<base64url>",2],
 //!  "evidence":["application/vnd.amd.sev-snp.attestation-report","<base64url>",4],
 //!  "inclusion-proof":["application/vnd.sealwright.inclusion-proof.v1","<base64url>",4],
 //!  "instance":["application/vnd.sealwright.instance.v1+json","<base64url>",4],
 //!  "leaf":["application/vnd.sealwright.leaf.v1","<base64url>",4],
-//!  "request":["application/vnd.dsse.envelope.v1+json","<base64url>",4]}
+//!  "request":["application/vnd.dsse.envelope.v1+json","<base64url>",4],
+//!  "signing-key":["application/vnd.sealwright.spki","<base64url>",4]}
 //! ```
-//! `request` is there for builds only. Bytes are base64url without padding. The JSON is canonical (RFC 8785).
+//! `request`, `signing-key` and `caller-key` are there for builds only. The two keys are SubjectPublicKeyInfo DER
+//! and carry no trust: they are believed when their SHA-256 is the one that leaf, statement or policy names.
+//! Bytes are base64url without padding. The JSON is canonical (RFC 8785).
 //! The inclusion proof is `F("sealwright/inclusion-proof/v1") ‖ u32be(leaf_index) ‖ u32be(tree_size) ‖ n × 32`.
 
 use std::collections::BTreeMap;
@@ -43,6 +47,7 @@ const LEAF: &str = "application/vnd.sealwright.leaf.v1";
 const PROOF: &str = "application/vnd.sealwright.inclusion-proof.v1";
 const INSTANCE: &str = "application/vnd.sealwright.instance.v1+json";
 const REQUEST: &str = "application/vnd.dsse.envelope.v1+json";
+const SPKI: &str = "application/vnd.sealwright.spki";
 
 /// CMW indicator bits (RFC 9999): what kind of conceptual message a record holds.
 const IND_ENDORSEMENTS: u8 = 2;
@@ -114,6 +119,10 @@ pub struct EvidenceBundle {
     pub proof: InclusionProof,
     /// The signed request (DSSE JSON), for build Evidence only.
     pub request: Option<Vec<u8>>,
+    /// SPKI DER of the project key that signs the statement, for build Evidence; the leaf names its SHA-256.
+    pub signing_key: Option<Vec<u8>>,
+    /// SPKI DER of the caller's key that signed `request`; statement and policy name its SHA-256.
+    pub caller_key: Option<Vec<u8>>,
 }
 
 /// Why a collection is refused.
@@ -185,6 +194,8 @@ type Record = (String, String, u8);
 struct Collection {
     #[serde(rename = "__cmwc_t")]
     collection_type: String,
+    #[serde(rename = "caller-key", default, skip_serializing_if = "Option::is_none")]
+    caller_key: Option<Record>,
     endorsements: Option<Record>,
     evidence: Option<Record>,
     #[serde(rename = "inclusion-proof")]
@@ -193,6 +204,8 @@ struct Collection {
     leaf: Option<Record>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<Record>,
+    #[serde(rename = "signing-key", default, skip_serializing_if = "Option::is_none")]
+    signing_key: Option<Record>,
 }
 
 fn encode_proof(proof: &InclusionProof) -> Vec<u8> {
@@ -234,6 +247,8 @@ impl EvidenceBundle {
             instance: record(INSTANCE, &self.instance, IND_EVIDENCE),
             leaf: record(LEAF, &self.leaf, IND_EVIDENCE),
             request: self.request.as_ref().and_then(|bytes| record(REQUEST, bytes, IND_EVIDENCE)),
+            signing_key: self.signing_key.as_ref().and_then(|bytes| record(SPKI, bytes, IND_EVIDENCE)),
+            caller_key: self.caller_key.as_ref().and_then(|bytes| record(SPKI, bytes, IND_EVIDENCE)),
         })
     }
 
@@ -256,12 +271,19 @@ impl EvidenceBundle {
             instance: decode("instance", collection.instance, INSTANCE, IND_EVIDENCE)?,
             leaf: decode("leaf", collection.leaf, LEAF, IND_EVIDENCE)?,
             proof: parse_proof(&decode("inclusion-proof", collection.inclusion_proof, PROOF, IND_EVIDENCE)?)?,
-            request: match collection.request {
-                None => None,
-                present => Some(decode("request", present, REQUEST, IND_EVIDENCE)?),
-            },
+            request: decode_optional("request", collection.request, REQUEST)?,
+            signing_key: decode_optional("signing-key", collection.signing_key, SPKI)?,
+            caller_key: decode_optional("caller-key", collection.caller_key, SPKI)?,
         })
     }
+}
+
+fn decode_optional(
+    label: &'static str,
+    record: Option<Record>,
+    wanted: &'static str,
+) -> Result<Option<Vec<u8>>, EvidenceError> {
+    record.map(|present| decode(label, Some(present), wanted, IND_EVIDENCE)).transpose()
 }
 
 fn decode(label: &'static str, record: Option<Record>, wanted: &'static str, ind: u8) -> Result<Vec<u8>, EvidenceError> {
@@ -377,5 +399,42 @@ pub mod certificate_table {
             }
         }
         Err(InvalidTable::NoEnd { got: table.len() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle() -> EvidenceBundle {
+        EvidenceBundle {
+            evidence: Evidence { platform: Platform::SevSnp, report: vec![1; 4], endorsements: Vec::new() },
+            instance: b"{}".to_vec(),
+            leaf: vec![2],
+            proof: InclusionProof { leaf_index: 0, tree_size: 1, hashes: Vec::new() },
+            request: Some(b"request".to_vec()),
+            signing_key: Some(b"signing key".to_vec()),
+            caller_key: Some(b"caller key".to_vec()),
+        }
+    }
+
+    #[test]
+    fn collections_round_trip_with_and_without_the_build_records() {
+        for bare in [false, true] {
+            let mut bundle = bundle();
+            if bare {
+                (bundle.request, bundle.signing_key, bundle.caller_key) = (None, None, None);
+            }
+            assert_eq!(EvidenceBundle::parse(&bundle.to_json()), Ok(bundle));
+        }
+    }
+
+    #[test]
+    fn a_key_record_of_another_media_type_is_refused() {
+        let json = String::from_utf8(bundle().to_json()).expect("JSON is text").replacen(SPKI, REQUEST, 1);
+        assert!(matches!(
+            EvidenceBundle::parse(json.as_bytes()),
+            Err(EvidenceError::MediaType { label: "caller-key", wanted: SPKI, .. })
+        ));
     }
 }
