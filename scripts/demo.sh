@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# `make demo`: one real build, verified offline, then one byte altered. Exit 0 only if the build and its
+# verification succeed AND the altered copy is rejected as not authentic.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=lib.sh
+. "$here/lib.sh"
+
+release=$repo_root/target/release
+base_image=${SEALWRIGHT_BASE_IMAGE:?}
+work=$repo_root/target/demo
+sealwright=$release/sealwright
+
+# Two demos at once would share one state directory.
+mkdir -p "$repo_root/target"
+exec 9>"$repo_root/target/.demo.lock"
+flock -n 9 || die "another 'make demo' is running." "Wait for it, or stop it."
+
+rm -rf "$work"
+mkdir -p "$work"
+
+server_pid=
+stop_server() {
+    [[ -n $server_pid ]] || return 0
+    kill -TERM "$server_pid" 2>/dev/null || true
+    wait "$server_pid" 2>/dev/null || true
+    server_pid=
+}
+trap stop_server EXIT
+trap 'exit 130' INT TERM
+
+step() { printf '\n== %s\n' "$*" >&2; }
+
+step "starting the development build server (software TEE: NOT HARDWARE)"
+mkfifo "$work/ready"
+"$release/dev-server" --state "$work/state" --listen 127.0.0.1:0 --tools "$SEALWRIGHT_TOOLS" \
+    >"$work/ready" 2>"$work/server.log" &
+server_pid=$!
+if ! IFS= read -r -t 60 ready <"$work/ready"; then
+    tail -n 20 "$work/server.log" >&2
+    die "the development server did not become ready." "Its log is $work/server.log"
+fi
+cat "$work/server.log" >&2
+field() { jq -er ".$1" <<<"$ready"; }
+SEALWRIGHT_ENDPOINT=$(field endpoint)
+SEALWRIGHT_KEY=$(field key_file)
+SEALWRIGHT_POLICY=$(field policy_file)
+export SEALWRIGHT_ENDPOINT SEALWRIGHT_KEY SEALWRIGHT_POLICY
+
+step "building docs/examples/hello"
+head -c 32 /dev/urandom | base64 >"$work/greeting_key"
+"$sealwright" build "$repo_root/docs/examples/hello" -t hello:demo \
+    --build-arg GREETING=Hello \
+    --secret "id=greeting_key,src=$work/greeting_key" \
+    --build-context "debian:bookworm=oci-layout://$base_image" \
+    --output "type=oci,dest=$work/hello" --progress plain
+
+step "stopping the server; everything from here on is offline"
+stop_server
+
+step "verifying the image"
+"$sealwright" verify "$work/hello"
+
+step "altering one byte of a copy"
+cp -a "$work/hello" "$work/altered"
+# The last layer of the image: index.json names the image first.
+manifest=$(jq -er '.manifests[0].digest' "$work/altered/index.json")
+layer=$(jq -er '.layers[-1].digest' "$work/altered/blobs/${manifest/://}")
+blob=$work/altered/blobs/${layer/://}
+size=$(stat -c %s "$blob")
+byte=$(od -An -tu1 -j $((size / 2)) -N 1 "$blob" | tr -d ' ')
+printf '%b' "$(printf '\\x%02x' $((byte ^ 1)))" | dd of="$blob" bs=1 seek=$((size / 2)) conv=notrunc status=none
+printf 'flipped one bit at offset %s of %s\n' "$((size / 2))" "$layer" >&2
+status=0
+"$sealwright" verify "$work/altered" || status=$?
+((status == 4)) || die "the altered image gave exit code $status." "Wanted: 4 (not authentic)."
+
+step "done: built, verified, and the altered copy rejected (exit code 4)"
+rm -rf "$work"
