@@ -1,1 +1,2 @@
 //! Placeholder: work in progress.
+pub mod publish;
