@@ -1,1 +1,39 @@
-//! Placeholder: work in progress.
+//! Private keys and the TEE device (RATS role: Attester). Inside the TCB.
+//!
+//! [`KeyService`] holds this boot's keys: one P-256 signing key per project, derived from a random epoch secret,
+//! and the TLS key. It signs a statement only after the hardware has signed a leaf over key, nonce and statement,
+//! and it builds label and leaf itself. [`detect`] finds the TEE at fixed paths; nothing configures it.
+//!
+//! This crate must never use the network, return private bytes, or appraise Evidence. It is the only crate that
+//! opens TEE devices. Its interface is typed and serialisable ([`KeyRequest`]), because it becomes a process of
+//! its own.
+
+#![forbid(unsafe_code)]
+
+mod attester;
+mod batch;
+mod configfs_tsm;
+mod detect;
+mod error;
+mod interface;
+mod own_report;
+mod release;
+mod secret;
+mod service;
+mod tls;
+
+pub use attester::{Attester, AttesterError};
+pub use batch::{
+    DEVICE_INTERVAL, EVIDENCE_DEADLINE, MAX_WAITING_BUILDS, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH,
+};
+pub use detect::{NoTee, detect};
+pub use error::{KeyError, StartError};
+pub use interface::{
+    Health, ImageName, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released, SignedImage,
+};
+pub use own_report::{
+    MEASUREMENT_LEN, Measurement, OwnReportError, SNP_NEWEST_VERSION, SNP_OLDEST_VERSION, SNP_REPORT_LEN,
+};
+pub use secret::NoRandom;
+pub use service::{InstanceInputs, KeyService};
+pub use tls::{CertificateError, NotCertificateVerify, TLS_SERVER_NAME};

@@ -1,0 +1,236 @@
+//! Finds the TEE this guest runs in. The paths are the kernel's and nothing configures them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::attester::{Attester, AttesterError};
+use crate::configfs_tsm::{ConfigfsTsm, ReportEntry, SEV_GUEST, TDX_GUEST};
+
+/// Where the kernel shows its TEEs. Other values occur in tests of this module only.
+struct Paths {
+    /// configfs-tsm (v6.7).
+    tsm: PathBuf,
+    /// SEV-SNP guest device (v5.19).
+    sev_guest: PathBuf,
+    /// TDX guest device (v6.2).
+    tdx_guest: PathBuf,
+    /// `1` in a Secure Execution guest.
+    prot_virt_guest: PathBuf,
+}
+
+impl Paths {
+    fn of_the_kernel() -> Self {
+        Self {
+            tsm: PathBuf::from("/sys/kernel/config/tsm"),
+            sev_guest: PathBuf::from("/dev/sev-guest"),
+            tdx_guest: PathBuf::from("/dev/tdx_guest"),
+            prot_virt_guest: PathBuf::from("/sys/firmware/uv/prot_virt_guest"),
+        }
+    }
+}
+
+/// Why there is no Attester. `build-server` refuses to start with this message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoTee {
+    /// Nothing that looks like a TEE.
+    #[error(
+        "no TEE found (looked for: {looked_for})\nthis program signs only inside a confidential guest; to try it \
+         without one, use the development server: make serve"
+    )]
+    NotFound {
+        /// The paths, separated by comma and space.
+        looked_for: String,
+    },
+    /// More than one platform shows itself, which no real machine does.
+    #[error("found {}; a guest runs on one platform, so at least one of these is not real", found.join(" and "))]
+    Ambiguous {
+        /// What was found, with the path it was found at.
+        found: Vec<String>,
+    },
+    /// A platform that this version cannot attest on.
+    #[error("found {found}; this version attests on SEV-SNP only")]
+    Unsupported {
+        /// What was found, with the path it was found at.
+        found: String,
+    },
+    /// SEV-SNP, but no interface that gives reports.
+    #[error(
+        "found {found}, but {} gives no reports: {why}\nwanted: Linux 6.7 or newer with CONFIG_TSM_REPORTS, and \
+         configfs mounted (mount -t configfs configfs /sys/kernel/config)", path.display()
+    )]
+    NoReports {
+        /// What was found, with the path it was found at.
+        found: String,
+        /// Where reports were expected.
+        path: PathBuf,
+        /// Why there are none.
+        why: String,
+    },
+}
+
+/// The Attester of the TEE that this guest runs in.
+pub fn detect() -> Result<Box<dyn Attester>, NoTee> {
+    detect_at(&Paths::of_the_kernel()).map(|attester| Box::new(attester) as Box<dyn Attester>)
+}
+
+fn detect_at(paths: &Paths) -> Result<ConfigfsTsm, NoTee> {
+    let reports = paths.tsm.join("report");
+    let provider = provider(&reports);
+    let provider_is = |name: &str| provider.as_ref().is_ok_and(|found| found == name);
+
+    let signs = [
+        (
+            "SEV-SNP",
+            [
+                provider_is(SEV_GUEST).then_some(&reports),
+                paths.sev_guest.exists().then_some(&paths.sev_guest),
+            ],
+        ),
+        (
+            "Intel TDX",
+            [
+                provider_is(TDX_GUEST).then_some(&reports),
+                paths.tdx_guest.exists().then_some(&paths.tdx_guest),
+            ],
+        ),
+        (
+            "IBM Secure Execution",
+            [
+                is_one(&paths.prot_virt_guest).then_some(&paths.prot_virt_guest),
+                None,
+            ],
+        ),
+    ];
+    let mut found: Vec<_> = signs
+        .iter()
+        .filter_map(|(platform, at)| {
+            let at = at.iter().flatten().next()?;
+            Some((*platform, format!("{platform} ({})", at.display())))
+        })
+        .collect();
+    match (found.pop(), found.is_empty()) {
+        (None, _) => Err(NoTee::NotFound {
+            looked_for: [
+                &paths.tsm,
+                &paths.sev_guest,
+                &paths.tdx_guest,
+                &paths.prot_virt_guest,
+            ]
+            .map(|path| path.display().to_string())
+            .join(", "),
+        }),
+        (Some(("SEV-SNP", sign)), true) => match provider {
+            Ok(name) if name == SEV_GUEST => Ok(ConfigfsTsm::new(&reports)),
+            Ok(name) => Err(NoTee::NoReports {
+                found: sign,
+                path: reports,
+                why: format!("its provider is `{name}`"),
+            }),
+            Err(error) => Err(NoTee::NoReports {
+                found: sign,
+                path: reports,
+                why: error.to_string(),
+            }),
+        },
+        (Some((_, sign)), true) => Err(NoTee::Unsupported { found: sign }),
+        (Some(last), false) => Err(NoTee::Ambiguous {
+            found: found.into_iter().chain([last]).map(|(_, sign)| sign).collect(),
+        }),
+    }
+}
+
+fn provider(reports: &std::path::Path) -> Result<String, AttesterError> {
+    ReportEntry::create(reports)?.provider()
+}
+
+fn is_one(path: &std::path::Path) -> bool {
+    fs::read(path).is_ok_and(|content| content.trim_ascii() == b"1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(root: &std::path::Path) -> Paths {
+        Paths {
+            tsm: root.join("tsm"),
+            sev_guest: root.join("sev-guest"),
+            tdx_guest: root.join("tdx_guest"),
+            prot_virt_guest: root.join("prot_virt_guest"),
+        }
+    }
+
+    fn refusal(files: &[(&str, &str)]) -> (NoTee, tempfile::TempDir) {
+        let root = tempfile::tempdir().expect("a directory");
+        for (name, content) in files {
+            fs::write(root.path().join(name), content).expect("written");
+        }
+        (
+            detect_at(&paths(root.path()))
+                .map(|_| ())
+                .expect_err("no TEE can be complete here"),
+            root,
+        )
+    }
+
+    #[test]
+    fn without_any_sign_all_paths_are_named() {
+        let (refused, root) = refusal(&[]);
+        let root = root.path().display();
+        let looked_for = format!("{root}/tsm, {root}/sev-guest, {root}/tdx_guest, {root}/prot_virt_guest");
+        assert_eq!(refused, NoTee::NotFound { looked_for });
+    }
+
+    #[test]
+    fn the_shipped_paths_are_the_kernels() {
+        let paths = Paths::of_the_kernel();
+        let all = [
+            &paths.tsm,
+            &paths.sev_guest,
+            &paths.tdx_guest,
+            &paths.prot_virt_guest,
+        ];
+        let wanted = [
+            "/sys/kernel/config/tsm",
+            "/dev/sev-guest",
+            "/dev/tdx_guest",
+            "/sys/firmware/uv/prot_virt_guest",
+        ];
+        assert_eq!(all.map(|path| path.to_str().expect("text")), wanted);
+    }
+
+    #[test]
+    fn a_device_without_a_report_interface_is_not_enough() {
+        let (refused, _root) = refusal(&[("sev-guest", "")]);
+        assert!(matches!(refused, NoTee::NoReports { .. }), "{refused}");
+    }
+
+    #[test]
+    fn platforms_without_an_attester_are_named() {
+        for (file, content, platform) in [
+            ("tdx_guest", "", "Intel TDX"),
+            ("prot_virt_guest", "1\n", "IBM Secure Execution"),
+        ] {
+            let (refused, root) = refusal(&[(file, content)]);
+            let found = format!("{platform} ({})", root.path().join(file).display());
+            assert_eq!(refused, NoTee::Unsupported { found });
+        }
+        let (refused, _root) = refusal(&[("prot_virt_guest", "0\n")]);
+        assert!(
+            matches!(refused, NoTee::NotFound { .. }),
+            "0 marks a guest without Secure Execution: {refused}"
+        );
+    }
+
+    #[test]
+    fn two_platforms_at_once_are_refused() {
+        let (refused, root) = refusal(&[("sev-guest", ""), ("tdx_guest", "")]);
+        let root = root.path().display();
+        let found = vec![
+            format!("SEV-SNP ({root}/sev-guest)"),
+            format!("Intel TDX ({root}/tdx_guest)"),
+        ];
+        assert_eq!(refused, NoTee::Ambiguous { found });
+    }
+}

@@ -1,0 +1,259 @@
+//! The key service: one boot's keys, its instance document and the device behind one typed interface.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use provenance::binding::{KeyRole, LeafBody, Nonce};
+use provenance::digest::Sha256Digest;
+use provenance::evidence::EvidenceBundle;
+use provenance::instance::{INSTANCE_TYPE, InstanceDocument, Program};
+use provenance::project::ProjectId;
+use provenance::timestamp::Timestamp;
+
+use crate::attester::Attester;
+use crate::batch::{Batcher, BoundLeaf};
+use crate::error::{KeyError, StartError};
+use crate::interface::{Health, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released};
+use crate::release::{CheckedRelease, OwnInstance};
+use crate::secret::{EpochSecret, SigningKey, random};
+use crate::tls::TlsIdentity;
+
+/// Epoch of a boot whose secret is never stored.
+const FIRST_EPOCH: u64 = 1;
+/// Most projects whose key Evidence is remembered; one more takes the place of another.
+const MAX_REMEMBERED_PROJECTS: usize = 4096;
+
+/// What build-server says about itself; goes into the instance document.
+#[derive(Debug, Clone)]
+pub struct InstanceInputs {
+    /// Version of build-server.
+    pub version: String,
+    /// SLSA builder id.
+    pub builder_id: String,
+    /// buildkitd as pinned.
+    pub buildkitd: Program,
+    /// runc as pinned.
+    pub runc: Program,
+    /// The trust configuration in full.
+    pub trust_configuration: serde_json::Value,
+    /// SHA-256 of the build policy in force.
+    pub build_policy_sha256: Sha256Digest,
+    /// The guest's clock at start.
+    pub started_at: Timestamp,
+}
+
+/// Handle to the keys of this boot. Cheap to clone, thread-safe; calls block.
+#[derive(Clone)]
+pub struct KeyService(Arc<Inner>);
+
+struct Inner {
+    own: OwnInstance,
+    secret: EpochSecret,
+    tls: TlsIdentity,
+    batcher: Batcher,
+    projects: Mutex<BTreeMap<ProjectId, Arc<ProjectSlot>>>,
+}
+
+/// A project's key, and its Evidence once obtained.
+struct ProjectSlot {
+    key: SigningKey,
+    evidence: Mutex<Option<Vec<u8>>>,
+}
+
+impl std::fmt::Debug for KeyService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KeyService(instance {})", self.0.own.sha256)
+    }
+}
+
+impl KeyService {
+    /// Makes the keys of this boot and obtains a first report, which fixes the own launch measurement.
+    pub fn start(attester: Box<dyn Attester>, inputs: InstanceInputs) -> Result<Self, StartError> {
+        let document = InstanceDocument {
+            boot_id: hex::encode(random::<32>()?),
+            build_policy_sha256: inputs.build_policy_sha256,
+            builder_id: inputs.builder_id,
+            buildkitd: inputs.buildkitd,
+            epoch: FIRST_EPOCH,
+            key_origin: attester.key_origin(),
+            platform: attester.platform(),
+            runc: inputs.runc,
+            started_at: inputs.started_at,
+            trust_configuration: inputs.trust_configuration,
+            document_type: INSTANCE_TYPE.to_owned(),
+            version: inputs.version,
+        }
+        .document();
+        // Read back, so that what statements embed is what a verifier reads from these bytes.
+        let parsed = InstanceDocument::parse(&document)?;
+        let own = OwnInstance {
+            sha256: Sha256Digest::of(&document),
+            document,
+            parsed,
+        };
+        let tls = TlsIdentity::generate(own.parsed.started_at)?;
+        let secret = EpochSecret::random()?;
+        let batcher = Batcher::start(attester, own.sha256)?;
+        Ok(Self(Arc::new(Inner {
+            own,
+            secret,
+            tls,
+            batcher,
+            projects: Mutex::default(),
+        })))
+    }
+
+    /// The one entrance. The methods below wrap it.
+    pub fn handle(&self, request: KeyRequest) -> Result<KeyResponse, KeyError> {
+        let inner = &*self.0;
+        Ok(match request {
+            KeyRequest::Instance {} => KeyResponse::Instance {
+                document: inner.own.document.clone(),
+            },
+            KeyRequest::ProjectKey { project } => KeyResponse::ProjectKey(inner.project_key(&project)?),
+            KeyRequest::Release(request) => KeyResponse::Release(Box::new(inner.release(request)?)),
+            KeyRequest::SessionEvidence { exporter, nonce } => KeyResponse::SessionEvidence {
+                evidence: inner.session_evidence(exporter, nonce)?,
+            },
+            KeyRequest::TlsCertificate {} => KeyResponse::TlsCertificate {
+                certificate: inner.tls.certificate().to_vec(),
+            },
+            KeyRequest::SignTls { message } => KeyResponse::SignTls {
+                signature: inner.tls.sign(&message)?,
+            },
+            KeyRequest::Health {} => KeyResponse::Health(inner.batcher.health()),
+        })
+    }
+
+    /// The canonical instance document, whose SHA-256 is in every leaf.
+    #[must_use]
+    pub fn instance_document(&self) -> &[u8] {
+        &self.0.own.document
+    }
+
+    /// The same, parsed.
+    #[must_use]
+    pub fn instance(&self) -> &InstanceDocument {
+        &self.0.own.parsed
+    }
+
+    /// A project's signing key and its Evidence, obtained once per boot.
+    pub fn project_key(&self, project: &ProjectId) -> Result<ProjectKey, KeyError> {
+        match self.handle(KeyRequest::ProjectKey { project: *project })? {
+            KeyResponse::ProjectKey(key) => Ok(key),
+            _ => unreachable!("handle answers each request with its own response"),
+        }
+    }
+
+    /// Binds a statement to the hardware and signs it and its images. Nothing is signed on any error.
+    pub fn release(&self, request: ReleaseRequest) -> Result<Released, KeyError> {
+        match self.handle(KeyRequest::Release(request))? {
+            KeyResponse::Release(released) => Ok(*released),
+            _ => unreachable!("handle answers each request with its own response"),
+        }
+    }
+
+    /// Evidence (CMW JSON) that the TLS connection with this exporter ends here.
+    pub fn session_evidence(&self, exporter: [u8; 32], nonce: Nonce) -> Result<Vec<u8>, KeyError> {
+        match self.handle(KeyRequest::SessionEvidence { exporter, nonce })? {
+            KeyResponse::SessionEvidence { evidence } => Ok(evidence),
+            _ => unreachable!("handle answers each request with its own response"),
+        }
+    }
+
+    /// The self-signed P-256 certificate of this boot, DER.
+    #[must_use]
+    pub fn tls_certificate(&self) -> Vec<u8> {
+        self.0.tls.certificate().to_vec()
+    }
+
+    /// Signs the input of a TLS 1.3 server CertificateVerify (RFC 8446 §4.4.3): ECDSA P-256 with SHA-256,
+    /// ASN.1 DER. Everything else is refused.
+    pub fn sign_tls(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        match self.handle(KeyRequest::SignTls {
+            message: message.to_vec(),
+        })? {
+            KeyResponse::SignTls { signature } => Ok(signature),
+            _ => unreachable!("handle answers each request with its own response"),
+        }
+    }
+
+    /// How the device does.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.0.batcher.health()
+    }
+}
+
+impl Inner {
+    fn slot(&self, project: &ProjectId) -> Arc<ProjectSlot> {
+        let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = projects.get(project) {
+            return Arc::clone(slot);
+        }
+        if projects.len() >= MAX_REMEMBERED_PROJECTS {
+            projects.pop_first();
+        }
+        let key = self.secret.project_key(self.own.parsed.epoch, project);
+        let slot = Arc::new(ProjectSlot {
+            key,
+            evidence: Mutex::default(),
+        });
+        projects.insert(*project, Arc::clone(&slot));
+        slot
+    }
+
+    fn project_key(&self, project: &ProjectId) -> Result<ProjectKey, KeyError> {
+        let slot = self.slot(project);
+        // Held while the device is asked, so that callers of one project share one leaf.
+        let mut known = slot.evidence.lock().unwrap_or_else(PoisonError::into_inner);
+        let evidence = match &*known {
+            Some(evidence) => evidence.clone(),
+            None => {
+                let spki_sha256 = slot.key.public().spki_sha256();
+                let body = LeafBody::Key {
+                    role: KeyRole::ProjectSigning,
+                    scope_sha256: project.0,
+                    spki_sha256,
+                };
+                let signing_key = Some(slot.key.public().spki_der().to_vec());
+                known
+                    .insert(self.bundle(self.batcher.bind(body)?, signing_key))
+                    .clone()
+            }
+        };
+        Ok(ProjectKey {
+            public: slot.key.public().clone(),
+            evidence,
+        })
+    }
+
+    fn release(&self, request: ReleaseRequest) -> Result<Released, KeyError> {
+        let checked = CheckedRelease::check(request, &self.own)?;
+        let slot = self.slot(checked.project());
+        Ok(checked.bind(&slot.key, &self.own, &self.batcher)?.sign(&slot.key))
+    }
+
+    fn session_evidence(&self, exporter: [u8; 32], nonce: Nonce) -> Result<Vec<u8>, KeyError> {
+        let tls_spki_sha256 = self.tls.public().spki_sha256();
+        let body = LeafBody::Session {
+            tls_spki_sha256,
+            tls_exporter: exporter,
+            nonce,
+        };
+        Ok(self.bundle(self.batcher.bind(body)?, None))
+    }
+
+    fn bundle(&self, bound: BoundLeaf, signing_key: Option<Vec<u8>>) -> Vec<u8> {
+        EvidenceBundle {
+            evidence: bound.evidence,
+            instance: self.own.document.clone(),
+            leaf: bound.leaf,
+            proof: bound.proof,
+            request: None,
+            signing_key,
+            caller_key: None,
+        }
+        .to_json()
+    }
+}
