@@ -1,1 +1,13 @@
-//! Placeholder: work in progress.
+//! SDK and parts of the `sealwright` command: submit a build, watch it, fetch its result, verify an image.
+//!
+//! RATS role: Relying Party, outside the TCB. All of the Relying Party's input and output is here; every
+//! decision about trust is made by `verifier`, and nothing here may replace or skip it: a build's source,
+//! parameters and secrets leave only through an [`channel::AttestedChannel`], which exists only after the
+//! verifier accepted the other end of that very connection.
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod context;
+pub mod key;
+mod tls;
+pub mod trust;
