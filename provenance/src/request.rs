@@ -397,7 +397,7 @@ impl Request {
 pub struct SignedRequest {
     request: Request,
     request_sha256: Sha256Digest,
-    caller: Sha256Digest,
+    caller: PublicKey,
     envelope: Vec<u8>,
 }
 
@@ -409,11 +409,12 @@ pub fn authenticate_request(envelope: &[u8], caller: &PublicKey) -> Result<Signe
     let parsed = Envelope::parse(envelope, MAX_REQUEST * 2)?;
     let document = parsed.authenticate(REQUEST_PAYLOAD_TYPE, caller)?;
     let request = Request::parse(document)?;
-    let caller = caller.spki_sha256();
-    if !request.project.has_member(&caller) {
-        return Err(InvalidRequest::NotAMember { caller, project: request.project.id().to_string() });
+    let digest = caller.spki_sha256();
+    if !request.project.has_member(&digest) {
+        return Err(InvalidRequest::NotAMember { caller: digest, project: request.project.id().to_string() });
     }
-    Ok(SignedRequest { request_sha256: Sha256Digest::of(document), request, caller, envelope: envelope.to_vec() })
+    let request_sha256 = Sha256Digest::of(document);
+    Ok(SignedRequest { request, request_sha256, caller: caller.clone(), envelope: envelope.to_vec() })
 }
 
 impl SignedRequest {
@@ -432,7 +433,13 @@ impl SignedRequest {
     /// SHA-256 of the SPKI of the caller's key.
     #[must_use]
     pub fn caller(&self) -> Sha256Digest {
-        self.caller
+        self.caller.spki_sha256()
+    }
+
+    /// The caller's key.
+    #[must_use]
+    pub fn caller_key(&self) -> &PublicKey {
+        &self.caller
     }
 
     /// The DSSE JSON exactly as received.
