@@ -1,0 +1,501 @@
+//! The appraisal policy of a Relying Party: a strict TOML file. What it must say and what it can say is in
+//! `docs/policy.md`.
+//!
+//! Every mandatory key that is absent is an error that names it, every unknown key is one too, and nothing is
+//! permissive unless it is written down. Debugging and migration cannot even be expressed. Roots that are no
+//! vendor's have a key that begins with `dangerous_`.
+
+mod read;
+mod reference;
+mod render;
+mod snp;
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use provenance::digest::Sha256Digest;
+use provenance::evidence::Platform;
+use provenance::key::PublicKey;
+use provenance::materials::{Completeness, MaterialClass};
+use provenance::project::ProjectId;
+use toml::de::DeTable;
+
+use self::read::{Field, Section, Source};
+pub use self::read::{Place, Placed};
+pub use self::reference::{PlatformValues, Platforms, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues, ReferenceValuesError};
+pub use self::render::{PolicyTemplate, policy_from_reference_values, usual_requirement};
+pub use self::snp::{GuestPolicyRule, MinimumTcb, PlatformRule, SnpPolicy};
+use crate::roots::{Anchors, Revocation};
+use crate::snp::Product;
+
+/// `format` of a policy.
+pub const POLICY_FORMAT: &str = "sealwright-policy/1";
+/// Largest policy in bytes.
+pub const MAX_POLICY: usize = 1 << 20;
+
+/// Why a policy is refused. Nothing is verified under a policy that is not complete.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// Too many bytes.
+    #[error("{file}: policy has {got} bytes, at most {MAX_POLICY} are allowed")]
+    TooLarge {
+        /// Name of the file.
+        file: String,
+        /// Bytes seen.
+        got: usize,
+    },
+    /// Not TOML.
+    #[error("{place}: not TOML: {problem}")]
+    Syntax {
+        /// Where.
+        place: Place,
+        /// What the parser saw.
+        problem: String,
+    },
+    /// A mandatory key is absent.
+    #[error("{place}: mandatory key `{key}` is missing; see docs/policy.md for what it means")]
+    Missing {
+        /// Where the table begins that should hold it.
+        place: Place,
+        /// Path of the key.
+        key: String,
+    },
+    /// A key that policies do not have.
+    #[error("{place}: unknown key `{key}`; see docs/policy.md for the keys there are")]
+    UnknownKey {
+        /// Where.
+        place: Place,
+        /// Path of the key.
+        key: String,
+    },
+    /// A value of another type.
+    #[error("{place}: `{key}` is {got}, wanted {wanted}")]
+    Type {
+        /// Where.
+        place: Place,
+        /// Path of the key.
+        key: String,
+        /// The type wanted.
+        wanted: &'static str,
+        /// The type seen.
+        got: &'static str,
+    },
+    /// A value that is not allowed.
+    #[error("{place}: `{key}` {problem}")]
+    Value {
+        /// Where.
+        place: Place,
+        /// Path of the key.
+        key: String,
+        /// What was seen and what is wanted.
+        problem: String,
+    },
+}
+
+/// A launch measurement that the policy accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceValue {
+    /// Name for messages, such as `sealwright 0.1.0`.
+    pub name: String,
+    /// The release's growing number.
+    pub guest_version: u64,
+    /// The platform it is of.
+    pub platform: Platform,
+    /// Launch measurement, 48 bytes (SEV-SNP).
+    pub measurement: [u8; 48],
+    /// Line in the policy.
+    pub line: usize,
+}
+
+/// A caller that the policy accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Name for messages.
+    pub name: String,
+    /// SHA-256 of the SPKI of its key.
+    pub spki_sha256: Sha256Digest,
+    /// The key, when the policy holds it; otherwise the bundle's is used if its digest is right.
+    pub key: Option<PublicKey>,
+    /// Line in the policy.
+    pub line: usize,
+}
+
+/// The weakest statement about a class of materials that is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Requirement {
+    /// The build must have had nothing of the class.
+    None,
+    /// Nothing, or every byte seen and listed by digest.
+    Observed,
+    /// Also: values that the signed request commits to without showing them.
+    Committed,
+    /// Also: something may have gone in that is not listed. The verdict names it.
+    IncompleteOk,
+}
+
+impl Requirement {
+    const ALL: [Self; 4] = [Self::None, Self::Observed, Self::Committed, Self::IncompleteOk];
+
+    /// Its spelling in policies.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Observed => "observed",
+            Self::Committed => "committed",
+            Self::IncompleteOk => "incomplete-ok",
+        }
+    }
+
+    /// Whether a statement of completeness is enough for it.
+    #[must_use]
+    pub fn is_met_by(self, stated: &Completeness) -> bool {
+        let level = match stated {
+            Completeness::None {} => Self::None,
+            Completeness::Observed {} => Self::Observed,
+            Completeness::Committed {} => Self::Committed,
+            Completeness::Incomplete { .. } => Self::IncompleteOk,
+        };
+        level <= self
+    }
+}
+
+/// A complete appraisal policy. Made only by [`Policy::parse`].
+#[derive(Debug, Clone)]
+pub struct Policy {
+    file: String,
+    sha256: Sha256Digest,
+    platforms: Vec<Placed<Platform>>,
+    anchors: Anchors,
+    roots_line: usize,
+    snp: Option<SnpPolicy>,
+    reference_values: Vec<ReferenceValue>,
+    reference_values_line: usize,
+    builder_ids: Placed<Vec<String>>,
+    trust_configurations: Placed<Vec<Sha256Digest>>,
+    build_policies: Placed<Vec<Sha256Digest>>,
+    callers: Option<Placed<Vec<Caller>>>,
+    projects: Option<Placed<Vec<ProjectId>>>,
+    materials: BTreeMap<MaterialClass, Placed<Requirement>>,
+}
+
+impl Policy {
+    /// Parses a policy. `file` is only for messages.
+    pub fn parse(toml: &str, file: &str) -> Result<Self, PolicyError> {
+        if toml.len() > MAX_POLICY {
+            return Err(PolicyError::TooLarge { file: file.to_owned(), got: toml.len() });
+        }
+        let source = Source { file, text: toml };
+        let document = DeTable::parse(toml).map_err(|error| PolicyError::Syntax {
+            place: source.place(error.span().map_or(0, |span| span.start)),
+            problem: error.message().to_owned(),
+        })?;
+        let mut top = Section::new(&source, String::new(), source.place(0), document.get_ref());
+        one_of(&top.required("format")?, &[(POLICY_FORMAT, ())])?;
+        // There is no other rule yet: no proof of an earlier time is read, so Evidence is judged as of today.
+        one_of(&top.required("judged_at")?, &[("today", ())])?;
+        let (platforms, anchors, roots_line) = hardware(&top.required("hardware")?)?;
+        let snp = match (top.optional("sev-snp"), platforms.iter().any(|p| p.value == Platform::SevSnp)) {
+            (Some(field), true) => Some(SnpPolicy::read(&field, &anchors)?),
+            (Some(field), false) => return Err(field.error("is there, but `hardware.platforms` has no \"sev-snp\"")),
+            (None, true) => return Err(top.required("sev-snp").err().expect("the key is absent")),
+            (None, false) => None,
+        };
+        let references = top.required("reference_values")?;
+        let reference_values = reference_values(&references)?;
+        let (builder_ids, trust_configurations, build_policies) = guest(&top.required("guest")?)?;
+        let (callers, projects) = request(&top.required("request")?)?;
+        let materials = materials(&top.required("materials")?)?;
+        top.finish()?;
+        Ok(Self {
+            file: file.to_owned(),
+            sha256: Sha256Digest::of(toml.as_bytes()),
+            platforms,
+            anchors,
+            roots_line,
+            snp,
+            reference_values,
+            reference_values_line: references.place.line,
+            builder_ids,
+            trust_configurations,
+            build_policies,
+            callers,
+            projects,
+            materials,
+        })
+    }
+
+    /// Name of the file, for messages.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// SHA-256 of the policy's text.
+    #[must_use]
+    pub fn sha256(&self) -> Sha256Digest {
+        self.sha256
+    }
+
+    /// Platforms accepted.
+    #[must_use]
+    pub fn platforms(&self) -> &[Placed<Platform>] {
+        &self.platforms
+    }
+
+    /// Roots accepted and the rule on revocation.
+    #[must_use]
+    pub fn anchors(&self) -> &Anchors {
+        &self.anchors
+    }
+
+    /// Whether the policy names a root that is no vendor's: then no output under it speaks of hardware.
+    #[must_use]
+    pub fn is_dangerous(&self) -> bool {
+        !self.anchors.dangerous().is_empty()
+    }
+
+    /// Line of the roots.
+    #[must_use]
+    pub fn roots_line(&self) -> usize {
+        self.roots_line
+    }
+
+    /// Rules for SEV-SNP, there when the platform is accepted.
+    #[must_use]
+    pub fn snp(&self) -> Option<&SnpPolicy> {
+        self.snp.as_ref()
+    }
+
+    /// Launch measurements accepted, at least one.
+    #[must_use]
+    pub fn reference_values(&self) -> &[ReferenceValue] {
+        &self.reference_values
+    }
+
+    /// Line of the reference values.
+    #[must_use]
+    pub fn reference_values_line(&self) -> usize {
+        self.reference_values_line
+    }
+
+    /// Builder ids accepted.
+    #[must_use]
+    pub fn builder_ids(&self) -> &Placed<Vec<String>> {
+        &self.builder_ids
+    }
+
+    /// SHA-256 of the canonical JSON of each trust configuration accepted.
+    #[must_use]
+    pub fn trust_configurations(&self) -> &Placed<Vec<Sha256Digest>> {
+        &self.trust_configurations
+    }
+
+    /// SHA-256 of each build policy accepted.
+    #[must_use]
+    pub fn build_policies(&self) -> &Placed<Vec<Sha256Digest>> {
+        &self.build_policies
+    }
+
+    /// Callers accepted; `None` when only projects are named.
+    #[must_use]
+    pub fn callers(&self) -> Option<&Placed<Vec<Caller>>> {
+        self.callers.as_ref()
+    }
+
+    /// Projects accepted; `None` when only callers are named.
+    #[must_use]
+    pub fn projects(&self) -> Option<&Placed<Vec<ProjectId>>> {
+        self.projects.as_ref()
+    }
+
+    /// What is demanded of each class of materials; every class is there.
+    #[must_use]
+    pub fn materials(&self) -> &BTreeMap<MaterialClass, Placed<Requirement>> {
+        &self.materials
+    }
+}
+
+fn one_of<T: Copy>(field: &Field<'_>, choices: &[(&str, T)]) -> Result<T, PolicyError> {
+    field.parsed(|text| {
+        choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            format!("is \"{text}\", wanted {}", names.join(" or "))
+        })
+    })
+}
+
+fn digest(text: &str) -> Result<Sha256Digest, String> {
+    text.parse().map_err(|error: provenance::digest::InvalidDigest| error.to_string())
+}
+
+type Hardware = (Vec<Placed<Platform>>, Anchors, usize);
+
+fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
+    let mut section = field.table()?;
+    let platforms = section.required("platforms")?.parsed_list(|text| match text {
+        "sev-snp" => Ok(Platform::SevSnp),
+        "tdx" | "secure-execution" => Err(format!("is \"{text}\", which this verifier does not appraise yet; wanted \"sev-snp\"")),
+        _ => Err(format!("is \"{text}\", wanted \"sev-snp\"")),
+    })?;
+    section.required("evidence")?.parsed_list(|text| match text {
+        "hardware" => Ok(()),
+        _ => Err(format!("is \"{text}\", wanted \"hardware\"")),
+    })?;
+    let revocation = one_of(
+        &section.required("revocation")?,
+        &[("crl-required", Revocation::CrlRequired), ("crl-if-present", Revocation::CrlIfPresent)],
+    )?;
+    let roots_field = section.required("roots")?;
+    let roots = roots_field
+        .array()?
+        .iter()
+        .map(|item| {
+            item.parsed(|text| {
+                Product::ALL
+                    .into_iter()
+                    .find(|product| text.strip_prefix("amd-") == Some(product.name()))
+                    .ok_or_else(|| format!("is \"{text}\", wanted \"amd-milan\", \"amd-genoa\" or \"amd-turin\""))
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let dangerous = match section.optional("dangerous_roots") {
+        None => Vec::new(),
+        Some(field) => field.parsed_list(digest)?.into_iter().map(|placed| placed.value).collect(),
+    };
+    if roots.is_empty() && dangerous.is_empty() {
+        return Err(roots_field.error("is empty; name at least one vendor root, such as \"amd-milan\""));
+    }
+    section.finish()?;
+    let anchors = Anchors::vendor(&roots, revocation).dangerous_with_roots(&dangerous);
+    Ok((platforms, anchors, roots_field.place.line))
+}
+
+fn reference_values(field: &Field<'_>) -> Result<Vec<ReferenceValue>, PolicyError> {
+    let items = field.array()?;
+    if items.is_empty() {
+        return Err(field.error("is empty; at least one launch measurement is needed"));
+    }
+    items
+        .iter()
+        .map(|item| {
+            let mut section = item.table()?;
+            let measurement = section.required("measurement")?;
+            let value = ReferenceValue {
+                name: name(&section.required("name")?)?,
+                guest_version: section.required("guest_version")?.number(i64::MAX.unsigned_abs())?,
+                platform: one_of(&section.required("platform")?, &[("sev-snp", Platform::SevSnp)])?,
+                measurement: measurement.parsed(parse_measurement)?,
+                line: measurement.place.line,
+            };
+            section.finish()?;
+            Ok(value)
+        })
+        .collect()
+}
+
+/// 96 lower-case hex digits.
+fn parse_measurement(text: &str) -> Result<[u8; 48], String> {
+    let mut bytes = [0; 48];
+    let lower = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    match hex::decode_to_slice(text, &mut bytes) {
+        Ok(()) if lower => Ok(bytes),
+        _ => Err(format!("has {} characters, wanted 96 lower-case hex digits (a launch measurement of 48 bytes)", text.len())),
+    }
+}
+
+fn name(field: &Field<'_>) -> Result<String, PolicyError> {
+    field.parsed(|text| {
+        let fits = !text.is_empty() && text.len() <= 128 && !text.chars().any(char::is_control);
+        if fits { Ok(text.to_owned()) } else { Err("must have 1 to 128 bytes without control characters".to_owned()) }
+    })
+}
+
+fn values<T>(field: &Field<'_>, parse: impl Fn(&str) -> Result<T, String>) -> Result<Placed<Vec<T>>, PolicyError> {
+    let list = field.parsed_list(parse)?;
+    Ok(field.placed(list.into_iter().map(|placed| placed.value).collect()))
+}
+
+type Guest = (Placed<Vec<String>>, Placed<Vec<Sha256Digest>>, Placed<Vec<Sha256Digest>>);
+
+fn guest(field: &Field<'_>) -> Result<Guest, PolicyError> {
+    let mut section = field.table()?;
+    let builder_ids = values(&section.required("builder_ids")?, |text| {
+        if text.is_empty() { Err("is empty, wanted a URI".to_owned()) } else { Ok(text.to_owned()) }
+    })?;
+    let trust = values(&section.required("trust_configurations")?, digest)?;
+    let build_policies = values(&section.required("build_policies")?, digest)?;
+    section.finish()?;
+    Ok((builder_ids, trust, build_policies))
+}
+
+type Requesters = (Option<Placed<Vec<Caller>>>, Option<Placed<Vec<ProjectId>>>);
+
+fn request(field: &Field<'_>) -> Result<Requesters, PolicyError> {
+    let mut section = field.table()?;
+    let callers = match section.optional("callers") {
+        None => None,
+        Some(list) => {
+            let callers = list.array()?.iter().map(caller).collect::<Result<Vec<_>, _>>()?;
+            if callers.is_empty() {
+                return Err(list.error("is empty; name a caller or leave the key out and name projects"));
+            }
+            Some(list.placed(callers))
+        }
+    };
+    let projects = section
+        .optional("projects")
+        .map(|list| values(&list, |text| Sha256Digest::from_hex(text).map(ProjectId).map_err(|_| format!("has `{text}`, wanted a project id of 64 lower-case hex digits"))))
+        .transpose()?;
+    if callers.is_none() && projects.is_none() {
+        // Either would do; the message names the more usual one.
+        return Err(section.required("callers").err().expect("the key is absent"));
+    }
+    section.finish()?;
+    Ok((callers, projects))
+}
+
+fn caller(item: &Field<'_>) -> Result<Caller, PolicyError> {
+    let mut section = item.table()?;
+    let name = name(&section.required("name")?)?;
+    let key_field = section.optional("public_key");
+    let key = key_field.as_ref().map(|field| field.parsed(parse_public_key)).transpose()?;
+    let stated = section.optional("spki_sha256");
+    let line = stated.as_ref().or(key_field.as_ref()).map_or(item.place.line, |field| field.place.line);
+    let spki_sha256 = match (&stated, &key) {
+        (None, None) => return Err(section.required("spki_sha256").err().expect("the key is absent")),
+        (None, Some(key)) => key.spki_sha256(),
+        (Some(field), key) => {
+            let digest = field.parsed(digest)?;
+            if let Some(key) = key
+                && key.spki_sha256() != digest
+            {
+                return Err(field.error(format!("is {digest}, but the public key beside it has {}", key.spki_sha256())));
+            }
+            digest
+        }
+    };
+    section.finish()?;
+    Ok(Caller { name, spki_sha256, key, line })
+}
+
+/// SubjectPublicKeyInfo as PEM (`BEGIN PUBLIC KEY`) or as base64 of the DER.
+fn parse_public_key(text: &str) -> Result<PublicKey, String> {
+    let body: String = text.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
+    let der = STANDARD.decode(body).map_err(|_| "is neither PEM nor base64 of a SubjectPublicKeyInfo".to_owned())?;
+    PublicKey::from_spki_der(&der).map_err(|error| format!("is no key of a kind we use: {error}"))
+}
+
+fn materials(field: &Field<'_>) -> Result<BTreeMap<MaterialClass, Placed<Requirement>>, PolicyError> {
+    let mut section = field.table()?;
+    let choices = Requirement::ALL.map(|requirement| (requirement.name(), requirement));
+    let mut materials = BTreeMap::new();
+    for class in MaterialClass::ALL {
+        let field = section.required(class.name())?;
+        materials.insert(class, field.placed(one_of(&field, &choices)?));
+    }
+    section.finish()?;
+    Ok(materials)
+}

@@ -1,0 +1,166 @@
+//! Reference Values (RATS, RFC 9334): what a release of the guest measures to, signed offline by the release key.
+//!
+//! A DSSE envelope of payload type `application/vnd.sealwright.reference-values.v1+json` over canonical JSON:
+//!
+//! ```json
+//! {"builder_ids":["https://…"],"build_policies":["sha256:…"],"guest_version":7,"name":"sealwright 0.4.0",
+//!  "platforms":{"sev-snp":{"measurements":["<96 hex digits>"]}},
+//!  "trust_configurations":["sha256:…"],"type":"https://sealwright.dev/reference-values/v1"}
+//! ```
+//! `builder_ids`, `build_policies`, `trust_configurations` and `dangerous_roots` may be left out. They come from the
+//! one who signs the release, never from a server that is to be judged.
+
+use serde::{Deserialize, Serialize};
+
+use provenance::canonical::{CanonicalError, from_canonical_json, to_canonical_json};
+use provenance::digest::Sha256Digest;
+use provenance::dsse::{DsseError, Envelope, REFERENCE_VALUES_PAYLOAD_TYPE};
+use provenance::key::PublicKey;
+
+/// `type` of the document.
+pub const REFERENCE_VALUES_TYPE: &str = "https://sealwright.dev/reference-values/v1";
+/// Largest envelope in bytes.
+pub const MAX_REFERENCE_VALUES: usize = 1 << 20;
+/// Most measurements of one platform.
+const MAX_MEASUREMENTS: usize = 256;
+
+/// A launch measurement of SEV-SNP, 48 bytes as 96 lower-case hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ReferenceMeasurement([u8; 48]);
+
+impl ReferenceMeasurement {
+    /// From the raw 48 bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 48]) -> Self {
+        Self(bytes)
+    }
+
+    /// The raw 48 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 48] {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ReferenceMeasurement {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        super::parse_measurement(&text).map(Self).map_err(|problem| format!("measurement {problem}"))
+    }
+}
+
+impl From<ReferenceMeasurement> for String {
+    fn from(measurement: ReferenceMeasurement) -> Self {
+        hex::encode(measurement.0)
+    }
+}
+
+/// Measurements of one platform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlatformValues {
+    /// Launch measurements, one for each supported shape of the guest.
+    pub measurements: Vec<ReferenceMeasurement>,
+}
+
+/// Measurements by platform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Platforms {
+    /// SEV-SNP.
+    #[serde(rename = "sev-snp")]
+    pub sev_snp: PlatformValues,
+}
+
+/// The document that a release key signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceValues {
+    /// SHA-256 of build policies that belong to the release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub build_policies: Vec<Sha256Digest>,
+    /// Builder ids of the release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub builder_ids: Vec<String>,
+    /// Root keys that are no vendor's, for development only: SHA-256 of their SPKI.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dangerous_roots: Vec<Sha256Digest>,
+    /// Grows with each release.
+    pub guest_version: u64,
+    /// Name of the release, such as `sealwright 0.4.0`.
+    pub name: String,
+    /// Measurements by platform.
+    pub platforms: Platforms,
+    /// SHA-256 of the canonical JSON of trust configurations that belong to the release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trust_configurations: Vec<Sha256Digest>,
+    /// Always [`REFERENCE_VALUES_TYPE`].
+    #[serde(rename = "type")]
+    pub document_type: String,
+}
+
+/// Why Reference Values are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReferenceValuesError {
+    /// The envelope or the release key's signature is wrong.
+    #[error("Reference Values: {0}")]
+    Envelope(#[from] DsseError),
+    /// The document is not canonical or of another shape.
+    #[error("Reference Values: {0}")]
+    Canonical(#[from] CanonicalError),
+    /// Another document type.
+    #[error("Reference Values: type is `{got}`, wanted `{REFERENCE_VALUES_TYPE}`")]
+    Type {
+        /// The type seen.
+        got: String,
+    },
+    /// No measurement, or too many.
+    #[error("Reference Values: {got} measurements, wanted 1 to {MAX_MEASUREMENTS}")]
+    Measurements {
+        /// Number seen.
+        got: usize,
+    },
+    /// A text that cannot stand in a policy.
+    #[error("Reference Values: `{field}` must have 1 to 128 bytes without control characters")]
+    Text {
+        /// Name of the field.
+        field: &'static str,
+    },
+}
+
+impl ReferenceValues {
+    /// Checks the release key's signature over an envelope (DSSE JSON) and parses the document.
+    pub fn authenticate(envelope: &[u8], release_key: &PublicKey) -> Result<Self, ReferenceValuesError> {
+        let envelope = Envelope::parse(envelope, MAX_REFERENCE_VALUES)?;
+        Self::parse(envelope.authenticate(REFERENCE_VALUES_PAYLOAD_TYPE, release_key)?)
+    }
+
+    /// Parses the bare document. Who made it is not checked: [`Self::authenticate`] does that.
+    pub fn parse(document: &[u8]) -> Result<Self, ReferenceValuesError> {
+        let values: Self = from_canonical_json(document, MAX_REFERENCE_VALUES)?;
+        if values.document_type != REFERENCE_VALUES_TYPE {
+            return Err(ReferenceValuesError::Type { got: values.document_type });
+        }
+        let got = values.platforms.sev_snp.measurements.len();
+        if got == 0 || got > MAX_MEASUREMENTS {
+            return Err(ReferenceValuesError::Measurements { got });
+        }
+        let fits = |text: &String| !text.is_empty() && text.len() <= 128 && !text.chars().any(char::is_control);
+        if !fits(&values.name) {
+            return Err(ReferenceValuesError::Text { field: "name" });
+        }
+        if !values.builder_ids.iter().all(fits) {
+            return Err(ReferenceValuesError::Text { field: "builder_ids" });
+        }
+        Ok(values)
+    }
+
+    /// The canonical document, for signing.
+    #[must_use]
+    pub fn document(&self) -> Vec<u8> {
+        to_canonical_json(self)
+    }
+}

@@ -1,0 +1,187 @@
+//! Writing a first policy: strict, commented, and complete as far as the Reference Values and the caller allow.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use provenance::digest::Sha256Digest;
+use provenance::key::PublicKey;
+use provenance::materials::MaterialClass;
+use provenance::project::ProjectId;
+
+use super::{POLICY_FORMAT, ReferenceValues, Requirement};
+use crate::snp::{Product, Tcb};
+
+/// What a policy needs beside the Reference Values. Lists here are added to those of the Reference Values.
+#[derive(Debug, Clone, Default)]
+pub struct PolicyTemplate {
+    /// Callers by name.
+    pub callers: Vec<(String, PublicKey)>,
+    /// Projects.
+    pub projects: Vec<ProjectId>,
+    /// Builder ids.
+    pub builder_ids: Vec<String>,
+    /// Trust configurations by digest.
+    pub trust_configurations: Vec<Sha256Digest>,
+    /// Build policies by digest.
+    pub build_policies: Vec<Sha256Digest>,
+    /// Roots that are no vendor's. If there are any, the policy names no vendor root and says what that means.
+    pub dangerous_roots: Vec<Sha256Digest>,
+    /// Requirements on materials that differ from [`usual_requirement`].
+    pub materials: BTreeMap<MaterialClass, Requirement>,
+}
+
+/// The requirement that a new policy writes for a class.
+#[must_use]
+pub const fn usual_requirement(class: MaterialClass) -> Requirement {
+    match class {
+        MaterialClass::Secrets => Requirement::Committed,
+        // What steps fetch themselves, cache mounts and forwarded agents cannot be listed by digest yet.
+        MaterialClass::Network | MaterialClass::Cache | MaterialClass::Ssh => Requirement::IncompleteOk,
+        _ => Requirement::Observed,
+    }
+}
+
+/// Lowest TCB that a new policy writes: the firmware that AMD-SB-3019 (microcode signature verification) and its
+/// successors ask for.
+const fn usual_minimum(product: Product) -> Tcb {
+    match product {
+        Product::Milan => Tcb { fmc: 0, bootloader: 4, tee: 0, snp: 24, microcode: 219 },
+        Product::Genoa => Tcb { fmc: 0, bootloader: 10, tee: 0, snp: 23, microcode: 84 },
+        Product::Turin => Tcb { fmc: 1, bootloader: 1, tee: 1, snp: 4, microcode: 81 },
+    }
+}
+
+/// Text in TOML quotes. JSON escapes of a string without control characters are TOML's.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("strings always serialise")
+}
+
+fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<_> = items.into_iter().map(|item| quoted(&item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn union<T: Clone + PartialEq>(a: &[T], b: &[T]) -> Vec<T> {
+    let mut all = a.to_vec();
+    all.extend(b.iter().filter(|item| !a.contains(item)).cloned());
+    all
+}
+
+fn tcb(product: Product, tcb: &Tcb) -> String {
+    let fmc = if product == Product::Turin { format!("fmc = {}, ", tcb.fmc) } else { String::new() };
+    format!("{{ {fmc}bootloader = {}, tee = {}, snp = {}, microcode = {} }}", tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode)
+}
+
+/// A commented TOML policy from Reference Values whose signature has been checked.
+///
+/// A list that neither argument fills is written empty, and the policy is refused until it is filled: what is
+/// unknown is never accepted.
+#[must_use]
+pub fn policy_from_reference_values(values: &ReferenceValues, template: &PolicyTemplate) -> String {
+    let mut out = String::new();
+    let dangerous = union(&values.dangerous_roots, &template.dangerous_roots);
+    // Writing to a String cannot fail.
+    let _ = write_policy(&mut out, values, template, &dangerous);
+    out
+}
+
+fn write_policy(
+    out: &mut String,
+    values: &ReferenceValues,
+    template: &PolicyTemplate,
+    dangerous: &[Sha256Digest],
+) -> std::fmt::Result {
+    writeln!(out, "# Appraisal policy for sealwright verify. Every key is explained in docs/policy.md.")?;
+    writeln!(out, "# Nothing here is optional: a key that is missing or unknown is an error.")?;
+    writeln!(out, "format = {}\n", quoted(POLICY_FORMAT))?;
+    writeln!(out, "# Certificates are judged as of the day of the verification, not of the signing.")?;
+    writeln!(out, "judged_at = \"today\"\n")?;
+    writeln!(out, "[hardware]")?;
+    writeln!(out, "platforms = [\"sev-snp\"]")?;
+    writeln!(out, "# Kinds of Evidence: \"hardware\" is a report signed by the platform itself.")?;
+    writeln!(out, "evidence = [\"hardware\"]")?;
+    if dangerous.is_empty() {
+        writeln!(out, "roots = [\"amd-milan\", \"amd-genoa\", \"amd-turin\"]")?;
+    } else {
+        writeln!(out, "roots = []")?;
+        writeln!(out, "# DANGEROUS: these root keys are no vendor's. Whoever holds one can forge any Evidence, so what")?;
+        writeln!(out, "# this policy accepts is NOT HARDWARE, and every output says so. For development only.")?;
+        writeln!(out, "dangerous_roots = {}", list(dangerous))?;
+    }
+    writeln!(out, "# \"crl-required\" demands a fresh revocation list of the root with the Evidence.")?;
+    writeln!(out, "revocation = \"crl-if-present\"\n")?;
+    write_snp(out, dangerous.is_empty())?;
+
+    writeln!(out, "# Launch measurements of guests that you trust.")?;
+    for measurement in &values.platforms.sev_snp.measurements {
+        writeln!(out, "[[reference_values]]")?;
+        writeln!(out, "name = {}", quoted(&values.name))?;
+        writeln!(out, "guest_version = {}", values.guest_version)?;
+        writeln!(out, "platform = \"sev-snp\"")?;
+        writeln!(out, "measurement = \"{}\"\n", hex::encode(measurement.as_bytes()))?;
+    }
+
+    writeln!(out, "[guest]")?;
+    writeln!(out, "builder_ids = {}", list(union(&values.builder_ids, &template.builder_ids)))?;
+    writeln!(out, "# SHA-256 of the trust configurations (projects, registries, egress) a guest may run under.")?;
+    writeln!(out, "trust_configurations = {}", list(union(&values.trust_configurations, &template.trust_configurations)))?;
+    writeln!(out, "build_policies = {}\n", list(union(&values.build_policies, &template.build_policies)))?;
+
+    writeln!(out, "# Who may have asked for a build. With `projects` too, both must hold.")?;
+    writeln!(out, "[request]")?;
+    if !template.projects.is_empty() {
+        writeln!(out, "projects = {}", list(&template.projects))?;
+    }
+    if !template.callers.is_empty() || template.projects.is_empty() {
+        writeln!(out, "callers = [")?;
+        for (name, key) in &template.callers {
+            writeln!(out, "  {{ name = {}, spki_sha256 = \"{}\",", quoted(name), key.spki_sha256())?;
+            writeln!(out, "    public_key = \"{}\" }},", STANDARD.encode(key.spki_der()))?;
+        }
+        writeln!(out, "]")?;
+    }
+
+    writeln!(out, "\n# The weakest statement about each class of materials that you accept:")?;
+    writeln!(out, "#   none           the build had nothing of this class")?;
+    writeln!(out, "#   observed       or: the guest saw every byte and lists it by digest")?;
+    writeln!(out, "#   committed      or: the signed request commits to the values")?;
+    writeln!(out, "#   incomplete-ok  or: something may have gone in that is not listed (the verdict names it)")?;
+    writeln!(out, "[materials]")?;
+    for class in MaterialClass::ALL {
+        let requirement = template.materials.get(&class).copied().unwrap_or(usual_requirement(class));
+        writeln!(out, "{} = \"{}\"", class.name(), requirement.name())?;
+    }
+    Ok(())
+}
+
+fn write_snp(out: &mut String, vendor: bool) -> std::fmt::Result {
+    writeln!(out, "[sev-snp]")?;
+    writeln!(out, "minimum_report_version = 3")?;
+    writeln!(out, "vmpl = [0]")?;
+    writeln!(out, "# VLEK: a cloud provider's key, which says nothing about which chip.")?;
+    writeln!(out, "allow_vlek = false")?;
+    writeln!(out, "# Firmware that could still be rolled back.")?;
+    writeln!(out, "allow_provisional_firmware = false")?;
+    writeln!(out, "minimum_guest_svn = 0\n")?;
+    if vendor {
+        writeln!(out, "# Lowest security patch levels; raise them when AMD publishes a bulletin.")?;
+    }
+    for product in Product::ALL {
+        let minimum = if vendor { usual_minimum(product) } else { Tcb { fmc: 0, bootloader: 0, tee: 0, snp: 0, microcode: 0 } };
+        writeln!(out, "[sev-snp.minimum_tcb.{}]", product.name())?;
+        for field in ["reported", "committed", "launch"] {
+            writeln!(out, "{field} = {}", tcb(product, &minimum))?;
+        }
+    }
+    writeln!(out, "\n[sev-snp.guest_policy]")?;
+    writeln!(out, "allow_smt = true")?;
+    writeln!(out, "allow_cxl = false")?;
+    for key in ["single_socket", "aes_256_xts", "rapl_disabled", "ciphertext_hiding", "page_swap_disabled"] {
+        writeln!(out, "require_{key} = false")?;
+    }
+    writeln!(out, "\n[sev-snp.platform]")?;
+    writeln!(out, "require_ecc = {vendor}")?;
+    writeln!(out, "require_alias_check = {vendor}\n")
+}

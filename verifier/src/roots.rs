@@ -1,0 +1,99 @@
+//! Roots of trust: vendor root keys by the SHA-256 of their SubjectPublicKeyInfo, built in; and others, which only
+//! a policy key that begins with `dangerous_` can name.
+
+use std::fmt;
+
+use provenance::digest::Sha256Digest;
+
+use crate::snp::Product;
+
+/// SHA-256 of the SPKI of AMD's root key (ARK) of each product, from the certificates that AMD's Key Distribution
+/// Service publishes under `https://kdsintf.amd.com/vcek/v1/{product}/cert_chain`.
+const AMD_ROOTS: [(Product, &str); 3] = [
+    (Product::Milan, "9f056bee44377e29308cb5ffa895bdfb62d18881fa6bed8d6f075b0204089cb9"),
+    (Product::Genoa, "429a69c9422aa258ee4d8db5fcda9c6470ef15f8cd5a9cebd6cbc7d90b863831"),
+    (Product::Turin, "4f125410563a2ab9a50356f9243f6fe0b6f73de98603f53f90339c70e9d7ad08"),
+];
+
+/// A root that Evidence was traced to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// AMD's root key of this product.
+    Amd(Product),
+    /// A root that a policy named under `dangerous_roots`. What it endorses is NOT HARDWARE.
+    Dangerous(Sha256Digest),
+}
+
+impl Root {
+    /// Whether a vendor stands behind it.
+    #[must_use]
+    pub const fn is_hardware(&self) -> bool {
+        matches!(self, Self::Amd(_))
+    }
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Amd(product) => write!(f, "AMD root {product}"),
+            Self::Dangerous(digest) => write!(f, "dangerous root {digest} (NOT HARDWARE)"),
+        }
+    }
+}
+
+/// The product whose vendor root has this SPKI digest.
+#[must_use]
+pub fn amd_root(spki_sha256: &Sha256Digest) -> Option<Product> {
+    let hex = spki_sha256.hex();
+    AMD_ROOTS.iter().find(|(_, digest)| *digest == hex).map(|(product, _)| *product)
+}
+
+/// Whether certificate revocation lists are demanded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revocation {
+    /// A fresh CRL of the root must come with the Evidence or the endorsements.
+    CrlRequired,
+    /// A CRL that is there is believed about what it revokes, whatever its age; none need be there.
+    CrlIfPresent,
+}
+
+/// The roots that Evidence may be traced to, and how revocation is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Anchors {
+    amd: Vec<Product>,
+    dangerous: Vec<Sha256Digest>,
+    revocation: Revocation,
+}
+
+impl Anchors {
+    /// Vendor roots only.
+    #[must_use]
+    pub fn vendor(amd: &[Product], revocation: Revocation) -> Self {
+        Self { amd: amd.to_vec(), dangerous: Vec::new(), revocation }
+    }
+
+    /// With roots that no vendor stands behind. Evidence under them says nothing about hardware.
+    #[must_use]
+    pub fn dangerous_with_roots(mut self, roots: &[Sha256Digest]) -> Self {
+        self.dangerous = roots.to_vec();
+        self
+    }
+
+    /// The vendor roots accepted.
+    #[must_use]
+    pub fn amd(&self) -> &[Product] {
+        &self.amd
+    }
+
+    /// The roots accepted that are not a vendor's.
+    #[must_use]
+    pub fn dangerous(&self) -> &[Sha256Digest] {
+        &self.dangerous
+    }
+
+    /// How revocation is judged.
+    #[must_use]
+    pub fn revocation(&self) -> Revocation {
+        self.revocation
+    }
+}

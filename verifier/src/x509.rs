@@ -1,0 +1,453 @@
+//! X.509 certificates and CRLs (RFC 5280) as AMD issues them, read strictly from the bytes that were signed.
+//!
+//! Signatures are checked over the raw TBS bytes of the input, never over a re-encoding. Only RSASSA-PSS with
+//! SHA-384, MGF1-SHA-384 and a salt of 48 bytes (RFC 4055 §3.1) is known; so are only RSA and P-384 keys.
+
+use der::asn1::{AnyRef, GeneralizedTime, ObjectIdentifier, UtcTime};
+use der::{Decode, Reader, SliceReader, Tag};
+use provenance::digest::Sha256Digest;
+use provenance::timestamp::Timestamp;
+use ring::signature;
+
+/// Largest certificate that is read, in bytes. AMD's are below 2 KiB.
+pub const MAX_CERTIFICATE: usize = 16 << 10;
+/// Largest CRL that is read, in bytes.
+pub const MAX_CRL: usize = 1 << 20;
+/// Most extensions of a certificate.
+const MAX_EXTENSIONS: usize = 32;
+
+const OID_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const OID_EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const OID_P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const OID_COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+const OID_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
+const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
+
+/// AlgorithmIdentifier of RSASSA-PSS, SHA-384, MGF1-SHA-384, salt 48; the trailer field left at its default.
+const PSS_SHA384: &str =
+    "304106092a864886f70d01010a3034a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130";
+/// The same with the default trailer field written out, as AMD's roots have it (DER would leave it out).
+const PSS_SHA384_TRAILER: &str =
+    "304606092a864886f70d01010a3039a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130a303020101";
+
+/// Why a certificate or CRL is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// Too many bytes.
+    #[error("has {got} bytes, at most {limit} are read")]
+    TooLarge {
+        /// Bytes seen.
+        got: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Not the DER of a certificate or CRL.
+    #[error("does not parse as DER: {problem}")]
+    Malformed {
+        /// What the parser saw.
+        problem: String,
+    },
+    /// Not X.509 version 3 (CRL: version 2).
+    #[error("is not X.509 version {wanted}")]
+    Version {
+        /// The version wanted.
+        wanted: u8,
+    },
+    /// Another signature algorithm or other parameters.
+    #[error("signature algorithm is {got}, wanted RSASSA-PSS with SHA-384, MGF1-SHA-384, salt length 48")]
+    SignatureAlgorithm {
+        /// DER of the AlgorithmIdentifier in hex.
+        got: String,
+    },
+    /// The signed and the unsigned copy of the signature algorithm differ.
+    #[error("names one signature algorithm inside and another outside its signed part")]
+    AlgorithmsDiffer,
+    /// A key of another kind.
+    #[error("public key is neither RSA nor ECDSA P-384")]
+    PublicKey,
+    /// The same extension stands twice (RFC 5280 §4.2).
+    #[error("extension {oid} stands twice")]
+    DuplicateExtension {
+        /// The extension.
+        oid: String,
+    },
+    /// A critical extension that is not understood.
+    #[error("critical extension {oid} is not understood")]
+    CriticalExtension {
+        /// The extension.
+        oid: String,
+    },
+    /// The issuer's name is not the subject of the certificate above.
+    #[error("issuer is `{got}`, but the certificate above is `{wanted}`")]
+    Issuer {
+        /// Common name of the issuer named.
+        got: String,
+        /// Common name of the certificate above.
+        wanted: String,
+    },
+    /// The signature does not verify under the issuer's key.
+    #[error("signature does not verify under the key of `{issuer}`")]
+    Signature {
+        /// Common name of the issuer.
+        issuer: String,
+    },
+    /// The certificate above may not issue certificates.
+    #[error("`{issuer}` is no certificate authority that may sign {what}")]
+    NotAuthority {
+        /// Common name of the issuer.
+        issuer: String,
+        /// `certificates` or `CRLs`.
+        what: &'static str,
+    },
+    /// Not valid yet.
+    #[error("is valid from {not_before} on, judged at {now}")]
+    NotYetValid {
+        /// Start of validity.
+        not_before: Timestamp,
+        /// The time judged at.
+        now: Timestamp,
+    },
+    /// No longer valid.
+    #[error("was valid until {not_after}, judged at {now}")]
+    Expired {
+        /// End of validity.
+        not_after: Timestamp,
+        /// The time judged at.
+        now: Timestamp,
+    },
+}
+
+fn malformed(problem: impl std::fmt::Display) -> CertificateError {
+    CertificateError::Malformed { problem: problem.to_string() }
+}
+
+impl From<der::Error> for CertificateError {
+    fn from(error: der::Error) -> Self {
+        malformed(error)
+    }
+}
+
+/// One extension.
+#[derive(Debug, Clone, Copy)]
+struct Extension<'a> {
+    oid: ObjectIdentifier,
+    value: &'a [u8],
+}
+
+/// A public key of a certificate.
+#[derive(Debug, Clone, Copy)]
+enum KeyBytes<'a> {
+    /// RSAPublicKey (RFC 8017 §A.1.1).
+    Rsa(&'a [u8]),
+    /// Uncompressed point, 97 bytes.
+    P384(&'a [u8]),
+}
+
+/// A parsed certificate. Nothing about it is believed but its form.
+#[derive(Debug, Clone)]
+pub(crate) struct Certificate<'a> {
+    tbs: &'a [u8],
+    signature: &'a [u8],
+    serial: &'a [u8],
+    issuer: &'a [u8],
+    subject: &'a [u8],
+    not_before: Timestamp,
+    not_after: Timestamp,
+    spki: &'a [u8],
+    key: KeyBytes<'a>,
+    extensions: Vec<Extension<'a>>,
+}
+
+/// Tag, contents and whole encoding of the next value.
+fn next<'a>(reader: &mut SliceReader<'a>) -> Result<(Tag, &'a [u8], &'a [u8]), CertificateError> {
+    let raw = reader.tlv_bytes()?;
+    let any = AnyRef::from_der(raw)?;
+    Ok((der::Tagged::tag(&any), any.value(), raw))
+}
+
+fn expect<'a>(reader: &mut SliceReader<'a>, wanted: Tag) -> Result<(&'a [u8], &'a [u8]), CertificateError> {
+    let (tag, value, raw) = next(reader)?;
+    if tag == wanted { Ok((value, raw)) } else { Err(malformed(format!("{tag} where {wanted} belongs"))) }
+}
+
+fn sequence<'a>(reader: &mut SliceReader<'a>) -> Result<(SliceReader<'a>, &'a [u8]), CertificateError> {
+    let (value, raw) = expect(reader, Tag::Sequence)?;
+    Ok((SliceReader::new(value)?, raw))
+}
+
+fn bits<'a>(value: &'a [u8]) -> Result<&'a [u8], CertificateError> {
+    match value.split_first() {
+        Some((0, bytes)) => Ok(bytes),
+        _ => Err(malformed("BIT STRING is not a whole number of bytes")),
+    }
+}
+
+fn time(reader: &mut SliceReader<'_>) -> Result<Timestamp, CertificateError> {
+    let (tag, _, raw) = next(reader)?;
+    let since_epoch = match tag {
+        Tag::UtcTime => UtcTime::from_der(raw)?.to_unix_duration(),
+        Tag::GeneralizedTime => GeneralizedTime::from_der(raw)?.to_unix_duration(),
+        tag => return Err(malformed(format!("{tag} where a time belongs"))),
+    };
+    i64::try_from(since_epoch.as_secs()).ok().and_then(|s| Timestamp::from_unix(s).ok()).ok_or_else(|| malformed("time out of range"))
+}
+
+fn signature_algorithm<'a>(reader: &mut SliceReader<'a>) -> Result<&'a [u8], CertificateError> {
+    let (_, raw) = expect(reader, Tag::Sequence)?;
+    let got = hex::encode(raw);
+    if got == PSS_SHA384 || got == PSS_SHA384_TRAILER { Ok(raw) } else { Err(CertificateError::SignatureAlgorithm { got }) }
+}
+
+/// Splits `SEQUENCE { tbs, algorithm, signature }` and gives a reader of the TBS with the algorithm named outside.
+fn signed<'a>(der: &'a [u8]) -> Result<(&'a [u8], &'a [u8], &'a [u8]), CertificateError> {
+    let mut outer = SliceReader::new(der)?;
+    let (mut body, _) = sequence(&mut outer)?;
+    outer.finish()?;
+    let (_, tbs) = expect(&mut body, Tag::Sequence)?;
+    let algorithm = signature_algorithm(&mut body)?;
+    let (signature, _) = expect(&mut body, Tag::BitString)?;
+    body.finish()?;
+    Ok((tbs, algorithm, bits(signature)?))
+}
+
+fn context(number: u32) -> Tag {
+    Tag::ContextSpecific { constructed: true, number: der::TagNumber(number) }
+}
+
+fn public_key<'a>(spki: &'a [u8]) -> Result<KeyBytes<'a>, CertificateError> {
+    let mut reader = SliceReader::new(spki)?;
+    let (mut body, _) = sequence(&mut reader)?;
+    let (mut algorithm, _) = sequence(&mut body)?;
+    let oid = ObjectIdentifier::decode(&mut algorithm)?;
+    let parameters = AnyRef::decode(&mut algorithm)?;
+    algorithm.finish()?;
+    let (key, _) = expect(&mut body, Tag::BitString)?;
+    body.finish()?;
+    let key = bits(key)?;
+    if oid == OID_RSA && parameters.is_null() {
+        Ok(KeyBytes::Rsa(key))
+    } else if oid == OID_EC && parameters.decode_as::<ObjectIdentifier>() == Ok(OID_P384) && key.len() == 97 && key[0] == 4 {
+        Ok(KeyBytes::P384(key))
+    } else {
+        Err(CertificateError::PublicKey)
+    }
+}
+
+fn extensions<'a>(explicit: &'a [u8]) -> Result<Vec<Extension<'a>>, CertificateError> {
+    let mut reader = SliceReader::new(explicit)?;
+    let (mut list, _) = sequence(&mut reader)?;
+    reader.finish()?;
+    let mut found: Vec<Extension<'a>> = Vec::new();
+    while !list.is_finished() {
+        let (mut entry, _) = sequence(&mut list)?;
+        let oid = ObjectIdentifier::decode(&mut entry)?;
+        let critical = if Tag::peek(&entry)? == Tag::Boolean { bool::decode(&mut entry)? } else { false };
+        let (value, _) = expect(&mut entry, Tag::OctetString)?;
+        entry.finish()?;
+        if found.iter().any(|known| known.oid == oid) {
+            return Err(CertificateError::DuplicateExtension { oid: oid.to_string() });
+        }
+        if critical && oid != OID_BASIC_CONSTRAINTS && oid != OID_KEY_USAGE {
+            return Err(CertificateError::CriticalExtension { oid: oid.to_string() });
+        }
+        if found.len() == MAX_EXTENSIONS {
+            return Err(malformed(format!("more than {MAX_EXTENSIONS} extensions")));
+        }
+        found.push(Extension { oid, value });
+    }
+    Ok(found)
+}
+
+/// The common name of a distinguished name, for messages and for the fixed names of AMD's hierarchy.
+fn common_name(name: &[u8]) -> Option<String> {
+    let mut reader = SliceReader::new(name).ok()?;
+    let (mut names, _) = sequence(&mut reader).ok()?;
+    while !names.is_finished() {
+        let (set, _) = expect(&mut names, Tag::Set).ok()?;
+        let mut set = SliceReader::new(set).ok()?;
+        let (mut attribute, _) = sequence(&mut set).ok()?;
+        if ObjectIdentifier::decode(&mut attribute).ok()? == OID_COMMON_NAME {
+            let (_, value, _) = next(&mut attribute).ok()?;
+            return std::str::from_utf8(value).ok().map(|text| text.chars().filter(|c| !c.is_control()).take(64).collect());
+        }
+    }
+    None
+}
+
+impl<'a> Certificate<'a> {
+    /// Parses DER; trailing bytes, unknown critical extensions and other algorithms are errors.
+    pub(crate) fn parse(der: &'a [u8]) -> Result<Self, CertificateError> {
+        if der.len() > MAX_CERTIFICATE {
+            return Err(CertificateError::TooLarge { got: der.len(), limit: MAX_CERTIFICATE });
+        }
+        let (tbs, outer_algorithm, signature) = signed(der)?;
+        let mut reader = SliceReader::new(tbs)?;
+        let (mut body, _) = sequence(&mut reader)?;
+        let (version, _) = expect(&mut body, context(0)).map_err(|_| CertificateError::Version { wanted: 3 })?;
+        if version != [0x02, 0x01, 0x02] {
+            return Err(CertificateError::Version { wanted: 3 });
+        }
+        let (serial, _) = expect(&mut body, Tag::Integer)?;
+        if signature_algorithm(&mut body)? != outer_algorithm {
+            return Err(CertificateError::AlgorithmsDiffer);
+        }
+        let (_, issuer) = expect(&mut body, Tag::Sequence)?;
+        let (mut validity, _) = sequence(&mut body)?;
+        let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
+        validity.finish()?;
+        let (_, subject) = expect(&mut body, Tag::Sequence)?;
+        let (_, spki) = expect(&mut body, Tag::Sequence)?;
+        let extensions = if body.is_finished() { Vec::new() } else { extensions(expect(&mut body, context(3))?.0)? };
+        body.finish()?;
+        let key = public_key(spki)?;
+        Ok(Self { tbs, signature, serial, issuer, subject, not_before, not_after, spki, key, extensions })
+    }
+
+    /// SHA-256 of the SubjectPublicKeyInfo.
+    pub(crate) fn spki_sha256(&self) -> Sha256Digest {
+        Sha256Digest::of(self.spki)
+    }
+
+    /// Common name of the subject, empty when there is none.
+    pub(crate) fn common_name(&self) -> String {
+        common_name(self.subject).unwrap_or_default()
+    }
+
+    /// Raw contents of an extension.
+    pub(crate) fn extension(&self, oid: &ObjectIdentifier) -> Option<&'a [u8]> {
+        self.extensions.iter().find(|extension| extension.oid == *oid).map(|extension| extension.value)
+    }
+
+    /// Uncompressed P-384 point, 97 bytes, when the key is one.
+    pub(crate) fn p384_point(&self) -> Option<&'a [u8]> {
+        match self.key {
+            KeyBytes::P384(point) => Some(point),
+            KeyBytes::Rsa(_) => None,
+        }
+    }
+
+    /// Checks that `now` lies in the validity (RFC 5280 §4.1.2.5, both ends included).
+    pub(crate) fn check_validity(&self, now: Timestamp) -> Result<(), CertificateError> {
+        if now < self.not_before {
+            return Err(CertificateError::NotYetValid { not_before: self.not_before, now });
+        }
+        if now > self.not_after {
+            return Err(CertificateError::Expired { not_after: self.not_after, now });
+        }
+        Ok(())
+    }
+
+    /// Checks name, authority and signature of the issuer (for a root: itself).
+    pub(crate) fn check_issued_by(&self, issuer: &Certificate<'_>) -> Result<(), CertificateError> {
+        if self.issuer != issuer.subject {
+            let got = common_name(self.issuer).unwrap_or_default();
+            return Err(CertificateError::Issuer { got, wanted: issuer.common_name() });
+        }
+        issuer.check_authority(KEY_CERT_SIGN, "certificates")?;
+        issuer.check_pss(self.tbs, self.signature)
+    }
+
+    /// Checks basicConstraints and keyUsage (RFC 5280 §4.2.1.9, §4.2.1.3).
+    fn check_authority(&self, usage: u8, what: &'static str) -> Result<(), CertificateError> {
+        let not_authority = || CertificateError::NotAuthority { issuer: self.common_name(), what };
+        let constraints = self.extension(&OID_BASIC_CONSTRAINTS).ok_or_else(not_authority)?;
+        let mut reader = SliceReader::new(constraints)?;
+        let (mut body, _) = sequence(&mut reader)?;
+        if body.is_finished() || !bool::decode(&mut body).unwrap_or(false) {
+            return Err(not_authority());
+        }
+        if let Some(value) = self.extension(&OID_KEY_USAGE) {
+            let mut reader = SliceReader::new(value)?;
+            let (bits, _) = expect(&mut reader, Tag::BitString)?;
+            if bits.get(1).is_none_or(|byte| byte & usage == 0) {
+                return Err(not_authority());
+            }
+        }
+        Ok(())
+    }
+
+    fn check_pss(&self, message: &[u8], signature: &[u8]) -> Result<(), CertificateError> {
+        let KeyBytes::Rsa(key) = self.key else { return Err(CertificateError::PublicKey) };
+        // ring takes the salt to be as long as the digest, which is what the parameters above say.
+        signature::UnparsedPublicKey::new(&signature::RSA_PSS_2048_8192_SHA384, key)
+            .verify(message, signature)
+            .map_err(|_| CertificateError::Signature { issuer: self.common_name() })
+    }
+}
+
+/// keyUsage bit 5, keyCertSign, in the first byte of the BIT STRING.
+const KEY_CERT_SIGN: u8 = 0x04;
+/// keyUsage bit 6, cRLSign.
+const CRL_SIGN: u8 = 0x02;
+
+/// A CRL whose signature and issuer have been checked.
+#[derive(Debug)]
+pub(crate) struct RevocationList {
+    next_update: Option<Timestamp>,
+    this_update: Timestamp,
+    revoked: Vec<Vec<u8>>,
+}
+
+impl RevocationList {
+    /// Parses a CRL (RFC 5280 §5) and checks that `issuer` signed it.
+    pub(crate) fn authenticate(der: &[u8], issuer: &Certificate<'_>) -> Result<Self, CertificateError> {
+        if der.len() > MAX_CRL {
+            return Err(CertificateError::TooLarge { got: der.len(), limit: MAX_CRL });
+        }
+        let (tbs, outer_algorithm, signature) = signed(der)?;
+        let mut reader = SliceReader::new(tbs)?;
+        let (mut body, _) = sequence(&mut reader)?;
+        let (version, _) = expect(&mut body, Tag::Integer).map_err(|_| CertificateError::Version { wanted: 2 })?;
+        if version != [1] {
+            return Err(CertificateError::Version { wanted: 2 });
+        }
+        if signature_algorithm(&mut body)? != outer_algorithm {
+            return Err(CertificateError::AlgorithmsDiffer);
+        }
+        let (_, name) = expect(&mut body, Tag::Sequence)?;
+        if name != issuer.subject {
+            let got = common_name(name).unwrap_or_default();
+            return Err(CertificateError::Issuer { got, wanted: issuer.common_name() });
+        }
+        // AMD's ARK certificates allow cRLSign beside keyCertSign.
+        issuer.check_authority(CRL_SIGN, "CRLs")?;
+        issuer.check_pss(tbs, signature)?;
+        let this_update = time(&mut body)?;
+        let is_time = |reader: &SliceReader<'_>| matches!(Tag::peek(reader), Ok(Tag::UtcTime | Tag::GeneralizedTime));
+        let next_update = if is_time(&body) { Some(time(&mut body)?) } else { None };
+        let mut revoked = Vec::new();
+        if matches!(Tag::peek(&body), Ok(Tag::Sequence)) {
+            let (mut list, _) = sequence(&mut body)?;
+            while !list.is_finished() {
+                let (mut entry, _) = sequence(&mut list)?;
+                revoked.push(expect(&mut entry, Tag::Integer)?.0.to_vec());
+            }
+        }
+        if !body.is_finished() {
+            let (value, _) = expect(&mut body, context(0))?;
+            critical_free(value)?;
+        }
+        body.finish()?;
+        Ok(Self { next_update, this_update, revoked })
+    }
+
+    /// Whether it lists this certificate.
+    pub(crate) fn lists(&self, certificate: &Certificate<'_>) -> bool {
+        self.revoked.iter().any(|serial| serial == certificate.serial)
+    }
+
+    /// Checks that `now` lies between thisUpdate and nextUpdate. A CRL without nextUpdate is never fresh.
+    pub(crate) fn check_fresh(&self, now: Timestamp) -> Result<(), CertificateError> {
+        if now < self.this_update {
+            return Err(CertificateError::NotYetValid { not_before: self.this_update, now });
+        }
+        let not_after = self.next_update.unwrap_or(self.this_update);
+        if now > not_after { Err(CertificateError::Expired { not_after, now }) } else { Ok(()) }
+    }
+}
+
+/// Critical CRL extensions change what a CRL covers (RFC 5280 §5.2.5); none is understood here.
+fn critical_free(explicit: &[u8]) -> Result<(), CertificateError> {
+    extensions(explicit).map(|_| ())
+}
