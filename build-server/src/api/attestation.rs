@@ -1,0 +1,63 @@
+//! AttestationService: what a client asks before it trusts the connection with anything.
+
+use bytes::Bytes;
+use enclave_keys::KeyService;
+use proto::v1;
+use proto::v1::attestation_service_server::AttestationService;
+use provenance::binding::Nonce;
+use tonic::{Request, Response, Status};
+
+use super::access::{Access, connection};
+use super::errors::ApiError;
+use super::names;
+
+/// The service.
+pub struct Attestation {
+    /// Keys and Evidence.
+    pub keys: KeyService,
+    /// Who may call.
+    pub access: Access,
+}
+
+#[tonic::async_trait]
+impl AttestationService for Attestation {
+    async fn get_evidence(
+        &self,
+        request: Request<v1::GetEvidenceRequest>,
+    ) -> Result<Response<v1::GetEvidenceResponse>, Status> {
+        let connection = connection(&request)?;
+        let nonce = &request.get_ref().nonce;
+        let nonce: [u8; 32] = nonce.as_ref().try_into().map_err(|_| {
+            ApiError::field("nonce", format!("has {} bytes, wanted exactly 32", nonce.len()))
+        })?;
+        let nonce = Nonce(nonce);
+        connection.take_evidence_request().map_err(|retry_after| ApiError::EvidenceRate { retry_after })?;
+        let exporter = connection
+            .session_exporter(&nonce)
+            .ok_or_else(|| ApiError::Internal("the connection gives no exporter".into()))?;
+        let keys = self.keys.clone();
+        let evidence = super::blocking(move || Ok(keys.session_evidence(exporter, nonce)?)).await?;
+        Ok(Response::new(v1::GetEvidenceResponse { evidence: evidence.into() }))
+    }
+
+    async fn get_instance(
+        &self,
+        request: Request<v1::GetInstanceRequest>,
+    ) -> Result<Response<v1::Instance>, Status> {
+        let name = request.get_ref().name.clone();
+        let project = names::parse_instance(&name).map_err(|name| ApiError::Name { field: "name", name })?;
+        let document = Bytes::copy_from_slice(self.keys.instance_document());
+        let Some(project) = project else {
+            return Ok(Response::new(v1::Instance { name, document, ..Default::default() }));
+        };
+        self.access.member(&request, project, &name).await?;
+        let keys = self.keys.clone();
+        let key = super::blocking(move || Ok(keys.project_key(&project)?)).await?;
+        Ok(Response::new(v1::Instance {
+            name,
+            document,
+            signing_key: Bytes::copy_from_slice(key.public.spki_der()),
+            key_evidence: key.evidence.into(),
+        }))
+    }
+}
