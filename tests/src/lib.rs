@@ -1,1 +1,4 @@
-//! Placeholder: work in progress.
+//! End to end tests, fixture PKI and the software TEE. NOT HARDWARE; shipped crates never depend on this one.
+
+pub mod software_tee;
+pub mod tools;
