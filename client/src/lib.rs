@@ -8,6 +8,12 @@
 
 pub mod channel;
 pub mod context;
+pub mod docker_config;
+mod dockerfile_images;
+pub mod image_name;
 pub mod key;
+pub mod layout_context;
+pub mod request;
+pub mod spec;
 mod tls;
 pub mod trust;

@@ -22,7 +22,7 @@ use provenance::digest::Sha256Digest;
 pub use cache::StatCache;
 pub use dockerfile::{DockerfileSource, DockerfileTree, read_context_ignore, read_dockerfile};
 pub use filter::{IgnoreError, IgnoreFilter};
-pub use scan::scan;
+pub use scan::{empty_tree, scan};
 pub use upload::{Uploaded, upload};
 
 /// Most entries of one context.

@@ -204,3 +204,13 @@ impl Builder<'_> {
         Ok(digest)
     }
 }
+
+/// The tree of an empty directory.
+#[must_use]
+pub fn empty_tree() -> Tree {
+    let blob = Directory::default().encode();
+    let root = Sha256Digest::of(&blob);
+    let size = blob.len() as u64;
+    let blobs = HashMap::from([(root, Blob { size, source: BlobSource::Memory(Arc::new(blob)) })]);
+    Tree { root, blobs, files: 0, bytes: 0 }
+}
