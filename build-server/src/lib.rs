@@ -4,3 +4,5 @@ pub mod api;
 pub mod context_store;
 pub mod jobs;
 pub mod secrets;
+pub mod config;
+pub mod service;

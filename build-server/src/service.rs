@@ -1,0 +1,249 @@
+//! The service put together: state, queue, gRPC over TLS, and an orderly end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use enclave_keys::KeyService;
+use proto::v1::attestation_service_server::AttestationServiceServer;
+use proto::v1::build_service_server::BuildServiceServer;
+use proto::v1::context_service_server::ContextServiceServer;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+
+use crate::api::access::Access;
+use crate::api::attestation::Attestation;
+use crate::api::builds::Builds;
+use crate::api::connection::{Connection, accept};
+use crate::api::contexts::Contexts;
+use crate::api::tls::{TlsError, server_config};
+use crate::config::{Operations, Trust};
+use crate::context_store::{ContextStore, StoreError};
+use crate::jobs::{BuildRunner, JobError, JobStore, Queue, StateLock};
+
+/// Largest message of a client to each service, in bytes: a signed request with its secrets and logins; 3 MiB
+/// of data or 50,000 digests; a nonce or a name.
+const BUILD_MESSAGE: usize = 12 << 20;
+const CONTEXT_MESSAGE: usize = 4 << 20;
+const ATTESTATION_MESSAGE: usize = 16 << 10;
+/// Largest header list: a project document of 64 KiB in base64 and some more.
+const HEADER_LIST: u32 = 128 << 10;
+/// HTTP/2 windows (RFC 9113 §6.9): enough that an upload does not wait for window updates.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often retention looks.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+/// How long calls may go on after the last build has ended.
+const CALLS_GRACE: Duration = Duration::from_secs(3);
+
+/// Why the service does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The job store or the state directory's lock.
+    #[error(transparent)]
+    Jobs(#[from] JobError),
+    /// The context store.
+    #[error(transparent)]
+    Contexts(#[from] StoreError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Address as configured.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Reflection data that does not decode: our bug.
+    #[error("gRPC reflection: {0}")]
+    Reflection(String),
+}
+
+/// What is kept: the state directory, locked for this process.
+pub struct State {
+    directory: PathBuf,
+    lock: StateLock,
+    jobs: Arc<JobStore>,
+    contexts: ContextStore,
+}
+
+impl State {
+    /// Locks and opens the state directory. Call it before anything else touches the directory.
+    pub fn open(operations: &Operations) -> Result<Self, StartError> {
+        let directory = operations.state_directory.clone();
+        let lock = StateLock::acquire(&directory)?;
+        let jobs = Arc::new(JobStore::open(&directory.join("jobs.sqlite"))?);
+        let contexts = ContextStore::open(&directory.join("contexts"), operations.store_limits())?;
+        Ok(Self { directory, lock, jobs, contexts })
+    }
+}
+
+/// The running service.
+pub struct Server {
+    address: SocketAddr,
+    resumed: usize,
+    failed: usize,
+    queue: Queue,
+    drain: Duration,
+    /// Stops accepting and sweeping.
+    stop: CancellationToken,
+    /// Ends the gRPC server once its calls have ended.
+    finish: CancellationToken,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    health: tonic_health::server::HealthReporter,
+    _lock: StateLock,
+}
+
+impl Server {
+    /// Takes up what an earlier process left, binds the address and serves. The keys have obtained Evidence
+    /// before, so nobody is ever served without.
+    pub async fn start(
+        state: State,
+        operations: &Operations,
+        trust: &Trust,
+        keys: KeyService,
+        runner: Arc<dyn BuildRunner>,
+    ) -> Result<Self, StartError> {
+        let tls = server_config(&keys)?;
+        let State { directory, lock, jobs, contexts } = state;
+        let queue = Queue::new(jobs.clone(), contexts.clone(), runner, operations.queue_limits(), &directory);
+        let listen_failed = |source| StartError::Listen { address: operations.listen, source };
+        let listener = TcpListener::bind(operations.listen).await.map_err(listen_failed)?;
+        let address = listener.local_addr().map_err(listen_failed)?;
+        let (resumed, failed) = queue.recover()?;
+
+        let access = Access::new(trust.admission(), jobs.clone());
+        let attestation = Attestation { keys, access: access.clone() };
+        let builds =
+            Builds { queue: queue.clone(), access: access.clone(), issued_window: trust.issued_window.0 };
+        let upload = Contexts { store: contexts.clone(), access };
+        let (health, routes) = routes(attestation, builds, upload).await?;
+
+        let stop = CancellationToken::new();
+        let finish = CancellationToken::new();
+        let (ready, incoming) = mpsc::channel::<io::Result<Connection>>(16);
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        tokio::spawn(accept(listener, acceptor, operations.connection_limits(), ready, stop.clone()));
+        let server = tonic::transport::Server::builder()
+            .max_concurrent_streams(operations.connections.calls)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .http2_max_header_list_size(HEADER_LIST)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), finish.clone().cancelled_owned());
+        let serving = tokio::spawn(server);
+        tokio::spawn(sweep(jobs, contexts, operations.clone(), directory.join("results"), stop.clone()));
+        let drain = operations.drain.0;
+        Ok(Self { address, resumed, failed, queue, drain, stop, finish, serving, health, _lock: lock })
+    }
+
+    /// Address that is listened on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many builds of an earlier process go on, and how many failed.
+    #[must_use]
+    pub fn recovered(&self) -> (usize, usize) {
+        (self.resumed, self.failed)
+    }
+
+    /// Serves until `shutdown`, then drains: no new connections or builds, running builds get the configured
+    /// time, then they are ended; the engine is stopped; watchers see how their builds end.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) {
+        tokio::select! {
+            () = shutdown => {}
+            ended = &mut self.serving => {
+                tracing::error!(?ended, "the gRPC server ended by itself");
+            }
+        }
+        self.stop.cancel();
+        for service in SERVICES {
+            self.health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+        }
+        self.queue.drain(self.drain).await;
+        self.finish.cancel();
+        if !self.serving.is_finished() {
+            // Watchers of builds that stay queued would wait for ever.
+            let _ = tokio::time::timeout(CALLS_GRACE, &mut self.serving).await;
+            self.serving.abort();
+        }
+    }
+}
+
+const SERVICES: [&str; 4] =
+    ["", "sealwright.v1.AttestationService", "sealwright.v1.BuildService", "sealwright.v1.ContextService"];
+
+async fn routes(
+    attestation: Attestation,
+    builds: Builds,
+    contexts: Contexts,
+) -> Result<(tonic_health::server::HealthReporter, tonic::service::Routes), StartError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that tools can print the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    let failed = |error: tonic_reflection::server::Error| StartError::Reflection(error.to_string());
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(AttestationServiceServer::new(attestation).max_decoding_message_size(ATTESTATION_MESSAGE))
+        .add_service(BuildServiceServer::new(builds).max_decoding_message_size(BUILD_MESSAGE))
+        .add_service(ContextServiceServer::new(contexts).max_decoding_message_size(CONTEXT_MESSAGE))
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(failed)?)
+        .add_service(reflection().build_v1alpha().map_err(failed)?);
+    Ok((health, routes.routes()))
+}
+
+/// Removes what retention says, now and then.
+async fn sweep(
+    jobs: Arc<JobStore>,
+    contexts: ContextStore,
+    operations: Operations,
+    results: PathBuf,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+        }
+        let (jobs, contexts, limits, results) = (jobs.clone(), contexts.clone(), operations.job_limits(), results.clone());
+        let swept = tokio::task::spawn_blocking(move || {
+            let now = SystemTime::now();
+            match jobs.sweep(&limits, &results, now) {
+                Ok(retired) => tracing::info!(builds = retired.builds, results = retired.results, "retention of builds"),
+                Err(error) => tracing::error!(%error, "retention of builds failed"),
+            }
+            match contexts.sweep(now) {
+                Ok(swept) => tracing::info!(blobs = swept.blobs, bytes = swept.bytes, "retention of contexts"),
+                Err(error) => tracing::error!(%error, "retention of contexts failed"),
+            }
+        });
+        if let Err(error) = swept.await {
+            tracing::error!(%error, "retention panicked");
+        }
+    }
+}
