@@ -61,18 +61,25 @@ impl EpochSecret {
     /// d    = (wide mod (n − 1)) + 1                                             (FIPS 186-5 §A.2.1)
     /// ```
     pub(crate) fn project_key(&self, epoch: u64, project: &ProjectId) -> SigningKey {
-        let info = FrameWriter::new(DERIVATION_LABEL)
-            .framed(PROJECT_SIGNING)
-            .fixed(&epoch.to_be_bytes())
-            .fixed(project.0.as_bytes())
-            .finish();
+        SigningKey::from_wide(&self.wide(epoch, project))
+    }
+
+    fn wide(&self, epoch: u64, project: &ProjectId) -> Zeroizing<[u8; WIDE_LEN]> {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(self.0.as_ref());
         let mut wide = Zeroizing::new([0; WIDE_LEN]);
-        prk.expand(&[&info], WideLength)
+        prk.expand(&[&derivation_info(epoch, project)], WideLength)
             .and_then(|okm| okm.fill(wide.as_mut()))
             .expect("48 bytes are within HKDF-SHA-256's limit of 255 × 32");
-        SigningKey::from_wide(&wide)
+        wide
     }
+}
+
+fn derivation_info(epoch: u64, project: &ProjectId) -> Vec<u8> {
+    FrameWriter::new(DERIVATION_LABEL)
+        .framed(PROJECT_SIGNING)
+        .fixed(&epoch.to_be_bytes())
+        .fixed(project.0.as_bytes())
+        .finish()
 }
 
 /// A P-256 private key. Signatures are ECDSA with SHA-256, deterministic (RFC 6979), ASN.1 DER.
@@ -114,5 +121,105 @@ impl SigningKey {
     pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         let signature: DerSignature = self.key.sign(message);
         signature.as_bytes().to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use provenance::digest::Sha256Digest;
+
+    const VECTORS: &str = include_str!("../vectors/project-key-v1.json");
+
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Vectors {
+        #[serde(rename = "what")]
+        _what: String,
+        derivation: Vec<Derivation>,
+        reduction: Vec<Reduction>,
+    }
+
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Derivation {
+        name: String,
+        epoch_secret: String,
+        epoch: u64,
+        project: String,
+        info: String,
+        wide: String,
+        spki: String,
+        message: String,
+        signature: String,
+    }
+
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Reduction {
+        name: String,
+        wide: String,
+        spki: String,
+    }
+
+    fn vectors() -> Vectors {
+        serde_json::from_str(VECTORS).expect("vectors")
+    }
+
+    fn array<const N: usize>(text: &str) -> [u8; N] {
+        let mut bytes = [0; N];
+        hex::decode_to_slice(text, &mut bytes).expect("hex of this length");
+        bytes
+    }
+
+    #[test]
+    fn derived_keys_and_their_signatures_are_those_of_the_vectors() {
+        for case in vectors().derivation {
+            let secret = EpochSecret(Zeroizing::new(array(&case.epoch_secret)));
+            let project = ProjectId(Sha256Digest::from_bytes(array(&case.project)));
+            assert_eq!(
+                hex::encode(derivation_info(case.epoch, &project)),
+                case.info,
+                "{}",
+                case.name
+            );
+            assert_eq!(
+                hex::encode(*secret.wide(case.epoch, &project)),
+                case.wide,
+                "{}",
+                case.name
+            );
+            let key = secret.project_key(case.epoch, &project);
+            assert_eq!(hex::encode(key.public().spki_der()), case.spki, "{}", case.name);
+            let message = hex::decode(&case.message).expect("hex");
+            let signature = key.sign(&message);
+            assert_eq!(hex::encode(&signature), case.signature, "{}", case.name);
+            assert_eq!(
+                key.public().check_signature(&message, &signature),
+                Ok(()),
+                "{}",
+                case.name
+            );
+        }
+    }
+
+    #[test]
+    fn wide_values_reduce_to_keys_from_1_to_n_minus_1() {
+        for case in vectors().reduction {
+            let key = SigningKey::from_wide(&array(&case.wide));
+            assert_eq!(hex::encode(key.public().spki_der()), case.spki, "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn secret_epoch_and_project_each_give_another_key() {
+        let keys: Vec<_> = vectors()
+            .derivation
+            .into_iter()
+            .take(4)
+            .map(|case| case.spki)
+            .collect();
+        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
     }
 }

@@ -1,4 +1,6 @@
 //! End to end tests, fixture PKI and the software TEE. NOT HARDWARE; shipped crates never depend on this one.
 
+pub mod registry;
+pub mod release_fixture;
 pub mod software_tee;
 pub mod tools;

@@ -5,6 +5,7 @@
 mod certificate;
 mod pki;
 mod report;
+mod scripted;
 
 use std::path::Path;
 
@@ -20,6 +21,7 @@ use ring::signature::{EcdsaKeyPair, KeyPair as _};
 
 pub use certificate::{FIXTURE_ORGANISATION, Validity, VekContents, VekOwner};
 pub use report::{REPORT_LEN, ReportFields, SIGNATURE_PART_LEN, SIGNED_LEN};
+pub use scripted::ScriptedTee;
 
 use certificate::Issuer;
 use pki::FixturePki;
