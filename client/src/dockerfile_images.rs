@@ -7,7 +7,7 @@ use crate::image_name::ImageName;
 
 /// Registries of `FROM`, `COPY --from` and `RUN --mount=…from=` of a Dockerfile.
 #[must_use]
-pub fn registries(dockerfile: &str, build_args: &BTreeMap<String, String>) -> BTreeSet<String> {
+pub(crate) fn registries(dockerfile: &str, build_args: &BTreeMap<String, String>) -> BTreeSet<String> {
     let mut variables: BTreeMap<String, String> = BTreeMap::new();
     let mut stages: BTreeSet<String> = BTreeSet::new();
     let mut found = BTreeSet::new();

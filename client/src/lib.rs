@@ -6,14 +6,19 @@
 //! verifier accepted the other end of that very connection.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod channel;
+pub mod config;
 pub mod context;
 pub mod docker_config;
 mod dockerfile_images;
+pub mod download;
 pub mod image_name;
 pub mod key;
 pub mod layout_context;
+pub mod progress;
 pub mod request;
+pub mod session;
 pub mod spec;
 mod tls;
 pub mod trust;

@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+use provenance::ignore::{Filter, FilterState, InvalidPattern, Visit, parse_ignore_file};
+
+/// The ignore file of a context's root. The frontend reads it itself, so it is carried even when excluded.
+const CONTEXT_IGNORE: &[u8] = b".dockerignore";
+
 /// A malformed ignore file. Fault: the caller's files.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {problem}", file.display())]
@@ -9,33 +14,37 @@ pub struct IgnoreError {
     /// The ignore file.
     pub file: PathBuf,
     /// Which pattern, and what is wrong with it.
-    pub problem: String,
+    pub problem: InvalidPattern,
 }
 
 /// The patterns of one context.
 pub struct IgnoreFilter {
-    _private: (),
+    filter: Filter,
+    file: PathBuf,
 }
 
 impl IgnoreFilter {
     /// Carries everything.
     #[must_use]
     pub fn none() -> Self {
-        Self { _private: () }
+        Self { filter: Filter::default(), file: PathBuf::new() }
     }
 
-    /// From the contents of an ignore file.
-    pub fn parse(_contents: &[u8], _file: PathBuf) -> Result<Self, IgnoreError> {
-        Ok(Self::none())
+    /// From the contents of an ignore file; `file` is its path, for messages.
+    pub fn parse(contents: &[u8], file: PathBuf) -> Result<Self, IgnoreError> {
+        let parsed = parse_ignore_file(contents)
+            .and_then(|patterns| Filter::new::<Vec<u8>, _>(&[], &patterns));
+        match parsed {
+            Ok(filter) => Ok(Self { filter, file }),
+            Err(problem) => Err(IgnoreError { file, problem }),
+        }
     }
 
-    /// Whether the entry at `path` (from the root) stays behind.
-    pub(crate) fn excludes(&self, _path: &[u8]) -> bool {
-        false
-    }
-
-    /// Whether something below an excluded directory may be carried again.
-    pub(crate) fn may_include_below(&self, _path: &[u8]) -> bool {
-        true
+    /// Decides about one entry; `path` is from the context's root.
+    pub(crate) fn visit(&self, path: &[u8], directory: bool, parent: &FilterState) -> Result<Visit, IgnoreError> {
+        let visit = self.filter.visit(path, directory, parent);
+        let mut visit = visit.map_err(|problem| IgnoreError { file: self.file.clone(), problem })?;
+        visit.included |= path == CONTEXT_IGNORE && !directory;
+        Ok(visit)
     }
 }

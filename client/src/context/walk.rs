@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use provenance::context::{MAX_DEPTH, Name};
+use provenance::ignore::FilterState;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -89,7 +90,7 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, ContextError> {
 /// Walks everything beneath `root` that the filter lets in.
 pub(crate) fn walk(root: BorrowedFd<'_>, root_path: &Path, filter: &IgnoreFilter) -> Result<Walked, ContextError> {
     let mut walker = Walker { root_path, filter, nodes: Vec::new(), first_names: HashMap::new() };
-    let top = walker.directory(root, &[], 0)?;
+    let top = walker.directory(root, &[], &FilterState::default(), 0)?;
     Ok(Walked { nodes: walker.nodes, top })
 }
 
@@ -106,28 +107,34 @@ impl Walker<'_> {
         }
     }
 
-    fn directory(&mut self, fd: BorrowedFd<'_>, prefix: &[u8], depth: usize) -> Result<Vec<usize>, ContextError> {
+    fn directory(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        prefix: &[u8],
+        state: &FilterState,
+        depth: usize,
+    ) -> Result<Vec<usize>, ContextError> {
         if depth > MAX_DEPTH {
             return Err(ContextError::TooDeep { path: self.full(prefix), limit: MAX_DEPTH });
         }
-        let mut names: Vec<CString> = Vec::new();
+        let mut names: Vec<(CString, FileType)> = Vec::new();
         for entry in Dir::read_from(fd).map_err(|e| self.failed(prefix, e))? {
             let entry = entry.map_err(|e| self.failed(prefix, e))?;
             let name = entry.file_name();
             if name.to_bytes() != b"." && name.to_bytes() != b".." {
-                names.push(name.to_owned());
+                names.push((name.to_owned(), entry.file_type()));
             }
         }
-        names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+        names.sort_unstable_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
         let mut children = Vec::with_capacity(names.len());
-        for name in names {
+        for (name, listed) in names {
             let mut path = Vec::with_capacity(prefix.len() + 1 + name.as_bytes().len());
             if !prefix.is_empty() {
                 path.extend_from_slice(prefix);
                 path.push(b'/');
             }
             path.extend_from_slice(name.as_bytes());
-            if let Some(index) = self.entry(fd, &name, path, depth)? {
+            if let Some(index) = self.entry(fd, (&name, listed), path, state, depth)? {
                 children.push(index);
             }
         }
@@ -137,19 +144,28 @@ impl Walker<'_> {
     fn entry(
         &mut self,
         parent: BorrowedFd<'_>,
-        name: &CString,
+        (name, listed): (&CString, FileType),
         path: Vec<u8>,
+        state: &FilterState,
         depth: usize,
     ) -> Result<Option<usize>, ContextError> {
-        let excluded = self.filter.excludes(&path);
-        if excluded && !self.filter.may_include_below(&path) {
+        // Most file systems list types, so that what is left out costs no further call.
+        let early = match listed {
+            FileType::Unknown => None,
+            _ => Some(self.filter.visit(&path, listed == FileType::Directory, state)?),
+        };
+        if listed == FileType::Socket || early.as_ref().is_some_and(|visit| !visit.included && !visit.descend) {
             return Ok(None);
         }
         let stat = rustix::fs::statat(parent, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| self.failed(&path, e))?;
         let file_type = FileType::from_raw_mode(stat.st_mode);
+        let visit = match early.filter(|_| listed == file_type) {
+            Some(visit) => visit,
+            None => self.filter.visit(&path, file_type == FileType::Directory, state)?,
+        };
         // Sockets are not carried, as with buildctl.
-        if file_type == FileType::Socket || (excluded && file_type != FileType::Directory) {
+        if file_type == FileType::Socket || !(visit.included || visit.descend) {
             return Ok(None);
         }
         if self.nodes.len() >= MAX_ENTRIES {
@@ -173,9 +189,12 @@ impl Walker<'_> {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let fd = rustix::fs::openat(parent, name.as_c_str(), flags, Mode::empty())
                     .map_err(|e| self.failed(&path, e))?;
-                let children = self.directory(fd.as_fd(), &path, depth + 1)?;
+                let children = match visit.descend {
+                    true => self.directory(fd.as_fd(), &path, &visit.state, depth + 1)?,
+                    false => Vec::new(),
+                };
                 // An excluded directory is carried only for the sake of what a `!` pattern brings back.
-                if excluded && children.is_empty() {
+                if !visit.included && children.is_empty() {
                     self.nodes.truncate(index);
                     return Ok(None);
                 }
