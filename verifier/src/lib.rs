@@ -1,7 +1,43 @@
-//! Pure appraisal for Relying Parties.
+//! Pure appraisal for Relying Parties (RATS Verifier, RFC 9334): is this image what an accepted caller asked an
+//! accepted guest for, on accepted hardware? Outside the TCB.
+//!
+//! Bytes, endorsements, policy and `now` in, result out. There is no I/O, no clock, no network, no private key and
+//! no state here, and nothing trusts what it has not checked: each step consumes the former step's type, which has
+//! private fields and no other constructor, so that a step cannot be left out.
+//!
+//! [`verify_image`] is the table of contents; it mirrors the guest's pipeline in reverse:
+//!
+//! 1. the policy is complete: [`policy::Policy::parse`]
+//! 2. the target digest is fixed: [`ImageInput::target`]
+//! 3. one whole bundle: [`provenance::evidence::EvidenceBundle::parse`]
+//! 4. Evidence authenticated to a pinned root: [`evidence::authenticate`] → [`evidence::AuthenticEvidence`]
+//! 5. appraised: [`evidence::appraise`] → [`evidence::AttestationResult`]
+//! 6. instance, leaf, proof, report data: [`bound::bind`] → [`bound::BoundLeaf`]
+//! 7. statement and its signature → [`built::BoundStatement`]
+//! 8. caller, request, project → [`built::RequestedStatement`]; materials; the guest's configuration
+//! 9. subject, repository, manifests, signatures → [`image::BlobChecks`]
+//! 10. every blob → [`image::TrustedImage`]
+//!
+//! [`appraise_session`] does steps 1 to 6 for the other end of a TLS connection.
 #![forbid(unsafe_code)]
 
+pub mod bound;
+pub mod built;
+pub mod evidence;
+pub mod image;
 pub mod policy;
+pub mod rejection;
 pub mod roots;
+mod secure_execution;
+pub mod session;
 pub mod snp;
+mod tdx;
+pub mod verdict;
 pub mod x509;
+
+pub use evidence::{appraise, authenticate};
+pub use image::{ImageInput, Verdict, verify_image};
+pub use policy::Policy;
+pub use rejection::{Class, Reason, Rejection};
+pub use session::{SessionResult, appraise_session};
+pub use snp::Endorsements;

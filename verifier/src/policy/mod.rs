@@ -23,7 +23,7 @@ use toml::de::DeTable;
 
 use self::read::{Field, Section, Source};
 pub use self::read::{Place, Placed};
-pub use self::reference::{PlatformValues, Platforms, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues, ReferenceValuesError};
+pub use self::reference::{MAX_REFERENCE_VALUES, PlatformValues, Platforms, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues, ReferenceValuesError};
 pub use self::render::{PolicyTemplate, policy_from_reference_values, usual_requirement};
 pub use self::snp::{GuestPolicyRule, MinimumTcb, PlatformRule, SnpPolicy};
 use crate::roots::{Anchors, Revocation};

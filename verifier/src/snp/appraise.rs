@@ -171,8 +171,8 @@ impl SnpAppraisal {
     }
 }
 
-/// Appraises the hardware: everything but the launch measurement.
-fn hardware(authentic: &AuthenticReport, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
+/// Compares hardware, firmware and launch options with the policy: everything but the launch measurement.
+pub(crate) fn appraise_hardware(authentic: &AuthenticReport, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
     let report = authentic.report();
     let bits = report.guest_policy();
     if bits & guest_policy::DEBUG != 0 {
@@ -260,19 +260,16 @@ fn platform_bits(bits: u64, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
     Ok(())
 }
 
-fn measurement(authentic: &AuthenticReport, policy: &Policy) -> Result<ReferenceValue, SnpRefusal> {
+/// Compares the launch measurement with the policy's Reference Values.
+pub(crate) fn appraise_guest(authentic: AuthenticReport, policy: &Policy) -> Result<SnpAppraisal, SnpRefusal> {
     let got = authentic.report().measurement();
     let of_platform = || policy.reference_values().iter().filter(|value| value.platform == Platform::SevSnp);
-    of_platform().find(|value| value.measurement == *got).cloned().ok_or_else(|| SnpRefusal::Measurement {
-        got: hex::encode(got),
-        wanted: of_platform().map(|value| hex::encode(value.measurement)).collect(),
-        line: policy.reference_values_line(),
-    })
-}
-
-/// Appraises an authentic report: hardware first, then the launch measurement.
-pub(crate) fn appraise(authentic: AuthenticReport, policy: &Policy, rules: &SnpPolicy) -> Result<SnpAppraisal, SnpRefusal> {
-    hardware(&authentic, rules)?;
-    let reference = measurement(&authentic, policy)?;
-    Ok(SnpAppraisal { report: authentic, reference })
+    match of_platform().find(|value| value.measurement == *got).cloned() {
+        Some(reference) => Ok(SnpAppraisal { report: authentic, reference }),
+        None => Err(SnpRefusal::Measurement {
+            got: hex::encode(got),
+            wanted: of_platform().map(|value| hex::encode(value.measurement)).collect(),
+            line: policy.reference_values_line(),
+        }),
+    }
 }

@@ -23,7 +23,7 @@ use provenance::timestamp::Timestamp;
 use ring::signature;
 
 pub use self::appraise::{SnpAppraisal, SnpRefusal};
-pub(crate) use self::appraise::appraise;
+pub(crate) use self::appraise::{appraise_guest, appraise_hardware};
 pub use self::report::{Report, ReportError, SigningKey};
 pub use self::tcb::{Product, Tcb};
 use crate::roots::{Anchors, Revocation, Root, amd_root};
@@ -378,7 +378,7 @@ pub(crate) fn authenticate(
     check_name(vek_which, &vek, if key == SigningKey::Vlek { "SEV-VLEK" } else { "SEV-VCEK" })?;
 
     // Step 5.
-    check_revocation(&chain.crls, &ark, [(issuer_which, &intermediate), (vek_which, &vek)], anchors.revocation(), now)?;
+    check_revocation(&chain.crls, &ark, (issuer_which, &intermediate), anchors.revocation(), now)?;
 
     // Step 6. A stale or foreign endorsement also fails here; say so where the report itself says it.
     let point = vek.p384_point().ok_or(SnpError::KeyKind { which: vek_which })?;
@@ -445,7 +445,7 @@ fn check_chip(report: &Report, endorsed: &vek::Endorsed) -> Result<(), SnpError>
 fn check_revocation(
     crls: &[Vec<u8>],
     ark: &Certificate<'_>,
-    chain: [(CertificateName, &Certificate<'_>); 2],
+    (which, intermediate): (CertificateName, &Certificate<'_>),
     rule: Revocation,
     now: Timestamp,
 ) -> Result<(), SnpError> {
@@ -455,7 +455,6 @@ fn check_revocation(
         let list = RevocationList::authenticate(der, ark).map_err(SnpError::Crl)?;
         // The root signs this list, so it speaks of what the root issued: the intermediate. AMD gives every VCEK
         // serial number 0, so a list of theirs could not name one.
-        let (which, intermediate) = chain[0];
         if list.lists(intermediate) {
             return Err(SnpError::Revoked { which });
         }

@@ -1,0 +1,237 @@
+//! Every way to be refused, with its link of the chain, its class (which is the exit code), where it was seen and
+//! what to do.
+
+use std::fmt;
+
+use provenance::digest::Sha256Digest;
+use provenance::evidence::EvidenceError;
+use serde::Serialize;
+
+use crate::bound::{BindingError, RulesRefusal};
+use crate::built::{MaterialsRefusal, RequestRefusal, StatementError};
+use crate::evidence::{AppraisalError, AuthenticationError};
+use crate::image::{BlobError, ImageRefusal};
+use crate::policy::{Place, Policy};
+use crate::session::SessionError;
+use crate::snp::{SnpError, SnpRefusal};
+use crate::verdict::Link;
+
+/// The kind of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// Authentic, but the policy does not accept it.
+    RefusedByPolicy,
+    /// Not what it claims to be: a signature, digest or binding does not hold, or something is missing.
+    NotAuthentic,
+    /// Endorsements are missing or out of date, so authenticity cannot be decided.
+    Endorsements,
+}
+
+impl Class {
+    /// Exit code of commands that verify.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::RefusedByPolicy => 3,
+            Self::NotAuthentic => 4,
+            Self::Endorsements => 8,
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RefusedByPolicy => "refused by policy",
+            Self::NotAuthentic => "not authentic",
+            Self::Endorsements => "endorsements missing or out of date",
+        })
+    }
+}
+
+/// Why something is refused: one variant per step, one variant of the inner error per check.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// No Evidence at all.
+    #[error("no Evidence is attached to {target}")]
+    NoEvidence {
+        /// The image.
+        target: Sha256Digest,
+    },
+    /// More collections, statements or signatures than are looked at.
+    #[error("{got} {what} are attached, at most {limit} are looked at")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there are.
+        got: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The collection is malformed.
+    #[error(transparent)]
+    Bundle(#[from] EvidenceError),
+    /// The Evidence is not authentic.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationError),
+    /// The policy does not accept hardware or guest.
+    #[error(transparent)]
+    Appraisal(#[from] AppraisalError),
+    /// The report does not cover leaf and instance.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
+    /// Not about this connection.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The statement is not what the report covers.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// The request is refused.
+    #[error(transparent)]
+    Request(#[from] RequestRefusal),
+    /// The materials are refused.
+    #[error(transparent)]
+    Materials(#[from] MaterialsRefusal),
+    /// The guest's configuration is refused.
+    #[error(transparent)]
+    Rules(#[from] RulesRefusal),
+    /// The image is not what the statement names.
+    #[error(transparent)]
+    Image(#[from] ImageRefusal),
+    /// A blob is not what the manifest names.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+}
+
+impl Reason {
+    /// The kind of refusal.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Authentication(AuthenticationError::Snp(error)) if error.concerns_endorsements() => Class::Endorsements,
+            Self::Authentication(
+                AuthenticationError::NotYetAppraised { .. } | AuthenticationError::Snp(SnpError::RootNotAccepted { .. }),
+            )
+            | Self::Appraisal(_)
+            | Self::Materials(_)
+            | Self::Rules(_) => Class::RefusedByPolicy,
+            Self::Request(refusal) if refusal.line().is_some() => Class::RefusedByPolicy,
+            _ => Class::NotAuthentic,
+        }
+    }
+
+    /// The link of the chain that it breaks.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        match self {
+            Self::Appraisal(AppraisalError::Snp(SnpRefusal::Measurement { .. })) => Link::Guest,
+            Self::NoEvidence { .. } | Self::TooMany { .. } | Self::Bundle(_) | Self::Authentication(_) | Self::Appraisal(_) => {
+                Link::Hardware
+            }
+            Self::Binding(_) | Self::Session(_) | Self::Statement(_) => Link::Key,
+            Self::Request(_) => Link::Request,
+            Self::Materials(_) => Link::Materials,
+            Self::Rules(_) => Link::Rules,
+            Self::Image(_) | Self::Blob(_) => Link::Image,
+        }
+    }
+
+    fn policy_line(&self, policy: &Policy) -> Option<usize> {
+        match self {
+            Self::Authentication(AuthenticationError::Snp(SnpError::UnknownRoot { .. } | SnpError::RootNotAccepted { .. })) => {
+                Some(policy.roots_line())
+            }
+            Self::Appraisal(AppraisalError::PlatformNotAccepted { line, .. }) => Some(*line),
+            Self::Appraisal(AppraisalError::Snp(refusal)) => refusal.line(),
+            Self::Request(refusal) => refusal.line(),
+            Self::Materials(refusal) => Some(refusal.line()),
+            Self::Rules(refusal) => Some(refusal.line()),
+            _ => None,
+        }
+    }
+
+    /// What to do, one sentence each.
+    #[must_use]
+    pub fn advice(&self) -> Vec<String> {
+        let text = match self {
+            Self::NoEvidence { .. } => "the image was not built by Sealwright, or its Evidence was not copied with it: copy referrers too",
+            Self::Authentication(AuthenticationError::Snp(error)) if error.concerns_endorsements() => {
+                "give current certificates of the platform (AMD's Key Distribution Service) as endorsements; see docs/policy.md, Endorsements"
+            }
+            Self::Authentication(AuthenticationError::Snp(SnpError::UnknownRoot { .. })) => {
+                "Evidence under such a root can be made by anybody who holds it; only a development policy names one, as dangerous_roots"
+            }
+            Self::Appraisal(AppraisalError::Snp(SnpRefusal::Measurement { .. })) => {
+                "if this guest is a release you trust, add the reference values that its release key signed to the policy"
+            }
+            Self::Appraisal(AppraisalError::Snp(SnpRefusal::TcbTooLow { .. } | SnpRefusal::ProvisionalFirmware { .. })) => {
+                "the platform's firmware must be updated and committed by its operator; then build again"
+            }
+            Self::Session(_) => "do not send anything over this connection; check the endpoint and what lies between",
+            Self::Request(RequestRefusal::CallerNotAccepted { .. }) => {
+                "if you trust this caller, add its key under `request.callers` of the policy"
+            }
+            Self::Request(RequestRefusal::ProjectNotAccepted { .. }) => {
+                "if you trust this project, add its id under `request.projects` of the policy"
+            }
+            Self::Materials(_) => "build without what cannot be listed, or accept it in `materials` of the policy",
+            Self::Rules(_) => "read the trust configuration and build policy (sealwright inspect); if you trust them, add their digests to `guest` of the policy",
+            Self::Image(ImageRefusal::Repository { .. }) => "if this is a copy under another name, verify it by the name it was built for",
+            Self::Blob(BlobError::Missing { .. } | BlobError::Unchecked { .. }) => "fetch the whole image and verify again",
+            _ if self.class() == Class::NotAuthentic => "do not use it; fetch it again from its source, and report it if that does not help",
+            _ => return Vec::new(),
+        };
+        vec![text.to_owned()]
+    }
+}
+
+/// A refusal with its place in the policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Rejection {
+    reason: Reason,
+    policy: Option<Place>,
+}
+
+impl Rejection {
+    pub(crate) fn new(reason: Reason, policy: &Policy) -> Self {
+        let policy = reason.policy_line(policy).map(|line| Place { file: policy.file().to_owned(), line });
+        Self { reason, policy }
+    }
+
+    pub(crate) fn without_policy(reason: Reason) -> Self {
+        Self { reason, policy: None }
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// The kind of refusal, which is the exit code.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.reason.class()
+    }
+
+    /// The link of the chain that is broken.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.reason.link()
+    }
+
+    /// Where in the policy the rule stands, if it is a rule of the policy.
+    #[must_use]
+    pub fn policy_place(&self) -> Option<&Place> {
+        self.policy.as_ref()
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn advice(&self) -> Vec<String> {
+        self.reason.advice()
+    }
+}

@@ -1,0 +1,123 @@
+//! Attested TLS from the client's side: is the other end of this very connection a guest that the policy accepts?
+
+use provenance::binding::{LeafBody, Nonce};
+use provenance::digest::Sha256Digest;
+use provenance::evidence::EvidenceBundle;
+use provenance::instance::InstanceDocument;
+use provenance::timestamp::Timestamp;
+
+use crate::bound::{self, BindingError, BoundLeaf};
+use crate::evidence::{self, AttestationResult, short_hex};
+use crate::policy::Policy;
+use crate::rejection::{Reason, Rejection};
+use crate::snp::Endorsements;
+
+/// Why session Evidence is not about this connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The leaf names another TLS key.
+    #[error("Evidence names TLS key {got}, this connection's certificate has {wanted}: somebody may be in between")]
+    TlsKey {
+        /// Key in the leaf.
+        got: Sha256Digest,
+        /// Key of the connection.
+        wanted: Sha256Digest,
+    },
+    /// The leaf names another connection.
+    #[error("Evidence is of another TLS connection (exporter {}, wanted {}): somebody may be in between", hex::encode(.got), hex::encode(.wanted))]
+    Exporter {
+        /// Exporter in the leaf.
+        got: [u8; 32],
+        /// Exporter of the connection.
+        wanted: [u8; 32],
+    },
+    /// The leaf holds another nonce.
+    #[error("Evidence holds nonce {}, asked for {}: it may be old", hex::encode(.got.0), hex::encode(.wanted.0))]
+    Nonce {
+        /// Nonce in the leaf.
+        got: Nonce,
+        /// Nonce asked for.
+        wanted: Nonce,
+    },
+}
+
+/// An accepted guest at the other end of one connection. Made only by [`appraise_session`].
+#[derive(Debug, Clone)]
+pub struct SessionResult(BoundLeaf);
+
+impl SessionResult {
+    /// Which guest on which hardware.
+    #[must_use]
+    pub fn attestation(&self) -> &AttestationResult {
+        self.0.result()
+    }
+
+    /// What the guest says about itself, covered by the report.
+    #[must_use]
+    pub fn instance(&self) -> &InstanceDocument {
+        self.0.instance()
+    }
+
+    /// Whether a vendor's root stands behind it. If not, every output must say NOT HARDWARE.
+    #[must_use]
+    pub fn is_hardware(&self) -> bool {
+        self.attestation().root().is_hardware()
+    }
+
+    /// `SEV-SNP Milan, launch 5feee30d…fca1, TCB 04.00.18.db`, with NOT HARDWARE in front where that is so.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let result = self.attestation();
+        let mark = if self.is_hardware() { "" } else { "NOT HARDWARE " };
+        format!("{mark}{}, launch {}, TCB {}", result.hardware_name(), short_hex(&result.measurement()), result.tcb())
+    }
+}
+
+/// Parses, authenticates, appraises and binds a collection, up to a [`BoundLeaf`].
+pub(crate) fn bound_leaf(
+    policy: &Policy,
+    bundle: &EvidenceBundle,
+    extra: &Endorsements,
+    now: Timestamp,
+) -> Result<BoundLeaf, Reason> {
+    let authentic = evidence::authenticate(&bundle.evidence, extra, policy.anchors(), now)?;
+    let result = evidence::appraise(authentic, policy)?;
+    Ok(bound::bind(result, bundle)?)
+}
+
+/// Appraises session Evidence for one TLS connection.
+///
+/// * `evidence_cmw`: the collection as the server sent it.
+/// * `tls_spki_sha256`: SHA-256 of the SubjectPublicKeyInfo of the server's certificate.
+/// * `exporter`: TLS exporter of the connection, label [`provenance::binding::SESSION_EXPORTER_LABEL`], context = nonce.
+/// * `nonce`: what was asked for, fresh for this connection.
+pub fn appraise_session(
+    policy: &Policy,
+    evidence_cmw: &[u8],
+    tls_spki_sha256: Sha256Digest,
+    exporter: [u8; 32],
+    nonce: Nonce,
+    now: Timestamp,
+) -> Result<SessionResult, Rejection> {
+    let judge = || -> Result<SessionResult, Reason> {
+        let bundle = EvidenceBundle::parse(evidence_cmw)?;
+        let bound = bound_leaf(policy, &bundle, &Endorsements::default(), now)?;
+        match bound.leaf().body {
+            LeafBody::Session { tls_spki_sha256: got, .. } if got != tls_spki_sha256 => {
+                return Err(SessionError::TlsKey { got, wanted: tls_spki_sha256 }.into());
+            }
+            LeafBody::Session { nonce: got, .. } if got != nonce => {
+                return Err(SessionError::Nonce { got, wanted: nonce }.into());
+            }
+            LeafBody::Session { tls_exporter: got, .. } if got != exporter => {
+                return Err(SessionError::Exporter { got, wanted: exporter }.into());
+            }
+            LeafBody::Session { .. } => {}
+            ref other => return Err(BindingError::LeafKind { got: bound::kind(other), wanted: "session" }.into()),
+        }
+        bound::appraise_rules(bound.instance(), policy)?;
+        Ok(SessionResult(bound))
+    };
+    judge().map_err(|reason| Rejection::new(reason, policy))
+}
