@@ -18,8 +18,7 @@ use crate::api::connection::ConnectionLimits;
 use crate::context_store::StoreLimits;
 use crate::jobs::{JobLimits, QueueLimits};
 
-/// Until the policy module is part of the library.
-pub type BuildPolicy = serde_json::Map<String, serde_json::Value>;
+pub use crate::policy::BuildPolicy;
 
 /// Largest configuration file in bytes.
 const MAX_FILE: u64 = 1 << 20;

@@ -1,8 +1,23 @@
-//! Placeholder: work in progress.
-pub mod publish;
+//! The build service inside the guest (in the TCB): it takes signed requests over attested TLS, drives BuildKit,
+//! accounts for the materials, has the result signed under Evidence, and publishes it.
+//!
+//! Start reading at [`pipeline`]. RATS role: it relies on the Attester in `enclave-keys`; it never appraises
+//! Evidence, never holds a private key, and links no software TEE.
+#![forbid(unsafe_code)]
+
 pub mod api;
-pub mod context_store;
-pub mod jobs;
-pub mod secrets;
+pub mod assembly;
+pub mod buildkit;
+pub mod clock;
 pub mod config;
+pub mod context_store;
+pub mod failure;
+pub mod jobs;
+pub mod materials;
+pub mod pipeline;
+pub mod policy;
+pub mod publish;
+pub mod result;
+pub mod secrets;
 pub mod service;
+pub mod statement;

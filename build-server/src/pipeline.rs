@@ -20,9 +20,10 @@ use crate::failure::BuildError;
 use crate::jobs::{BuildRunner, EventSink, Job};
 use crate::materials;
 use crate::policy::{BuildPolicy, BuiltImage, PermittedBuild, ReleasableImage};
-use crate::publish::registry::Publisher;
+use crate::publish::registry::{Credential, CredentialSource, Publisher};
 use crate::publish::{Artefacts, ImageName, ResultLayout, SignedImageParts, write_layout};
 use crate::result;
+use crate::secrets::RegistryCredentials;
 use crate::statement::{Run, state};
 
 /// Engine events that may wait to be stored; the engine waits when there are more.
@@ -31,7 +32,7 @@ const WAITING_EVENTS: usize = 256;
 /// What every build needs and no build owns.
 pub struct Pipeline {
     /// The engine's daemons.
-    pub engine: Arc<Engine>,
+    pub engine: Engine,
     /// Keys and Evidence.
     pub keys: KeyService,
     /// What may be built and released.
@@ -116,10 +117,11 @@ impl Pipeline {
         let daemon = self.engine.daemon(&job.name.project).await?;
         let inputs = SolveInputs {
             request: permitted.request().clone(),
-            store: job.store.clone(),
+            store: Arc::new(job.store.clone()),
             secrets: job.secrets.clone(),
             credentials: job.credentials.clone(),
             agents: job.agents.clone(),
+            policy: Arc::new(buildkit::AllowAllSources),
             scratch: job.scratch.clone(),
         };
         let (sender, mut receiver) = mpsc::channel(WAITING_EVENTS);
@@ -193,7 +195,7 @@ impl Pipeline {
         };
         let push = self.publisher.push(result, names, job.credentials.as_ref());
         tokio::select! {
-            pushed = push => pushed?,
+            pushed = push => { pushed?; }
             () = cancel.cancelled() => return Err(buildkit::EngineError::Cancelled.into()),
         };
         for name in names {
@@ -260,13 +262,13 @@ async fn write_result(
 ) -> Result<ResultLayout, BuildError> {
     let root = &image.image().root;
     let root = crate::publish::oci::Descriptor::new(&root.media_type, root.digest, root.size);
-    let destination = job.result.join("layout");
+    let destination = job.result_directory.join("layout");
     Ok(blocking(move || write_layout(&export, &root, &parts, &names, &destination)).await??)
 }
 
 /// Keeps the archive of the files of the last stage as the one blob of the result.
 fn keep_files(job: &Job, tar: &std::path::Path, descriptor: &FilesDescriptor) -> Result<v1::Result, BuildError> {
-    let blobs = job.result.join("layout/blobs/sha256");
+    let blobs = job.result_directory.join("layout/blobs/sha256");
     let path = blobs.join(descriptor.digest.hex());
     std::fs::create_dir_all(&blobs).and_then(|()| std::fs::rename(tar, &path)).map_err(|error| BuildError::Keep {
         path: path.display().to_string(),
@@ -278,4 +280,15 @@ fn keep_files(job: &Job, tar: &std::path::Path, descriptor: &FilesDescriptor) ->
 /// Runs what blocks (keys wait for the device, layouts for the disk) beside the asynchronous threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BuildError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| BuildError::Bug { problem: error.to_string() })
+}
+
+impl CredentialSource for RegistryCredentials {
+    fn credential(&self, host: &str) -> Option<Credential> {
+        let login = self.for_host(host)?;
+        Some(if login.identity_token.is_empty() {
+            Credential::Password { username: login.username.clone(), password: login.password.clone() }
+        } else {
+            Credential::IdentityToken(login.identity_token.clone())
+        })
+    }
 }

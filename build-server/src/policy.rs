@@ -12,7 +12,8 @@ use crate::buildkit::ImageDescriptor;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BuildPolicy {
-    /// Repositories that may be pushed to, as prefixes `registry` or `registry/path`; empty forbids every push.
+    /// Repositories that may be pushed to, as prefixes `registry` or `registry/path`, or `*` for any; empty
+    /// forbids every push.
     pub allow_push_to: Vec<String>,
     /// Classes of materials that must be fully accounted for (not `incomplete`) before anything is signed.
     pub require_complete: Vec<MaterialClass>,
@@ -64,9 +65,9 @@ impl BuildPolicy {
     }
 }
 
-/// Whether the image name lies below a prefix, compared by whole path components.
+/// Whether the image name lies below a prefix, compared by whole path components; `*` stands for everything.
 fn is_below(name: &str, prefix: &str) -> bool {
-    name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
+    prefix == "*" || name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
 }
 
 /// Why the build policy refuses.

@@ -1,1 +1,232 @@
-fn main(){}
+//! The development server: the shipped service with a software TEE. **NOT HARDWARE.**
+//!
+//! It makes what a newcomer needs to use it (caller key, appraisal policy, Reference Values) in its state
+//! directory and prints one JSON line on stdout once it is ready.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use build_server::assembly::{Assembled, Parts, assemble};
+use build_server::config::{Operations, Trust};
+use build_server::pipeline::{Boundary, Step};
+use clap::Parser;
+use client::key::{CallerKey, public_pem};
+use enclave_keys::KeyService;
+use provenance::digest::Sha256Digest;
+use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
+use provenance::key::KeyAlgorithm;
+use sealwright_tests::software_tee::{DANGEROUS_SOFTWARE_MEASUREMENT, SoftwareTee};
+use tokio::signal::unix::{SignalKind, signal};
+use verifier::policy::{
+    PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues,
+    policy_from_reference_values,
+};
+
+/// Environment variable that names a pipeline step after which the server kills itself, once. For crash tests.
+const CRASH_AT: &str = "SEALWRIGHT_DEV_CRASH_AT";
+
+/// Sealwright's development server: a software TEE, NOT HARDWARE.
+#[derive(Parser)]
+struct Arguments {
+    /// Directory for everything the server keeps.
+    #[arg(long)]
+    state: PathBuf,
+    /// Address to listen on; port 0 chooses a free one.
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    listen: SocketAddr,
+    /// Directory of buildkitd and runc.
+    #[arg(long)]
+    tools: PathBuf,
+    /// Operations configuration to use instead of the built-in one; `listen`, `state_directory` and the engine's
+    /// programs are set from the arguments all the same.
+    #[arg(long)]
+    operations: Option<PathBuf>,
+    /// Trust configuration to use instead of the built-in one.
+    #[arg(long)]
+    trust: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SEALWRIGHT_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .without_time()
+        .init();
+    match start(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<()> {
+    std::fs::create_dir_all(&arguments.state)
+        .and_then(|()| std::fs::set_permissions(&arguments.state, PermissionsExt::from_mode(0o700)))
+        .with_context(|| format!("cannot make the state directory {}", arguments.state.display()))?;
+    let state = arguments.state.canonicalize()?;
+    let operations = operations(arguments, &state)?;
+    let trust = match &arguments.trust {
+        Some(path) => Trust::read(path)?,
+        None => Trust::parse(DEVELOPMENT_TRUST, "the development server's trust configuration")?,
+    };
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(&state, &operations, &trust))
+}
+
+/// Anyone who can make a key may build here, and push anywhere: it is for development.
+const DEVELOPMENT_TRUST: &str = r#"
+builder_id = "https://sealwright.dev/builder/dangerous-software-tee/v1"
+admit_any_project = true
+
+[build_policy]
+allow_push_to = ["*"]
+allow_git_sources = true
+"#;
+
+fn operations(arguments: &Arguments, state: &Path) -> Result<Operations> {
+    let tools = arguments
+        .tools
+        .canonicalize()
+        .with_context(|| format!("there is no directory {} (run make engine)", arguments.tools.display()))?;
+    let base = match &arguments.operations {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+        None => String::new(),
+    };
+    let mut table: toml::Table = base.parse()?;
+    table.insert("listen".into(), arguments.listen.to_string().into());
+    table.insert("state_directory".into(), text(state)?.into());
+    let engine = table.entry("engine").or_insert_with(|| toml::Table::new().into());
+    let Some(engine) = engine.as_table_mut() else { bail!("`engine` must be a table") };
+    engine.insert("buildkitd".into(), text(&tools.join("buildkitd"))?.into());
+    engine.insert("runc".into(), text(&tools.join("runc"))?.into());
+    Ok(Operations::parse(&table.to_string(), "the development server's operations configuration")?)
+}
+
+fn text(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+async fn serve(state: &Path, operations: &Operations, trust: &Trust) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let tee = SoftwareTee::open(&state.join("software-tee"))?;
+    let root = tee.root_spki_sha256();
+    let parts = Parts { attester: Box::new(tee), boundary: boundary(state)?, plain_http_on_loopback: true };
+    let Assembled { server, keys } = assemble(operations, trust, parts).await?;
+
+    let key_file = state.join("caller.key.pem");
+    let key = own_key(&key_file)?;
+    let values = reference_values(&keys, &root);
+    publish_reference_values(state, &values)?;
+    let policy_file = state.join("policy.toml");
+    let template = PolicyTemplate { callers: vec![("dev".to_owned(), key.public().clone())], ..Default::default() };
+    replace(&policy_file, policy_from_reference_values(&values, &template).as_bytes())?;
+
+    announce(&keys, &server);
+    let endpoint = server.local_addr().to_string();
+    let sealwright = std::env::current_exe()?.with_file_name("sealwright");
+    let ready = serde_json::json!({
+        "endpoint": endpoint,
+        "key_file": text(&key_file)?,
+        "policy_file": text(&policy_file)?,
+        "sealwright": text(&sealwright)?,
+    });
+    {
+        use std::io::Write as _;
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "{ready}").and_then(|()| stdout.flush()).context("cannot write to stdout")?;
+    }
+    server
+        .run_until(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await;
+    Ok(())
+}
+
+fn announce(keys: &KeyService, server: &build_server::service::Server) {
+    let instance = keys.instance();
+    let (resumed, failed) = server.recovered();
+    eprintln!("platform   {} from a software TEE: NOT HARDWARE, for development only", instance.platform);
+    eprintln!("key        epoch {}, dangerous: everybody can know it", instance.epoch);
+    eprintln!(
+        "engine     buildkitd {} {}, runc {} {}",
+        instance.buildkitd.version,
+        instance.buildkitd.sha256.short(),
+        instance.runc.version,
+        instance.runc.sha256.short()
+    );
+    eprintln!("state      {resumed} builds resumed, {failed} failed");
+    eprintln!("listening  {} (attested TLS)", server.local_addr());
+}
+
+fn own_key(path: &Path) -> Result<CallerKey> {
+    if path.exists() {
+        return Ok(CallerKey::load(path)?);
+    }
+    let key = CallerKey::generate(KeyAlgorithm::EcdsaP256Sha256)?;
+    key.save_new(path)?;
+    Ok(key)
+}
+
+/// Reference Values of exactly this server. Their root is the software TEE's, so they are dangerous, and
+/// everything judged by them is marked NOT HARDWARE.
+fn reference_values(keys: &KeyService, root: &Sha256Digest) -> ReferenceValues {
+    let instance = keys.instance();
+    ReferenceValues {
+        build_policies: vec![instance.build_policy_sha256],
+        builder_ids: vec![instance.builder_id.clone()],
+        dangerous_roots: vec![*root],
+        guest_version: 1,
+        name: format!("sealwright {} development server", instance.version),
+        platforms: Platforms {
+            sev_snp: PlatformValues {
+                measurements: vec![ReferenceMeasurement::from_bytes(DANGEROUS_SOFTWARE_MEASUREMENT)],
+            },
+        },
+        trust_configurations: vec![instance.trust_configuration_sha256()],
+        document_type: REFERENCE_VALUES_TYPE.to_owned(),
+    }
+}
+
+/// Signs them with a release key of this state directory: what `sealwright policy init` reads.
+fn publish_reference_values(state: &Path, values: &ReferenceValues) -> Result<()> {
+    let release = own_key(&state.join("release.key.pem"))?;
+    let envelope = release.sign_envelope(REFERENCE_VALUES_PAYLOAD_TYPE, values.document())?;
+    replace(&state.join("reference-values.json"), &envelope.to_json())?;
+    replace(&state.join("release.pub.pem"), public_pem(release.public()).as_bytes())
+}
+
+/// Writes a file so that a reader sees the old or the new one, never a part.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("new");
+    std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path)).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Kills the process after the step that [`CRASH_AT`] names, once per state directory.
+fn boundary(state: &Path) -> Result<Boundary> {
+    let Ok(wanted) = std::env::var(CRASH_AT) else { return Ok(Arc::new(|_| {})) };
+    let steps = [Step::Permit, Step::Build, Step::Materials, Step::Release, Step::Sign, Step::Layout, Step::Push];
+    let Some(step) = steps.into_iter().find(|step| format!("{step:?}").to_lowercase() == wanted) else {
+        bail!("{CRASH_AT} is `{wanted}`, wanted one of permit, build, materials, release, sign, layout, push");
+    };
+    let marker = state.join("crashed");
+    Ok(Arc::new(move |reached| {
+        if reached == step && !marker.exists() {
+            std::fs::write(&marker, b"").expect("the state directory is writable");
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("a process may kill itself");
+            std::thread::sleep(std::time::Duration::from_secs(60));
+        }
+    }))
+}

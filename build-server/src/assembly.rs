@@ -1,0 +1,146 @@
+//! The whole server from its configuration and an Attester: engine, keys, pipeline, service. The shipped binary
+//! and the development server differ only in the Attester and the boundary that they hand in.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use enclave_keys::{Attester, InstanceInputs, KeyService};
+use provenance::digest::{Sha256Digest, Sha256Hasher};
+use provenance::instance::Program;
+
+use crate::buildkit::{Engine, EngineConfig, EngineError};
+use crate::clock;
+use crate::config::{Operations, Trust};
+use crate::pipeline::{Boundary, Pipeline};
+use crate::publish::registry::{Publisher, PublisherConfig, PushError};
+use crate::service::{Server, StartError, State};
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssemblyError {
+    /// State, address or TLS.
+    #[error(transparent)]
+    Service(#[from] StartError),
+    /// The engine's programs or directory.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No keys or no Evidence.
+    #[error(transparent)]
+    Keys(#[from] enclave_keys::StartError),
+    /// Registry settings.
+    #[error(transparent)]
+    Registries(#[from] PushError),
+    /// A program of the engine cannot be read or does not tell its version.
+    #[error("{program}: {problem}; wanted a program that prints its version")]
+    Program {
+        /// Path of the program.
+        program: String,
+        /// What was seen.
+        problem: String,
+    },
+    /// A task ended without an answer: a bug.
+    #[error("a task ended unexpectedly while starting: {0}")]
+    Bug(String),
+}
+
+/// What the two binaries decide for themselves.
+pub struct Parts {
+    /// The TEE.
+    pub attester: Box<dyn Attester>,
+    /// Called after each step of the pipeline.
+    pub boundary: Boundary,
+    /// Speak plain http to registries on loopback, as Docker does.
+    pub plain_http_on_loopback: bool,
+}
+
+/// A started server and the facts it depends on.
+pub struct Assembled {
+    /// The server, listening.
+    pub server: Server,
+    /// Keys and Evidence.
+    pub keys: KeyService,
+}
+
+/// Starts everything in the order in which it depends on each other; serves only once Evidence was obtained.
+pub async fn assemble(operations: &Operations, trust: &Trust, parts: Parts) -> Result<Assembled, AssemblyError> {
+    let state = State::open(operations)?;
+    let engine = Engine::new(EngineConfig {
+        buildkitd: operations.engine.buildkitd.clone(),
+        runc: operations.engine.runc.clone(),
+        root: operations.state_directory.join("engine"),
+        plain_http_registries: operations.engine.plain_http_registries.clone(),
+        registry_mirrors: trust.registry_mirrors.clone(),
+        idle_stop: operations.engine.idle_stop.0,
+        cache_limit_bytes: operations.engine.cache_bytes.0,
+        max_parallel_steps: u32::try_from(operations.engine.parallel_steps).unwrap_or(u32::MAX),
+    })?;
+    let publisher = Publisher::new(PublisherConfig {
+        plain_http: operations.engine.plain_http_registries.clone(),
+        plain_http_on_loopback: parts.plain_http_on_loopback,
+        ..PublisherConfig::default()
+    })?;
+    let keys = start_keys(operations, trust, parts.attester).await?;
+    let pipeline = Pipeline {
+        engine,
+        keys: keys.clone(),
+        policy: trust.build_policy.clone(),
+        publisher,
+        boundary: parts.boundary,
+    };
+    let server = Server::start(state, operations, trust, keys.clone(), Arc::new(pipeline)).await?;
+    Ok(Assembled { server, keys })
+}
+
+async fn start_keys(
+    operations: &Operations,
+    trust: &Trust,
+    attester: Box<dyn Attester>,
+) -> Result<KeyService, AssemblyError> {
+    let (buildkitd, runc) = (operations.engine.buildkitd.clone(), operations.engine.runc.clone());
+    let (trust_configuration, build_policy_sha256) = (trust.document(), trust.build_policy.sha256());
+    let builder_id = trust.builder_id.clone();
+    let start = move || {
+        let inputs = InstanceInputs {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            builder_id,
+            buildkitd: program(&buildkitd)?,
+            runc: program(&runc)?,
+            trust_configuration,
+            build_policy_sha256,
+            started_at: clock::now(),
+        };
+        Ok(KeyService::start(attester, inputs)?)
+    };
+    tokio::task::spawn_blocking(start).await.map_err(|error| AssemblyError::Bug(error.to_string()))?
+}
+
+/// Digest and version of a program. It runs once, to be asked for its version.
+fn program(path: &Path) -> Result<Program, AssemblyError> {
+    let failed = |problem: String| AssemblyError::Program { program: path.display().to_string(), problem };
+    let sha256 = hash_file(path).map_err(|error| failed(error.to_string()))?;
+    let output = Command::new(path).arg("--version").output().map_err(|error| failed(error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // `buildkitd github.com/moby/buildkit v0.33.1` and `runc version 1.5.2`: the last word of the first line.
+    let version = text
+        .lines()
+        .next()
+        .and_then(|line| line.split_whitespace().last())
+        .filter(|_| output.status.success())
+        .ok_or_else(|| failed(format!("`--version` printed `{}`", text.trim())))?;
+    Ok(Program { sha256, version: version.trim_start_matches('v').to_owned() })
+}
+
+fn hash_file(path: &Path) -> std::io::Result<Sha256Digest> {
+    use std::io::Read as _;
+    let mut file = std::fs::File::open(path)?;
+    let mut hasher = Sha256Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
