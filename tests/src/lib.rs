@@ -1,6 +1,8 @@
 //! End to end tests, fixture PKI and the software TEE. NOT HARDWARE; shipped crates never depend on this one.
 
 pub mod registry;
+pub mod reference_values;
 pub mod release_fixture;
+pub mod harness;
 pub mod software_tee;
 pub mod tools;

@@ -1,0 +1,3 @@
+fn main() {
+    println!("{}", sum::sum(std::env::args().skip(1)));
+}
