@@ -32,10 +32,10 @@ use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
+use verifier::{Policy, Rejection, SessionResult};
 
 use crate::key::CallerKey;
 use crate::tls;
-use crate::trust::{SessionPolicy, SessionRejected, SessionSummary};
 
 /// Metadata key under which every call after appraisal carries the canonical project document.
 pub const PROJECT_HEADER: &str = "sealwright-project-bin";
@@ -139,8 +139,13 @@ pub enum ChannelError {
         status: Box<tonic::Status>,
     },
     /// The Evidence is refused; nothing but a nonce was sent.
-    #[error(transparent)]
-    Rejected(#[from] SessionRejected),
+    #[error("{endpoint} is refused: {rejection}")]
+    Rejected {
+        /// Where to.
+        endpoint: Endpoint,
+        /// Why, with the place in the policy.
+        rejection: Box<Rejection>,
+    },
     /// The system gives no randomness.
     #[error("the system gave no randomness for a nonce")]
     NoRandomness,
@@ -257,7 +262,7 @@ impl UnappraisedChannel {
     /// Asks for session Evidence on this connection and appraises it. Only the nonce is sent before that.
     pub async fn appraise(
         self,
-        policy: &SessionPolicy,
+        policy: &Policy,
         project: &Project,
         now: Timestamp,
     ) -> Result<AttestedChannel, ChannelError> {
@@ -272,9 +277,10 @@ impl UnappraisedChannel {
             .map_err(|status| ChannelError::NoEvidence { endpoint: endpoint.clone(), status: Box::new(status) })?
             .into_inner()
             .evidence;
-        let summary = policy.appraise_session(&evidence, tls_spki_sha256, exporter, nonce, now)?;
+        let accepted = verifier::appraise_session(policy, &evidence, tls_spki_sha256, exporter, nonce, now)
+            .map_err(|e| ChannelError::Rejected { endpoint: endpoint.clone(), rejection: Box::new(e) })?;
         let document = MetadataValue::from_bytes(&project.document());
-        Ok(AttestedChannel { connection, origin, endpoint, summary, project: WithProject { document } })
+        Ok(AttestedChannel { connection, origin, endpoint, accepted, project: WithProject { document } })
     }
 }
 
@@ -283,15 +289,15 @@ pub struct AttestedChannel {
     connection: Connection,
     origin: Uri,
     endpoint: Endpoint,
-    summary: SessionSummary,
+    accepted: SessionResult,
     project: WithProject,
 }
 
 impl AttestedChannel {
-    /// What was accepted, for people.
+    /// What was accepted.
     #[must_use]
-    pub fn summary(&self) -> &SessionSummary {
-        &self.summary
+    pub fn accepted(&self) -> &SessionResult {
+        &self.accepted
     }
 
     /// Where the connection leads.

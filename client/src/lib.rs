@@ -21,4 +21,3 @@ pub mod request;
 pub mod session;
 pub mod spec;
 mod tls;
-pub mod trust;

@@ -11,12 +11,12 @@ use provenance::digest::Sha256Digest;
 use provenance::project::{Project, ProjectId};
 use provenance::timestamp::Timestamp;
 use tonic::{Code, Status};
+use verifier::Policy;
 
 use crate::channel::{AttestedChannel, ChannelError, Endpoint, UnappraisedChannel};
 use crate::context::{Blob, ContextError, Tree, Uploaded, upload};
 use crate::key::CallerKey;
 use crate::request::Prepared;
-use crate::trust::SessionPolicy;
 
 /// Pauses between attempts to connect again.
 const PAUSES: [Duration; 8] = [
@@ -40,7 +40,7 @@ pub struct Connector {
     /// The project that owns the builds.
     pub project: Project,
     /// What a server must be.
-    pub policy: Arc<SessionPolicy>,
+    pub policy: Arc<Policy>,
 }
 
 /// The caller's clock.

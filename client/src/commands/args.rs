@@ -1,0 +1,282 @@
+//! The command line. `build` takes the flags of `docker buildx build`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Builds images inside a confidential guest and verifies where they came from.
+#[derive(Parser)]
+#[command(name = "sealwright", version, max_term_width = 110, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes. Each is also an environment variable SEALWRIGHT_… and a key of config.toml.
+#[derive(Args)]
+pub(crate) struct Global {
+    /// Build server [env: SEALWRIGHT_ENDPOINT]
+    #[arg(long, global = true, value_name = "HOST:PORT", help_heading = "Global options")]
+    pub(crate) endpoint: Option<String>,
+    /// File of your private key [env: SEALWRIGHT_KEY]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) key: Option<String>,
+    /// Appraisal policy: what you accept as trustworthy [env: SEALWRIGHT_POLICY]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) policy: Option<String>,
+    /// Project document; without one, the project `default` of your key alone [env: SEALWRIGHT_PROJECT]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) project: Option<String>,
+    /// One JSON document on standard output
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+    /// Colours: auto, always or never [env: SEALWRIGHT_COLOR, NO_COLOR]
+    #[arg(long, global = true, value_name = "WHEN", value_parser = ["auto", "always", "never"], help_heading = "Global options")]
+    pub(crate) color: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Verify an image, OCI layout or layout tar file under a policy
+    Verify(VerifyArgs),
+    /// Show everything about an image, without judging it
+    Inspect(InspectArgs),
+    /// Show a build
+    Get {
+        /// Build id
+        build: String,
+    },
+    /// List the project's builds, newest first
+    List(ListArgs),
+    /// Show the output of a build
+    Logs(LogsArgs),
+    /// Ask a build to end
+    Cancel {
+        /// Build id
+        build: String,
+    },
+    /// Fetch the result of a build
+    Download(DownloadArgs),
+    /// Make or show your key
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Make or show a project document
+    #[command(subcommand)]
+    Project(ProjectCommand),
+    /// Make or check an appraisal policy
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Show settings and where each came from
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: Shell,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct BuildArgs {
+    /// Directory or git URL of the source; `-` reads a Dockerfile from standard input
+    #[arg(value_name = "PATH|URL|-")]
+    pub(crate) context: String,
+    /// Dockerfile (default: PATH/Dockerfile); `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<String>,
+    /// Name of the image, repeatable
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub(crate) tags: Vec<String>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Build argument; without a value it is taken from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub(crate) build_args: Vec<String>,
+    /// Label of the image
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<String>,
+    /// Annotation of the image manifest
+    #[arg(long = "annotation", value_name = "NAME=VALUE")]
+    pub(crate) annotations: Vec<String>,
+    /// Platforms, such as linux/amd64,linux/arm64
+    #[arg(long = "platform", value_name = "PLATFORM")]
+    pub(crate) platforms: Vec<String>,
+    /// Secret for RUN steps; its value reaches only the attested guest
+    #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
+    pub(crate) secrets: Vec<String>,
+    /// SSH agent for RUN steps
+    #[arg(long = "ssh", value_name = "default|ID[=SOCKET]")]
+    pub(crate) ssh: Vec<String>,
+    /// Further context
+    #[arg(long = "build-context", value_name = "NAME=DIR|oci-layout://PATH|docker-image://REF|URL")]
+    pub(crate) build_contexts: Vec<String>,
+    /// Run every step again
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Resolve image references again
+    #[arg(long)]
+    pub(crate) pull: bool,
+    /// Extra host for RUN steps
+    #[arg(long = "add-host", value_name = "HOST:ADDRESS")]
+    pub(crate) add_hosts: Vec<String>,
+    /// Push to the registries of the names, with signature, provenance and Evidence
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Where the result goes (default: type=oci,dest=image.oci, nothing with --push)
+    #[arg(short, long, value_name = "type=oci,dest=PATH|type=local,dest=DIR|DIR")]
+    pub(crate) output: Option<String>,
+    /// Write the build's metadata as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    /// Write the image id
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// Progress: auto, tty, plain, rawjson or quiet [env: SEALWRIGHT_PROGRESS]
+    #[arg(long, value_name = "STYLE", value_parser = ["auto", "tty", "plain", "rawjson", "quiet"])]
+    pub(crate) progress: Option<String>,
+    /// Print nothing but the digest of the image
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Your own id for this build; the same id and request never builds twice
+    #[arg(long, value_name = "ID")]
+    pub(crate) build_id: Option<String>,
+    /// Give up after this many seconds; the build is cancelled (exit 7)
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+}
+
+#[derive(Args)]
+pub(crate) struct VerifyArgs {
+    /// Image in a registry, directory of an OCI layout, or its tar file
+    #[arg(value_name = "IMAGE|LAYOUT|TAR")]
+    pub(crate) target: String,
+    /// Repository that the image must have been built for; for layouts, which have no name of their own
+    #[arg(long, value_name = "REPOSITORY")]
+    pub(crate) repository: Option<String>,
+    /// AMD certificates and revocation lists (PEM or DER) beside those in the Evidence, repeatable
+    #[arg(long = "endorsements", value_name = "FILE")]
+    pub(crate) endorsements: Vec<PathBuf>,
+    /// Request that must have been answered: its digest `sha256:…`
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) request: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct InspectArgs {
+    /// Image in a registry, directory of an OCI layout, or its tar file
+    #[arg(value_name = "IMAGE|LAYOUT|TAR")]
+    pub(crate) target: String,
+}
+
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    /// Only builds of this state
+    #[arg(long, value_name = "STATE", value_parser = ["queued", "running", "succeeded", "failed", "cancelled"])]
+    pub(crate) state: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Args)]
+pub(crate) struct LogsArgs {
+    /// Build id
+    pub(crate) build: String,
+    /// Go on until the build ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Style: auto, tty, plain or rawjson
+    #[arg(long, value_name = "STYLE", value_parser = ["auto", "tty", "plain", "rawjson", "quiet"])]
+    pub(crate) progress: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct DownloadArgs {
+    /// Build id
+    pub(crate) build: String,
+    /// Where the result goes (default: type=oci,dest=image.oci)
+    #[arg(short, long, value_name = "type=oci,dest=PATH|type=local,dest=DIR|DIR")]
+    pub(crate) output: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key: PKCS#8 PEM that only you can read
+    New {
+        /// p256 or ed25519
+        #[arg(long = "type", value_name = "TYPE", default_value = "p256", value_parser = ["p256", "ed25519"])]
+        kind: String,
+        /// File to write; it must not exist
+        file: PathBuf,
+    },
+    /// Show the public part of a key
+    Show {
+        /// File of the private key, or of a public key in PEM
+        file: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ProjectCommand {
+    /// Print a project document; its digest is the project's id
+    New {
+        /// Name of the project
+        name: String,
+        /// Member: digest of a key (`sha256:…`) or key file, repeatable
+        #[arg(long = "member", value_name = "DIGEST|FILE", required = true)]
+        members: Vec<String>,
+    },
+    /// Show a project document and its id
+    Show {
+        /// Project document (default: the one in use)
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Print a strict, commented policy
+    Init(PolicyInitArgs),
+    /// Check that a policy is complete
+    Check {
+        /// Policy (default: the one in use)
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct PolicyInitArgs {
+    /// Reference Values, signed by the release key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: PathBuf,
+    /// Public key (PEM) of the release, from somebody you trust
+    #[arg(long, value_name = "PEM")]
+    pub(crate) release_key: PathBuf,
+    /// Caller whose images are accepted: key file, with a name in front if you like (`ci=FILE`), repeatable
+    #[arg(long = "caller", value_name = "[NAME=]FILE")]
+    pub(crate) callers: Vec<String>,
+    /// Project whose images are accepted: its document or id, repeatable
+    #[arg(long = "accept-project", value_name = "FILE|ID")]
+    pub(crate) projects: Vec<String>,
+    /// Builder id that is accepted, repeatable
+    #[arg(long = "builder-id", value_name = "URI")]
+    pub(crate) builder_ids: Vec<String>,
+    /// Trust configuration that is accepted: its digest, repeatable
+    #[arg(long = "trust-configuration", value_name = "DIGEST")]
+    pub(crate) trust_configurations: Vec<String>,
+    /// Build policy that is accepted: its digest, repeatable
+    #[arg(long = "build-policy", value_name = "DIGEST")]
+    pub(crate) build_policies: Vec<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show settings and where each came from
+    Show,
+}

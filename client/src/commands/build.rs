@@ -1,0 +1,307 @@
+//! `sealwright build`: attest, upload, create, watch, fetch.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use client::agent;
+use client::config::{Setting, cache_folder};
+use client::docker_config::docker_config_folder;
+use client::download;
+use client::progress::{Display, Style, build_json};
+use client::request::{BuildOptions, Prepared, Surroundings, prepare};
+use client::session::{Connector, Session, SessionError, now};
+use client::spec::{self, DEFAULT_LAYOUT, Destination, OutputSpec};
+use proto::v1;
+use provenance::request::BuildId;
+use serde_json::json;
+
+use super::args::BuildArgs;
+use super::failure::{Failure, exit};
+use super::output::{Output, terminal_size};
+use super::setup::{Setup, variable};
+use super::summary;
+
+/// Builds, and gives the exit code.
+pub(crate) fn run(args: &BuildArgs, setup: &Setup, output: &Output) -> Result<u8, Failure> {
+    let options = options(args)?;
+    if let Destination::LayoutDirectory(target) = &options.output.destination {
+        download::check_target(target)?;
+    }
+    let connector = setup.connector()?;
+    let style = match args.quiet {
+        true => Style::Quiet,
+        false => style(args.progress.as_deref().or_else(|| setup.settings.value(Setting::Progress)))?,
+    };
+    runtime()?.block_on(build(args, options, connector, style, output))
+}
+
+/// The runtime of commands that talk to a server.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4))
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot start threads: {e}")))
+}
+
+/// The style that a wish means on this standard error.
+pub(crate) fn style(wish: Option<&str>) -> Result<Style, Failure> {
+    Ok(match wish.unwrap_or("auto") {
+        "auto" if std::io::stderr().is_terminal() => Style::Terminal,
+        "auto" | "plain" => Style::Plain,
+        "tty" if std::io::stderr().is_terminal() => Style::Terminal,
+        "tty" => return Err(Failure::usage("progress is `tty`, and standard error is no terminal").advise("use --progress plain")),
+        "rawjson" => Style::RawJson,
+        "quiet" | "none" => Style::Quiet,
+        other => return Err(Failure::usage(format!("progress is `{other}`, wanted auto, tty, plain, rawjson or quiet"))),
+    })
+}
+
+fn key_value(flag: &str, text: &str) -> Result<(String, String), Failure> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Failure::usage(format!("{flag} `{text}` has no value; wanted NAME=VALUE"))),
+    }
+}
+
+fn annotation(text: &str) -> Result<(String, String), Failure> {
+    let (name, value) = key_value("--annotation", text)?;
+    match name.split_once(':') {
+        None => Ok((name, value)),
+        Some(("manifest", name)) => Ok((name.to_owned(), value)),
+        Some((level, _)) => {
+            Err(Failure::usage(format!("--annotation `{text}` is for `{level}`; only annotations of the manifest are supported")))
+        }
+    }
+}
+
+fn options(args: &BuildArgs) -> Result<BuildOptions, Failure> {
+    let usage = |e: spec::InvalidFlag| Failure::usage(e);
+    let mut output = match &args.output {
+        Some(text) => spec::parse_output(text).map_err(usage)?,
+        None if args.push => OutputSpec::default(),
+        None => OutputSpec {
+            destination: Destination::LayoutDirectory(DEFAULT_LAYOUT.into()),
+            ..OutputSpec::default()
+        },
+    };
+    output.push |= args.push;
+    let names: Result<Vec<_>, _> = args.tags.iter().map(|text| text.parse()).collect();
+    let build_arg = |text: &String| match text.split_once('=') {
+        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+        None => (text.clone(), None),
+    };
+    let collect = |result: Vec<Result<(String, String), Failure>>| result.into_iter().collect::<Result<BTreeMap<_, _>, _>>();
+    Ok(BuildOptions {
+        context: spec::parse_context(&args.context).map_err(usage)?,
+        dockerfile: args.file.clone(),
+        names: names.map_err(Failure::usage)?,
+        target: args.target.clone(),
+        build_args: args.build_args.iter().map(build_arg).collect(),
+        labels: collect(args.labels.iter().map(|text| key_value("--label", text)).collect())?,
+        annotations: collect(args.annotations.iter().map(|text| annotation(text)).collect())?,
+        platforms: spec::parse_platforms(&args.platforms).map_err(usage)?,
+        secrets: args.secrets.iter().map(|text| spec::parse_secret(text)).collect::<Result<_, _>>().map_err(usage)?,
+        ssh: args.ssh.iter().map(|text| spec::parse_ssh(text)).collect::<Result<_, _>>().map_err(usage)?,
+        named_contexts: args
+            .build_contexts
+            .iter()
+            .map(|text| spec::parse_named_context(text))
+            .collect::<Result<_, _>>()
+            .map_err(usage)?,
+        add_hosts: args.add_hosts.iter().map(|text| spec::parse_add_host(text)).collect::<Result<_, _>>().map_err(usage)?,
+        no_cache: args.no_cache,
+        pull: args.pull,
+        output,
+        build_id: match &args.build_id {
+            Some(id) => Some(BuildId::try_from(id.clone()).map_err(Failure::usage)?),
+            None => None,
+        },
+    })
+}
+
+/// Reads and signs while the connection is made, so that neither waits for the other.
+async fn prepare_and_open(options: BuildOptions, connector: Connector) -> Result<(Prepared, Session), Failure> {
+    let (project, key) = (connector.project.clone(), connector.key.clone());
+    let preparing = tokio::task::spawn_blocking(move || {
+        let home = variable("HOME").map(std::path::PathBuf::from);
+        let mut surroundings = Surroundings {
+            variable: &variable,
+            docker_config: docker_config_folder(variable("DOCKER_CONFIG").as_deref(), home.as_deref()),
+            cache: cache_folder(&variable),
+            stdin: &mut std::io::stdin().lock(),
+            now: now(),
+        };
+        prepare(&options, &project, &key, &mut surroundings)
+    });
+    let session = Session::open(connector).await;
+    let prepared = preparing.await.map_err(|e| Failure::failed(format!("reading the context failed: {e}")))?;
+    // A wrong flag is wrong whether the server answers or not.
+    Ok((prepared?, session?))
+}
+
+async fn build(
+    args: &BuildArgs,
+    options: BuildOptions,
+    connector: Connector,
+    style: Style,
+    output: &Output,
+) -> Result<u8, Failure> {
+    let chatty = matches!(style, Style::Plain | Style::Terminal);
+    let policy = connector.policy.clone();
+    let (prepared, mut session) = prepare_and_open(options, connector.clone()).await?;
+    if chatty {
+        output.status("endpoint", &format!("{}, TLS 1.3", session.channel().endpoint()));
+        output.status("attested", &format!("{}        policy {} accepted", session.channel().accepted().summary(), policy.file()));
+    }
+    let uploaded = session.upload(&prepared.trees, &prepared.blobs, Arc::new(AtomicU64::new(0))).await?;
+    if chatty {
+        summary::context(&prepared, uploaded, output);
+    }
+    let created = session.create(&prepared).await?;
+    let forwards: Vec<_> = prepared
+        .agents
+        .iter()
+        .map(|(id, socket)| {
+            tokio::spawn(agent::forward(session.channel().builds(), created.name.clone(), id.clone(), socket.clone()))
+        })
+        .collect();
+    // The values are needed no more: the server has them, and a retry would be another request.
+    let Prepared { destination, request, .. } = prepared;
+    let display = Arc::new(Mutex::new(Display::new(style, output.color(), terminal_size, std::io::stderr())));
+    let watching = Watching { display: &display, timeout: args.timeout.map(Duration::from_secs), chatty };
+    let ended = watching.run(&mut session, &connector, &created.name, output).await;
+    forwards.iter().for_each(tokio::task::JoinHandle::abort);
+    let Ended { build, cause } = ended?;
+    let failed_output = display.lock().unwrap_or_else(PoisonError::into_inner).failed_output();
+    let Some(result) = build.result.as_ref().filter(|_| build.state() == v1::build::State::Succeeded) else {
+        return Ok(summary::failure(&build, cause, &failed_output, output));
+    };
+    let document = provenance::digest::Sha256Digest::of(&request.document());
+    if build.request_digest != document.to_string() {
+        return Err(Failure::new(exit::NOT_AUTHENTIC, "OTHER_REQUEST", format!("the server built request {}, signed was {document}", build.request_digest)));
+    }
+    fetch(&mut session, &build.name, result, &destination).await?;
+    write_files(args, result)?;
+    summary::success(&build, result, &destination, chatty, output);
+    if output.is_json() {
+        output.document(&json!({"build": build_json(&build), "output": summary::destination_json(&destination)}));
+    } else if style == Style::Quiet {
+        let digest = result.image.as_ref().map_or("", |image| image.digest.as_str());
+        output.data(&format!("{digest}\n"));
+    }
+    Ok(0)
+}
+
+/// Brings a result to its destination.
+pub(crate) async fn fetch(
+    session: &mut Session,
+    name: &str,
+    result: &v1::Result,
+    destination: &Destination,
+) -> Result<(), Failure> {
+    match destination {
+        Destination::Nowhere => Ok(()),
+        Destination::LayoutDirectory(target) => download::layout_directory(session, name, result, target).await,
+        Destination::LayoutTar(target) => download::layout_tar(session, name, result, target).await,
+        Destination::FilesDirectory(target) => download::files_directory(session, name, result, target).await,
+        Destination::FilesTar(target) => download::files_tar(session, name, result, target).await,
+    }?;
+    Ok(())
+}
+
+fn write_files(args: &BuildArgs, result: &v1::Result) -> Result<(), Failure> {
+    let write = |path: &Path, contents: &[u8]| {
+        std::fs::write(path, contents).map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))
+    };
+    if let Some(path) = &args.metadata_file {
+        write(path, &result.metadata_json)?;
+    }
+    if let Some(path) = &args.iidfile {
+        // As with buildx: the config's digest, and for several platforms that of the index.
+        let image = result.image.as_ref().map_or("", |image| image.digest.as_str());
+        let id = if result.config_digest.is_empty() { image } else { &result.config_digest };
+        write(path, id.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Why a build was asked to end early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It was not.
+    None,
+    /// Ctrl-C or a termination signal.
+    Interrupt,
+    /// `--timeout`.
+    Timeout,
+}
+
+/// A build that has ended.
+pub(crate) struct Ended {
+    pub(crate) build: v1::Build,
+    pub(crate) cause: Cause,
+}
+
+/// Watches a build, redraws, and listens for signals.
+pub(crate) struct Watching<'a> {
+    pub(crate) display: &'a Arc<Mutex<Display<std::io::Stderr>>>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) chatty: bool,
+}
+
+impl Watching<'_> {
+    pub(crate) async fn run(
+        &self,
+        session: &mut Session,
+        connector: &Connector,
+        name: &str,
+        output: &Output,
+    ) -> Result<Ended, Failure> {
+        let lock = || self.display.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ask = session.channel().builds();
+        let shown = self.display.clone();
+        let mut on_event = move |event: &v1::BuildEvent| {
+            shown.lock().unwrap_or_else(PoisonError::into_inner).event(event);
+        };
+        let watch = session.watch(name, 0, &mut on_event);
+        tokio::pin!(watch);
+        let mut redraw = tokio::time::interval(Duration::from_millis(100));
+        let deadline = tokio::time::sleep(self.timeout.unwrap_or(Duration::from_secs(365 * 24 * 3600)));
+        tokio::pin!(deadline);
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .map_err(|e| Failure::failed(format!("cannot listen for signals: {e}")))?;
+        let mut cause = Cause::None;
+        let build = loop {
+            let stop = tokio::select! {
+                result = &mut watch => break result?,
+                _ = redraw.tick() => { lock().tick(); continue }
+                _ = tokio::signal::ctrl_c() => Cause::Interrupt,
+                _ = terminate.recv() => Cause::Interrupt,
+                () = &mut deadline, if cause == Cause::None => Cause::Timeout,
+            };
+            if cause == Cause::Interrupt && stop == Cause::Interrupt {
+                lock().finish();
+                return Err(Failure::new(exit::INTERRUPTED, "INTERRUPTED", "interrupted twice; the build may still be ending")
+                    .advise(format!("sealwright get {}", summary::id(name))));
+            }
+            cause = stop;
+            if self.chatty {
+                let why = if stop == Cause::Timeout { "timeout" } else { "interrupt" };
+                output.status(why, "cancelling the build; once more to leave without waiting");
+            }
+            let request = v1::CancelBuildRequest { name: name.to_owned() };
+            if ask.cancel_build(request.clone()).await.is_err() {
+                // The connection may have been made again since; a cancel deserves one of its own.
+                let channel = connector.attest().await?;
+                channel.builds().cancel_build(request).await.map_err(SessionError::from)?;
+            }
+        };
+        lock().finish();
+        Ok(Ended { build, cause })
+    }
+}

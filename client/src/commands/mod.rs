@@ -1,0 +1,67 @@
+//! The command layer: flags in, one library call after the other, exit code out.
+
+mod args;
+mod build;
+mod builds;
+mod failure;
+mod inspect;
+mod keys;
+mod output;
+mod policy;
+mod setup;
+mod summary;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use self::args::{Cli, Command, ConfigCommand, PolicyCommand};
+use self::failure::Failure;
+use self::output::Output;
+use self::setup::Setup;
+
+/// Runs the command line of this process.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap prints help to stdout and misuse to stderr, and its codes are 0 and 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let output = Output::new(cli.global.json, cli.global.color.as_deref());
+    match dispatch(cli, &output) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+fn dispatch(cli: Cli, output: &Output) -> Result<u8, Failure> {
+    // Needs no settings, so a broken configuration file does not stop it.
+    if let Command::Completion { shell } = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), "sealwright", &mut std::io::stdout());
+        return Ok(0);
+    }
+    let setup = Setup::gather(&cli.global)?;
+    match cli.command {
+        Command::Build(args) => build::run(&args, &setup, output),
+        Command::Verify(args) => verify::run(&args, &setup, output),
+        Command::Inspect(args) => inspect::run(&args, output),
+        Command::Get { build } => builds::get(&build, &setup, output),
+        Command::List(args) => builds::list(&args, &setup, output),
+        Command::Logs(args) => builds::logs(&args, &setup, output),
+        Command::Cancel { build } => builds::cancel(&build, &setup, output),
+        Command::Download(args) => builds::download(&args, &setup, output),
+        Command::Key(command) => keys::key(&command, output),
+        Command::Project(command) => keys::project(&command, &setup, output),
+        Command::Policy(PolicyCommand::Init(args)) => policy::init(&args, &setup, output),
+        Command::Policy(PolicyCommand::Check { file }) => policy::check(file.as_deref(), &setup, output),
+        Command::Config(ConfigCommand::Show) => setup::show(&setup, output),
+        Command::Completion { .. } => Ok(0),
+    }
+}

@@ -1,0 +1,138 @@
+//! The words around a build: what was sent, how it ended, where it is.
+
+use client::context::Uploaded;
+use client::progress::{build_json, human_size};
+use client::request::Prepared;
+use client::spec::Destination;
+use proto::v1;
+use provenance::request::Source;
+use serde_json::{Value, json};
+
+use super::build::Cause;
+use super::failure::exit;
+use super::output::Output;
+
+/// Build id of a resource name.
+pub(crate) fn id(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+/// Whether a destination is standard output.
+fn is_stdout(destination: &Destination) -> bool {
+    matches!(destination, Destination::LayoutTar(path) | Destination::FilesTar(path) if path.as_os_str() == "-")
+}
+
+/// The context line.
+pub(crate) fn context(prepared: &Prepared, uploaded: Uploaded, output: &Output) {
+    let sent = match uploaded.blobs {
+        0 => "nothing new".to_owned(),
+        blobs => format!("{blobs} new, {} sent", human_size(uploaded.bytes)),
+    };
+    let text = match (&prepared.request.context, prepared.trees.first()) {
+        (Source::Git { url }, _) => format!("{url} ({sent})"),
+        (_, Some(tree)) => {
+            format!("{} files, {}, root {} ({sent})", tree.files, human_size(tree.bytes), tree.root.short())
+        }
+        _ => sent,
+    };
+    output.status("context", &text);
+}
+
+/// The lines after a build that succeeded.
+pub(crate) fn success(build: &v1::Build, result: &v1::Result, destination: &Destination, chatty: bool, output: &Output) {
+    if !chatty {
+        return;
+    }
+    for class in result.materials.iter().filter(|class| class.state == "incomplete") {
+        output.status("incomplete", &format!("materials of class {}: {}", class.material_class, class.reason));
+    }
+    let digest = result.image.as_ref().map_or("", |image| image.digest.as_str());
+    for name in &result.pushed {
+        output.status("pushed", name);
+    }
+    if !result.pushed.is_empty() {
+        output.status("", &format!("{digest}   (signature, provenance, evidence attached)"));
+    }
+    let verify = match destination {
+        Destination::LayoutDirectory(path) | Destination::LayoutTar(path) if !is_stdout(destination) => {
+            output.status("image", digest);
+            output.status("written", &format!("{}   (signature, provenance, evidence beside the image)", path.display()));
+            Some(path.display().to_string())
+        }
+        Destination::FilesDirectory(path) | Destination::FilesTar(path) if !is_stdout(destination) => {
+            output.status("written", &path.display().to_string());
+            None
+        }
+        _ => None,
+    };
+    let pushed = result.pushed.first().map(|name| format!("{}@{digest}", without_tag(name)));
+    match pushed.or(verify) {
+        Some(target) => output.say(&format!("\nverify anywhere:  sealwright verify {target}")),
+        None => output.say(&format!("\nbuild {} finished", id(&build.name))),
+    }
+}
+
+fn without_tag(name: &str) -> &str {
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => name,
+    }
+}
+
+/// Where a result went, for `--json`.
+pub(crate) fn destination_json(destination: &Destination) -> Value {
+    let (kind, path) = match destination {
+        Destination::Nowhere => return Value::Null,
+        Destination::LayoutDirectory(path) => ("oci-layout", path),
+        Destination::LayoutTar(path) => ("oci-layout-tar", path),
+        Destination::FilesDirectory(path) => ("files", path),
+        Destination::FilesTar(path) => ("files-tar", path),
+    };
+    json!({"kind": kind, "path": path.display().to_string()})
+}
+
+/// Shows how a build failed and gives the exit code.
+pub(crate) fn failure(build: &v1::Build, cause: Cause, failed_output: &[String], output: &Output) -> u8 {
+    if output.is_json() {
+        output.document(&json!({"build": build_json(build)}));
+    }
+    let failure = build.failure.clone().unwrap_or_default();
+    for source in &failure.source {
+        excerpt(source, output);
+    }
+    let build_id = id(&build.name);
+    let word = if build.state() == v1::build::State::Cancelled { "cancelled" } else { "failed" };
+    let what = match (failure.step.is_empty(), failure.exit_code) {
+        (false, code) if code != 0 => format!("step \"{}\" exited {code}", failure.step),
+        _ => failure.message.clone(),
+    };
+    output.say(&format!("build {build_id} {word}: {what}"));
+    for line in failed_output.iter().rev().take(5).rev() {
+        output.say(&format!("  {line}"));
+    }
+    if !failure.advice.is_empty() {
+        output.say(&format!("  what to do: {}", failure.advice));
+    }
+    output.say(&format!("logs: sealwright logs {build_id}      nothing was signed or published"));
+    let (code, meaning) = match (cause, failure.reason.as_str()) {
+        (Cause::Interrupt, _) => (exit::INTERRUPTED, "interrupted"),
+        (Cause::Timeout, _) => (exit::TIMEOUT, "timeout"),
+        (_, reason) if reason.contains("DEADLINE") || reason.contains("TIMEOUT") => (exit::TIMEOUT, "timeout"),
+        (_, reason) if reason.contains("POLICY") => (exit::REFUSED, "refused by the guest's build policy"),
+        (Cause::None, _) if word == "cancelled" => (exit::FAILED, "build cancelled"),
+        _ => (exit::FAILED, "build failed"),
+    };
+    output.say(&format!("exit {code}: {meaning}"));
+    code
+}
+
+fn excerpt(source: &v1::SourceExcerpt, output: &Output) {
+    let at = source.marked.first().map_or(String::new(), |line| format!(":{line}"));
+    output.say("------");
+    output.say(&format!(" {}{at}", source.file));
+    for (offset, line) in (source.first_line..).zip(&source.lines) {
+        let mark = if source.marked.contains(&offset) { ">>> " } else { "" };
+        output.say(&format!("{offset:>4} | {mark}{line}"));
+    }
+    output.say("------");
+}
