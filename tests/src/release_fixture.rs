@@ -28,20 +28,20 @@ fn moment() -> Timestamp {
     Timestamp::parse("2026-11-21T10:00:00Z").expect("a constant")
 }
 
-/// A key that signs requests.
-pub struct Caller {
+/// A P-256 key of a caller (signs requests) or of a release (signs Reference Values).
+pub struct FixtureKey {
     key: EcdsaKeyPair,
     /// Its public half.
     pub public: PublicKey,
 }
 
-impl Default for Caller {
+impl Default for FixtureKey {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Caller {
+impl FixtureKey {
     /// A new P-256 key.
     #[must_use]
     pub fn new() -> Self {
@@ -134,7 +134,7 @@ pub fn request(project: &Project, build_id: &str, nonce: Nonce) -> Request {
 /// Everything one release needs. Change a field, then [`Release::to_request`].
 pub struct Release {
     /// Who signs the request.
-    pub caller: Caller,
+    pub caller: FixtureKey,
     /// The request; the statement embeds it.
     pub request: Request,
     /// The statement of the key service's instance about that request, with [`REPOSITORY`] as only subject.
@@ -147,7 +147,7 @@ impl Release {
     /// A release that `keys` accepts.
     #[must_use]
     pub fn of(keys: &KeyService, build_id: &str) -> Self {
-        let caller = Caller::new();
+        let caller = FixtureKey::new();
         let nonce = Nonce(*Sha256Digest::of(build_id.as_bytes()).as_bytes());
         let request = request(&caller.project("acme/app"), build_id, nonce);
         let image = Sha256Digest::of(format!("image of {build_id}").as_bytes());

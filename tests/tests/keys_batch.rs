@@ -6,7 +6,7 @@ use std::time::Duration;
 use enclave_keys::{Health, KeyError, KeyService, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH};
 use provenance::binding::{Leaf, Nonce};
 use provenance::evidence::EvidenceBundle;
-use sealwright_tests::release_fixture::{Caller, Release, instance_inputs};
+use sealwright_tests::release_fixture::{FixtureKey, Release, instance_inputs};
 use sealwright_tests::software_tee::{ScriptedTee, SoftwareTee};
 
 /// Gives up only where something hangs; no test depends on it.
@@ -37,7 +37,7 @@ fn held() -> (ScriptedTee, KeyService, std::thread::JoinHandle<()>) {
         let keys = keys.clone();
         spawn(move || {
             drop(
-                keys.project_key(&Caller::new().project("first").id())
+                keys.project_key(&FixtureKey::new().project("first").id())
                     .expect("a key"),
             )
         })

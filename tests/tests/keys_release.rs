@@ -12,7 +12,7 @@ use provenance::key::SignatureInvalid;
 use provenance::request::InvalidRequest;
 use provenance::sigstore::{cosign_sign_statement, simple_signing_payload};
 use provenance::statement::{InvalidStatement, Subject};
-use sealwright_tests::release_fixture::{Caller, REPOSITORY, Release, instance_inputs};
+use sealwright_tests::release_fixture::{FixtureKey, REPOSITORY, Release, instance_inputs};
 use sealwright_tests::software_tee::{
     DANGEROUS_SOFTWARE_MEASUREMENT, Product, ScriptedTee, SoftwareTee, Tcb,
 };
@@ -100,7 +100,7 @@ fn a_result_that_is_no_image_gets_provenance_only() {
 #[test]
 fn a_projects_key_is_bound_to_the_project_and_its_evidence_is_obtained_once() {
     let (tee, keys) = scripted();
-    let project = Caller::new().project("one").id();
+    let project = FixtureKey::new().project("one").id();
     let first = keys.project_key(&project).expect("a key");
     let calls = tee.calls();
     assert_eq!(keys.project_key(&project).expect("the same"), first);
@@ -116,7 +116,7 @@ fn a_projects_key_is_bound_to_the_project_and_its_evidence_is_obtained_once() {
     assert_eq!(leaf.body, wanted);
 
     let other = keys
-        .project_key(&Caller::new().project("two").id())
+        .project_key(&FixtureKey::new().project("two").id())
         .expect("a key");
     assert_ne!(other.public, first.public);
     assert_ne!(
@@ -170,7 +170,7 @@ fn each_boot_has_its_own_boot_id_and_states_where_its_keys_come_from() {
 #[test]
 fn requests_and_answers_survive_the_way_between_processes() {
     let keys = service();
-    let project = Caller::new().project("one").id();
+    let project = FixtureKey::new().project("one").id();
     for request in [
         KeyRequest::Instance {},
         KeyRequest::ProjectKey { project },
@@ -243,7 +243,7 @@ fn a_request_that_another_key_signed_is_refused() {
     let keys = service();
     let release = Release::of(&keys, "build");
     let mut request = release.to_request();
-    let other = Caller::new();
+    let other = FixtureKey::new();
     request.caller_key = other.public.spki_der().to_vec();
     let key = other.public.spki_sha256();
     let wanted = InvalidRequest::Envelope(DsseError::Signature(SignatureInvalid { key }));

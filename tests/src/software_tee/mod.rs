@@ -3,6 +3,7 @@
 //! reach it, and no shipped policy trusts its root.
 
 mod certificate;
+pub mod fake_kernel;
 mod pki;
 mod report;
 mod scripted;

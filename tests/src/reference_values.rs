@@ -1,0 +1,57 @@
+//! Reference Values and a policy for the software TEE. NOT HARDWARE: both say so, and the policy names the
+//! fixture root under its `dangerous_…` key.
+
+use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
+use provenance::instance::InstanceDocument;
+use provenance::key::PublicKey;
+use verifier::policy::{
+    PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues,
+    policy_from_reference_values,
+};
+
+use crate::release_fixture::FixtureKey;
+use crate::software_tee::{DANGEROUS_SOFTWARE_MEASUREMENT, SoftwareTee};
+
+/// What a release of the software TEE's "guest" would publish: its measurement, the fixture root, and builder id,
+/// build policy and trust configuration of this instance.
+#[must_use]
+pub fn of(tee: &SoftwareTee, instance: &InstanceDocument) -> ReferenceValues {
+    let measurement = ReferenceMeasurement::from_bytes(DANGEROUS_SOFTWARE_MEASUREMENT);
+    ReferenceValues {
+        build_policies: vec![instance.build_policy_sha256],
+        builder_ids: vec![instance.builder_id.clone()],
+        dangerous_roots: vec![tee.root_spki_sha256()],
+        guest_version: 1,
+        name: "NOT HARDWARE: software TEE".to_owned(),
+        platforms: Platforms {
+            sev_snp: PlatformValues {
+                measurements: vec![measurement],
+            },
+        },
+        trust_configurations: vec![instance.trust_configuration_sha256()],
+        document_type: REFERENCE_VALUES_TYPE.to_owned(),
+    }
+}
+
+/// The signed file (DSSE JSON), as `guest-image` will emit it.
+#[must_use]
+pub fn sign(values: &ReferenceValues, release_key: &FixtureKey) -> Vec<u8> {
+    release_key
+        .sign(REFERENCE_VALUES_PAYLOAD_TYPE, values.document())
+        .to_json()
+}
+
+/// A policy (TOML) that accepts images of this instance for these callers. Dangerous: whoever can read the software
+/// TEE's directory can make Evidence that it accepts.
+#[must_use]
+pub fn dangerous_policy(
+    tee: &SoftwareTee,
+    instance: &InstanceDocument,
+    callers: &[(String, PublicKey)],
+) -> String {
+    let template = PolicyTemplate {
+        callers: callers.to_vec(),
+        ..PolicyTemplate::default()
+    };
+    policy_from_reference_values(&of(tee, instance), &template)
+}
