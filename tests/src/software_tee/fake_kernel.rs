@@ -80,6 +80,9 @@ struct State {
     provider: &'static str,
     report: Report,
     entries: BTreeMap<u64, Entry>,
+    /// What each open file reads: as in configfs, made at its first read.
+    contents: BTreeMap<u64, Vec<u8>>,
+    opened: u64,
     made: u64,
     misbehaviour: Misbehaviour,
 }
@@ -113,6 +116,8 @@ impl FakeKernel {
             provider,
             report: Box::new(report),
             entries: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            opened: 0,
             made: 0,
             misbehaviour: Misbehaviour::default(),
         };
@@ -265,27 +270,31 @@ impl Filesystem for FakeTsm {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let state = &mut *lock(&self.0);
+        state.opened += 1;
         // The size above is not the content's; direct I/O reads until the content ends.
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+        reply.opened(FileHandle(state.opened), FopenFlags::FOPEN_DIRECT_IO);
     }
 
     fn read(
         &self,
         _: &Request,
         inode: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         size: u32,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.read_attribute(inode.0) {
+        let known = lock(&self.0).contents.get(&handle.0).cloned();
+        match known.map_or_else(|| self.read_attribute(inode.0), Ok) {
             Ok(content) => {
                 let rest = content
                     .get(usize::try_from(offset).unwrap_or(usize::MAX)..)
                     .unwrap_or_default();
                 reply.data(&rest[..rest.len().min(size as usize)]);
+                lock(&self.0).contents.insert(handle.0, content);
             }
             Err(error) => reply.error(error),
         }
