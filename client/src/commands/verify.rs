@@ -1,6 +1,271 @@
-//! placeholder
+//! `sealwright verify`: gather, judge, read every blob, print. For a layout nothing but this machine's files
+//! is touched, and neither runtime nor network is started.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use client::docker_config::{DockerConfig, docker_config_folder};
+use client::image::{Blobs, ImageError, LocalImage, gather, open_local, registry};
+use client::image_name::ImageName;
+use client::session::now;
+use proto::v1::RegistryCredential;
+use provenance::digest::Sha256Digest;
+use serde_json::json;
+use verifier::image::{Blob, BlobChecks, BlobError, BlobHasher, CheckedBlob, ImageInput};
+use verifier::verdict::Report;
+use verifier::{Endorsements, Policy, verify_image};
+
 use super::args::VerifyArgs;
-use super::failure::Failure;
+use super::build::runtime;
+use super::failure::{Failure, exit};
 use super::output::Output;
-use super::setup::Setup;
-pub(crate) fn run(_args: &VerifyArgs, _setup: &Setup, _output: &Output) -> Result<u8, Failure> { Ok(1) }
+use super::setup::{Setup, read_file, variable};
+
+/// Bytes read at once.
+const READ_SIZE: usize = 1 << 20;
+/// Largest endorsement file in bytes.
+const MAX_ENDORSEMENT: usize = 4 << 20;
+
+/// What an argument names.
+pub(crate) enum Target {
+    /// A layout directory or tar file, and a tag or digest in it.
+    Local(PathBuf, Option<String>),
+    /// An image of a registry.
+    Remote(ImageName),
+}
+
+/// Reads the argument: `oci-layout://PATH[:TAG|@DIGEST]`, a path that exists, or an image name.
+pub(crate) fn target(text: &str) -> Result<Target, Failure> {
+    if let Some(rest) = text.strip_prefix("oci-layout://") {
+        let (path, selector) = match rest.split_once('@') {
+            Some((path, digest)) => (path, Some(digest)),
+            None if Path::new(rest).exists() => (rest, None),
+            None => rest.rsplit_once(':').map_or((rest, None), |(path, tag)| (path, Some(tag))),
+        };
+        return Ok(Target::Local(PathBuf::from(path), selector.map(str::to_owned)));
+    }
+    let looks_like_path = text.starts_with('/') || text.starts_with("./") || text.starts_with("../");
+    if looks_like_path || Path::new(text).exists() {
+        return Ok(Target::Local(PathBuf::from(text), None));
+    }
+    text.parse().map(Target::Remote).map_err(|e| {
+        Failure::usage(e).advise("give an image name, or the path of an OCI layout or its tar file")
+    })
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let with = |exit, reason: &str| Self::new(exit, reason, &error);
+        match &error {
+            ImageError::Read { .. } => with(exit::USAGE, "UNREADABLE"),
+            ImageError::NotALayout { .. } | ImageError::Selection { .. } | ImageError::Name(_) | ImageError::Login(_) => {
+                with(exit::USAGE, "USAGE")
+            }
+            ImageError::MissingBlob { .. } | ImageError::BadBlob { .. } | ImageError::Manifest { .. } => {
+                with(exit::NOT_AUTHENTIC, "DAMAGED").advise("fetch it again from where it came from")
+            }
+            ImageError::NotFound { .. } => with(exit::FAILED, "NOT_FOUND").advise("check the name; a private registry may need `docker login`"),
+            ImageError::Denied { .. } => with(exit::AUTH, "REGISTRY_DENIED").advise("log in with `docker login`"),
+            _ => with(exit::UNAVAILABLE, "REGISTRY"),
+        }
+    }
+}
+
+/// Verifies, prints the verdict and gives its exit code.
+pub(crate) fn run(args: &VerifyArgs, setup: &Setup, output: &Output) -> Result<u8, Failure> {
+    let policy = setup.policy()?;
+    let target = target(&args.target)?;
+    let endorsements = endorsements(&args.endorsements)?;
+    let expected_request: Option<Sha256Digest> = match &args.request {
+        Some(text) => Some(text.parse().map_err(Failure::usage)?),
+        None => None,
+    };
+    let repository = match (&args.repository, &target) {
+        (Some(text), _) => Some(text.parse::<ImageName>().map_err(Failure::usage)?.repository()),
+        (None, Target::Remote(name)) => Some(name.repository()),
+        (None, Target::Local(..)) => None,
+    };
+    let complete = |input: ImageInput| ImageInput { repository: repository.clone(), expected_request, endorsements, ..input };
+    let report = match target {
+        Target::Local(path, selector) => local(&path, selector.as_deref(), &policy, complete, output)?,
+        Target::Remote(name) => remote(&name, &policy, complete, output)?,
+    };
+    if output.is_json() {
+        output.document(&json!(report));
+    } else {
+        output.data(&paint(&report.to_string(), output.color_stdout()));
+    }
+    Ok(report.exit_code())
+}
+
+fn local(
+    path: &Path,
+    selector: Option<&str>,
+    policy: &Policy,
+    complete: impl FnOnce(ImageInput) -> ImageInput,
+    output: &Output,
+) -> Result<Report, Failure> {
+    let image = open_local(path, selector)?;
+    let (input, damaged) = gather(&image, image.image.digest, &image.attached)?;
+    note_damage(&damaged, output);
+    let verdict = verify_image(policy, &complete(input), now());
+    let checks = match verdict.into_blob_checks() {
+        Ok(checks) => checks,
+        Err(report) => return Ok(*report),
+    };
+    Ok(finish(check_local(&image, checks)))
+}
+
+fn remote(
+    name: &ImageName,
+    policy: &Policy,
+    complete: impl FnOnce(ImageInput) -> ImageInput,
+    output: &Output,
+) -> Result<Report, Failure> {
+    let credential = credential(name)?;
+    runtime()?.block_on(async {
+        let image = registry::fetch(name, credential.as_ref()).await?;
+        let (input, damaged) = gather(&image, image.target, &image.attached)?;
+        note_damage(&damaged, output);
+        let verdict = verify_image(policy, &complete(input), now());
+        let mut checks = match verdict.into_blob_checks() {
+            Ok(checks) => checks,
+            Err(report) => return Ok(*report),
+        };
+        let pending: Vec<Blob> = checks.pending().cloned().collect();
+        for blob in pending {
+            let hasher = checks.hasher(&blob.digest).expect("the blob is pending");
+            match image.check_blob(blob.digest, blob.size, hasher).await? {
+                Ok(checked) => checks.accept(checked),
+                Err(error) => return Ok(checks.refuse(error)),
+            }
+        }
+        Ok(finish(Ok(checks)))
+    })
+}
+
+fn note_damage(damaged: &[ImageError], output: &Output) {
+    for error in damaged {
+        output.status("left out", &format!("an attachment that cannot be read: {error}"));
+    }
+}
+
+fn finish(checks: Result<BlobChecks, (BlobChecks, BlobError)>) -> Report {
+    match checks {
+        Ok(checks) => match checks.finish() {
+            Ok(trusted) => trusted.report().clone(),
+            Err(report) => *report,
+        },
+        Err((checks, error)) => checks.refuse(error),
+    }
+}
+
+/// Reads all blobs of a layout on all cores.
+fn check_local(image: &LocalImage, mut checks: BlobChecks) -> Result<BlobChecks, (BlobChecks, BlobError)> {
+    let mut work: Vec<Mutex<Option<BlobHasher>>> = Vec::new();
+    let mut pending: Vec<Blob> = checks.pending().cloned().collect();
+    // The largest first, so that no core is left alone with it at the end.
+    pending.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+    for blob in &pending {
+        work.push(Mutex::new(checks.hasher(&blob.digest)));
+    }
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut done: Vec<Result<CheckedBlob, BlobError>> = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(blob) = pending.get(index) else { return done };
+            let hasher = work[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            done.push(check_blob(image, blob, hasher.expect("each blob is taken once")));
+        }
+    };
+    let total: u64 = pending.iter().map(|blob| blob.size).sum();
+    // A thread costs more than hashing a few megabytes.
+    let threads = match total {
+        0..=8_388_608 => 1,
+        _ => std::thread::available_parallelism().map_or(1, usize::from).min(pending.len()),
+    };
+    let results: Vec<Result<CheckedBlob, BlobError>> = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let mut all = run();
+        for helper in helpers {
+            all.extend(helper.join().expect("hashing does not panic"));
+        }
+        all
+    });
+    for result in results {
+        match result {
+            Ok(checked) => checks.accept(checked),
+            Err(error) => return Err((checks, error)),
+        }
+    }
+    Ok(checks)
+}
+
+fn check_blob(image: &LocalImage, blob: &Blob, mut hasher: BlobHasher) -> Result<CheckedBlob, BlobError> {
+    let missing = |problem: String| BlobError::Missing { digest: blob.digest, problem };
+    let mut reader = image.open(&blob.digest).map_err(|e| missing(e.to_string()))?;
+    let mut buffer = vec![0; READ_SIZE.min(usize::try_from(blob.size).unwrap_or(READ_SIZE).max(4096))];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return hasher.finish(),
+            Ok(length) => hasher.update(&buffer[..length])?,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(missing(e.to_string())),
+        }
+    }
+}
+
+/// The caller's login for the registry of an image.
+pub(crate) fn credential(name: &ImageName) -> Result<Option<RegistryCredential>, Failure> {
+    let home = variable("HOME").map(PathBuf::from);
+    let Some(folder) = docker_config_folder(variable("DOCKER_CONFIG").as_deref(), home.as_deref()) else { return Ok(None) };
+    let registries = std::collections::BTreeSet::from([name.registry().to_owned()]);
+    let found = DockerConfig::read(&folder).and_then(|config| config.credentials(&registries));
+    Ok(found.map_err(ImageError::from)?.pop())
+}
+
+/// Certificates and revocation lists from files: PEM blocks, or DER.
+fn endorsements(files: &[PathBuf]) -> Result<Endorsements, Failure> {
+    use base64::Engine as _;
+    let mut found = Endorsements::default();
+    for file in files {
+        let bytes = read_file(file, MAX_ENDORSEMENT, "endorsements")?;
+        let text = String::from_utf8_lossy(&bytes);
+        if !text.contains("-----BEGIN ") {
+            // The first element of a certificate's TBS is a version or serial number, that of a CRL an algorithm;
+            // the verifier tells them apart, so a bare DER file is offered as both.
+            found.certificates.push(bytes.clone());
+            found.crls.push(bytes);
+            continue;
+        }
+        for block in text.split("-----BEGIN ").skip(1) {
+            let (label, rest) = block.split_once("-----").unwrap_or((block, ""));
+            let body: String = rest.split("-----END").next().unwrap_or("").split_ascii_whitespace().collect();
+            let der = base64::engine::general_purpose::STANDARD
+                .decode(body)
+                .map_err(|_| Failure::usage(format!("block `{label}` is not base64")).at(file.display()))?;
+            match label {
+                "CERTIFICATE" => found.certificates.push(der),
+                "X509 CRL" => found.crls.push(der),
+                other => {
+                    return Err(Failure::usage(format!("block `{other}` is neither CERTIFICATE nor X509 CRL")).at(file.display()));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Colours the signs, which carry their meaning without it.
+fn paint(text: &str, color: bool) -> String {
+    if !color {
+        return text.to_owned();
+    }
+    text.replace('✓', "\u{1b}[32m✓\u{1b}[0m")
+        .replace('✗', "\u{1b}[31m✗\u{1b}[0m")
+        .replace("  TRUSTED", "  \u{1b}[1;32mTRUSTED\u{1b}[0m")
+        .replace("  REFUSED", "  \u{1b}[1;31mREFUSED\u{1b}[0m")
+}

@@ -1,0 +1,181 @@
+//! Images on this machine: an OCI layout as a directory or as an uncompressed tar file.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use provenance::digest::Sha256Digest;
+
+use super::{AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_MANIFEST, REF_NAME};
+
+/// Most entries of a layout's tar file.
+const MAX_TAR_ENTRIES: usize = 100_000;
+
+/// An image of a layout on this machine.
+pub struct LocalImage {
+    store: Store,
+    /// The image's descriptor, as the layout's index has it.
+    pub image: Descriptor,
+    /// Everything else that the layout holds.
+    pub attached: Vec<Attached>,
+}
+
+enum Store {
+    Directory(PathBuf),
+    Tar(Tar),
+}
+
+struct Tar {
+    path: PathBuf,
+    file: File,
+    /// Offset and size of each file.
+    entries: HashMap<String, (u64, u64)>,
+}
+
+/// Opens a layout directory or tar file. `selector` is a tag or digest; without one the layout must hold a
+/// single image.
+pub fn open_local(path: &Path, selector: Option<&str>) -> Result<LocalImage, ImageError> {
+    let metadata = std::fs::metadata(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
+    let store = if metadata.is_dir() { Store::Directory(path.to_owned()) } else { Store::Tar(Tar::open(path)?) };
+    let not_a_layout = |problem: String| ImageError::NotALayout { path: path.to_owned(), problem };
+    let layout = store.named("oci-layout").map_err(|_| not_a_layout("it has no file `oci-layout`".to_owned()))?;
+    if !String::from_utf8_lossy(&layout).contains("imageLayoutVersion") {
+        return Err(not_a_layout("its file `oci-layout` names no imageLayoutVersion".to_owned()));
+    }
+    let index = store.named("index.json").map_err(|_| not_a_layout("it has no readable `index.json`".to_owned()))?;
+    let index: AnyManifest = serde_json::from_slice(&index).map_err(|e| not_a_layout(format!("index.json: {e}")))?;
+    let (image, attached) = select(path, selector, index.manifests)?;
+    Ok(LocalImage { store, image, attached })
+}
+
+fn is_attached(descriptor: &Descriptor) -> bool {
+    descriptor.artifact_type.is_some()
+        || descriptor.annotations.get(REF_NAME).is_some_and(|name| {
+            let suffix = name.strip_prefix("sha256-").and_then(|rest| rest.get(64..));
+            suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with('.'))
+        })
+}
+
+fn select(
+    path: &Path,
+    selector: Option<&str>,
+    manifests: Vec<Descriptor>,
+) -> Result<(Descriptor, Vec<Attached>), ImageError> {
+    let wrong = |problem: String| ImageError::Selection { path: path.to_owned(), problem };
+    let tag = |descriptor: &Descriptor| descriptor.annotations.get(REF_NAME).cloned();
+    let mut images: Vec<&Descriptor> = manifests.iter().filter(|d| !is_attached(d)).collect();
+    images.dedup_by_key(|image| image.digest);
+    let shown = || {
+        let list: Vec<String> =
+            images.iter().map(|d| tag(d).map_or_else(|| d.digest.to_string(), |t| format!("{t} ({})", d.digest))).collect();
+        if list.is_empty() { "no image".to_owned() } else { list.join(", ") }
+    };
+    let found = match selector {
+        Some(selector) => {
+            let by_digest = selector.parse::<Sha256Digest>().ok();
+            let fits = |d: &&&Descriptor| match by_digest {
+                Some(digest) => d.digest == digest,
+                None => tag(d).as_deref() == Some(selector),
+            };
+            images.iter().find(fits).copied().ok_or_else(|| wrong(format!("has no image `{selector}`; it has {}", shown())))?
+        }
+        None => match images.as_slice() {
+            [one] => one,
+            [] => return Err(wrong("holds no image".to_owned())),
+            _ => return Err(wrong(format!("holds several images: {}; name one as oci-layout://PATH:TAG or @DIGEST", shown()))),
+        },
+    };
+    let digest = found.digest;
+    let attached = manifests
+        .iter()
+        .filter(|descriptor| descriptor.digest != digest)
+        .map(|descriptor| Attached { descriptor: descriptor.clone(), tag: tag(descriptor) })
+        .collect();
+    Ok((found.clone(), attached))
+}
+
+impl Store {
+    /// A file of the layout by name, at most [`MAX_MANIFEST`] bytes.
+    fn named(&self, name: &str) -> Result<Vec<u8>, ImageError> {
+        let path = match self {
+            Self::Directory(folder) => folder.join(name),
+            Self::Tar(tar) => tar.path.join(name),
+        };
+        let read = |source| ImageError::Read { path: path.clone(), source };
+        let mut bytes = Vec::new();
+        self.reader(name).map_err(read)?.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(read)?;
+        if bytes.len() as u64 > MAX_MANIFEST {
+            return Err(read(io::Error::other(format!("more than {MAX_MANIFEST} bytes"))));
+        }
+        Ok(bytes)
+    }
+
+    fn reader(&self, name: &str) -> io::Result<Box<dyn Read + Send + '_>> {
+        match self {
+            Self::Directory(folder) => Ok(Box::new(File::open(folder.join(name))?)),
+            Self::Tar(tar) => {
+                let (offset, size) = *tar.entries.get(name).ok_or(io::ErrorKind::NotFound)?;
+                Ok(Box::new(Section { file: &tar.file, offset, end: offset + size }))
+            }
+        }
+    }
+}
+
+impl Blobs for LocalImage {
+    fn open(&self, digest: &Sha256Digest) -> Result<Box<dyn Read + Send + '_>, ImageError> {
+        self.store.reader(&format!("blobs/sha256/{}", digest.hex())).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => ImageError::MissingBlob { digest: *digest },
+            _ => ImageError::BadBlob { digest: *digest, problem: e.to_string() },
+        })
+    }
+}
+
+impl Tar {
+    fn open(path: &Path) -> Result<Self, ImageError> {
+        let read = |source| ImageError::Read { path: path.to_owned(), source };
+        let not_a_layout = |problem: String| ImageError::NotALayout { path: path.to_owned(), problem };
+        let file = File::open(path).map_err(read)?;
+        let mut start = [0; 6];
+        let length = file.read_at(&mut start, 0).map_err(read)?;
+        if start[..length].starts_with(&[0x1f, 0x8b]) || start[..length].starts_with(b"\xfd7zXZ") || start[..length].starts_with(b"\x28\xb5\x2f\xfd") {
+            return Err(not_a_layout("it is compressed; unpack it first".to_owned()));
+        }
+        let mut entries = HashMap::new();
+        let mut archive = tar::Archive::new(file.try_clone().map_err(read)?);
+        for entry in archive.entries_with_seek().map_err(read)? {
+            let entry = entry.map_err(|e| not_a_layout(format!("it is no tar file: {e}")))?;
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
+            let place = (entry.raw_file_position(), entry.size());
+            // Two files of one name could show one image to us and another to somebody else.
+            if entries.insert(name.clone(), place).is_some() {
+                return Err(not_a_layout(format!("it holds `{name}` twice")));
+            }
+            if entries.len() > MAX_TAR_ENTRIES {
+                return Err(not_a_layout(format!("it has more than {MAX_TAR_ENTRIES} files")));
+            }
+        }
+        Ok(Self { path: path.to_owned(), file, entries })
+    }
+}
+
+/// A part of a file, read without moving a shared position.
+struct Section<'a> {
+    file: &'a File,
+    offset: u64,
+    end: u64,
+}
+
+impl Read for Section<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(left);
+        let length = self.file.read_at(&mut buffer[..wanted], self.offset)?;
+        self.offset += length as u64;
+        Ok(length)
+    }
+}
