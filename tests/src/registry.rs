@@ -133,6 +133,8 @@ struct Rule {
     method: Method,
     path: String,
     left: usize,
+    /// Only requests that carry a login.
+    logged_in: bool,
     fault: Fault,
 }
 
@@ -208,7 +210,12 @@ impl FaultRegistry {
 
     /// From now on the next `times` requests with this method, whose path holds `path`, fail.
     pub fn fail(&self, method: Method, path: &str, times: usize, fault: Fault) {
-        self.store().rules.push(Rule { method, path: path.to_owned(), left: times, fault });
+        self.store().rules.push(Rule { method, path: path.to_owned(), left: times, logged_in: false, fault });
+    }
+
+    /// As [`Self::fail`], for requests that carry a login only.
+    pub fn fail_logged_in(&self, method: Method, path: &str, times: usize, fault: Fault) {
+        self.store().rules.push(Rule { method, path: path.to_owned(), left: times, logged_in: true, fault });
     }
 
     /// All requests so far.
@@ -287,7 +294,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
         let rule = store
             .rules
             .iter_mut()
-            .find(|rule| rule.left > 0 && rule.method == *request.method() && path.contains(&rule.path));
+            .find(|rule| {
+                rule.left > 0
+                    && rule.method == *request.method()
+                    && path.contains(&rule.path)
+                    && (!rule.logged_in || request.headers().contains_key(AUTHORIZATION))
+            });
         rule.map(|rule| {
             rule.left -= 1;
             rule.fault.clone()

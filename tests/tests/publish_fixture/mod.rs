@@ -20,30 +20,30 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _
 use serde_json::json;
 
 /// A P-256 key of a test.
-pub struct Signer(EcdsaKeyPair);
+pub(crate) struct Signer(EcdsaKeyPair);
 
 impl Signer {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let random = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
         Self(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document.as_ref(), &random).unwrap())
     }
 
-    pub fn public(&self) -> PublicKey {
+    pub(crate) fn public(&self) -> PublicKey {
         PublicKey::from_p256_point(self.0.public_key().as_ref()).unwrap()
     }
 
-    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
     }
 
-    pub fn envelope(&self, payload: Vec<u8>) -> Envelope {
+    pub(crate) fn envelope(&self, payload: Vec<u8>) -> Envelope {
         let signature = self.sign(&pre_authentication_encoding(IN_TOTO_PAYLOAD_TYPE, &payload));
         Envelope { payload_type: IN_TOTO_PAYLOAD_TYPE.to_owned(), payload, signature }
     }
 
     /// The public key as cosign reads it.
-    pub fn write_pem(&self, path: &Path) {
+    pub(crate) fn write_pem(&self, path: &Path) {
         use base64::Engine as _;
         let body = base64::engine::general_purpose::STANDARD.encode(self.public().spki_der());
         let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
@@ -52,11 +52,11 @@ impl Signer {
 }
 
 /// An export as the engine leaves it.
-pub struct ExportedImage {
-    pub directory: PathBuf,
-    pub root: Descriptor,
+pub(crate) struct ExportedImage {
+    pub(crate) directory: PathBuf,
+    pub(crate) root: Descriptor,
     /// The root, then each platform manifest.
-    pub targets: Vec<Descriptor>,
+    pub(crate) targets: Vec<Descriptor>,
 }
 
 fn store(directory: &Path, media_type: &str, bytes: &[u8]) -> Descriptor {
@@ -85,14 +85,14 @@ fn manifest(directory: &Path, architecture: &str, content: &[u8]) -> Descriptor 
 }
 
 /// One manifest with one layer that holds `content`.
-pub fn image(parent: &Path, content: &[u8]) -> ExportedImage {
+pub(crate) fn image(parent: &Path, content: &[u8]) -> ExportedImage {
     let directory = export_directory(parent, content);
     let root = manifest(&directory, "amd64", content);
     ExportedImage { directory, targets: vec![root.clone()], root }
 }
 
 /// An index of two platforms.
-pub fn index(parent: &Path, content: &[u8]) -> ExportedImage {
+pub(crate) fn index(parent: &Path, content: &[u8]) -> ExportedImage {
     let directory = export_directory(parent, content);
     let platforms: Vec<Descriptor> =
         ["amd64", "s390x"].iter().map(|arch| manifest(&directory, arch, &[content, arch.as_bytes()].concat())).collect();
@@ -114,7 +114,7 @@ fn export_directory(parent: &Path, content: &[u8]) -> PathBuf {
 }
 
 /// A provenance statement in shape; only its subjects matter to the tools.
-pub fn statement(targets: &[Descriptor]) -> Vec<u8> {
+pub(crate) fn statement(targets: &[Descriptor]) -> Vec<u8> {
     let subjects: Vec<_> = targets.iter().map(|t| json!({"name": "image", "digest": {"sha256": t.digest.hex()}})).collect();
     serde_json::to_vec(&json!({
         "_type": "https://in-toto.io/Statement/v1",
@@ -130,7 +130,7 @@ pub fn statement(targets: &[Descriptor]) -> Vec<u8> {
 }
 
 /// Everything signed by `signer` for these repositories.
-pub fn sign(signer: &Signer, image: &ExportedImage, repositories: &[&str]) -> Artefacts {
+pub(crate) fn sign(signer: &Signer, image: &ExportedImage, repositories: &[&str]) -> Artefacts {
     let images = image
         .targets
         .iter()
@@ -157,21 +157,21 @@ pub fn sign(signer: &Signer, image: &ExportedImage, repositories: &[&str]) -> Ar
 }
 
 /// The result of an image with these names.
-pub fn result(parent: &Path, image: &ExportedImage, parts: &Artefacts, names: &[ImageName]) -> ResultLayout {
+pub(crate) fn result(parent: &Path, image: &ExportedImage, parts: &Artefacts, names: &[ImageName]) -> ResultLayout {
     let destination = parent.join(format!("result-{}", &image.root.digest.hex()[..12]));
     let _ = std::fs::remove_dir_all(&destination);
     write_layout(&image.directory, &image.root, parts, names, &destination).unwrap()
 }
 
-pub fn name(text: &str) -> ImageName {
+pub(crate) fn name(text: &str) -> ImageName {
     ImageName::parse(text).unwrap()
 }
 
 /// A publisher that does not wait long.
-pub fn publisher() -> Publisher {
+pub(crate) fn publisher() -> Publisher {
     publisher_with(PublisherConfig::default())
 }
 
-pub fn publisher_with(config: PublisherConfig) -> Publisher {
+pub(crate) fn publisher_with(config: PublisherConfig) -> Publisher {
     Publisher::new(PublisherConfig { plain_http_on_loopback: true, first_pause: Duration::from_millis(1), ..config }).unwrap()
 }
