@@ -304,13 +304,8 @@ fn find_chain(table: &[u8], extra: &Endorsements, key: SigningKey) -> Result<Cha
         SigningKey::Vcek => (certificate_table::VCEK, "SEV-VCEK"),
         SigningKey::Vlek => (certificate_table::VLEK, "SEV-VLEK"),
     };
-    let is_intermediate = |name: &str| {
-        let product = match key {
-            SigningKey::Vcek => name.strip_prefix("SEV-"),
-            SigningKey::Vlek => name.strip_prefix("SEV-VLEK-"),
-        };
-        product.is_some_and(|product| Product::from_product_name(product).is_some())
-    };
+    let prefix = if key == SigningKey::Vlek { "SEV-VLEK-" } else { "SEV-" };
+    let is_intermediate = |name: &str| named_product(name, prefix).is_some();
     let missing = |which| SnpError::MissingCertificate { which };
     Ok(Chain {
         vek: table.remove(&vek_guid).or_else(|| named(&|name| name == vek_name)).ok_or(missing(CertificateName::of(key)))?,
@@ -326,9 +321,30 @@ fn find_chain(table: &[u8], extra: &Endorsements, key: SigningKey) -> Result<Cha
     })
 }
 
-fn check_name(which: CertificateName, certificate: &Certificate<'_>, wanted: &str) -> Result<(), SnpError> {
-    let got = certificate.common_name();
-    if got == wanted { Ok(()) } else { Err(SnpError::Name { which, got, wanted: wanted.to_owned() }) }
+/// Checks the common names that AMD gives to each place of the chain, so that no certificate stands in for another.
+fn check_names(root: Root, product: Product, key: SigningKey, chain: [&Certificate<'_>; 3]) -> Result<(), SnpError> {
+    let [ark, intermediate, vek] = chain;
+    let prefix = if key == SigningKey::Vlek { "SEV-VLEK-" } else { "SEV-" };
+    // One fixture root may endorse chips of several products; a vendor's endorses its own only.
+    let product = if root.is_hardware() { Some(product) } else { named_product(&ark.common_name(), "ARK-") };
+    let product = product.map_or("<product>", Product::certificate_name);
+    for (which, certificate, wanted) in [
+        (CertificateName::Ark, ark, format!("ARK-{product}")),
+        (CertificateName::issuer_of(key), intermediate, format!("{prefix}{product}")),
+        (CertificateName::of(key), vek, format!("SEV-{}", key.name())),
+    ] {
+        let got = certificate.common_name();
+        if got != wanted {
+            return Err(SnpError::Name { which, got, wanted });
+        }
+    }
+    Ok(())
+}
+
+/// The product after `prefix` in a common name.
+fn named_product(common_name: &str, prefix: &str) -> Option<Product> {
+    let rest = common_name.strip_prefix(prefix)?;
+    Product::ALL.into_iter().find(|product| product.certificate_name() == rest)
 }
 
 /// Authenticates a report and its certificate table to a root of `anchors`, as of `now`.
@@ -372,10 +388,7 @@ pub(crate) fn authenticate(
     {
         return Err(SnpError::Product { what: "root", got: of_root.to_string(), which: vek_which, wanted: product });
     }
-    let infix = if key == SigningKey::Vlek { "VLEK-" } else { "" };
-    check_name(CertificateName::Ark, &ark, &format!("ARK-{product}"))?;
-    check_name(issuer_which, &intermediate, &format!("SEV-{infix}{product}"))?;
-    check_name(vek_which, &vek, if key == SigningKey::Vlek { "SEV-VLEK" } else { "SEV-VCEK" })?;
+    check_names(root, product, key, [&ark, &intermediate, &vek])?;
 
     // Step 5.
     check_revocation(&chain.crls, &ark, (issuer_which, &intermediate), anchors.revocation(), now)?;
