@@ -9,7 +9,9 @@ use provenance::timestamp::Timestamp;
 use sealwright_tests::reference_values;
 use sealwright_tests::release_fixture::{FixtureKey, Release, instance_inputs};
 use sealwright_tests::software_tee::fake_kernel::{FakeKernel, isolated};
-use sealwright_tests::software_tee::{Product, ReportFields, SoftwareTee, Tcb, VekContents};
+use sealwright_tests::software_tee::{
+    ASK_SERIAL, Product, ReportFields, SoftwareTee, Tcb, Validity, VekContents,
+};
 use verifier::evidence::{AppraisalError, AuthenticationError};
 use verifier::policy::{PolicyTemplate, ReferenceValues, policy_from_reference_values};
 use verifier::session::SessionError;
@@ -316,24 +318,130 @@ fn what_the_certificate_says_is_judged_field_by_field() {
             .last_mut()
             .expect("not empty") ^= 1;
     }
-    let cases: [(&str, Alter); 8] = [
-        ("boot loader", |c| last_byte(c, "3704.1.3.1")),
-        ("TEE", |c| last_byte(c, "3704.1.3.2")),
-        ("SNP", |c| last_byte(c, "3704.1.3.3")),
-        ("microcode", |c| last_byte(c, "3704.1.3.8")),
-        ("chip", |c| last_byte(c, "3704.1.4")),
-        ("no chip", |c| {
-            c.extensions.retain(|(id, _)| !id.ends_with("3704.1.4"))
-        }),
-        ("product", |c| c.extensions[1].1 = b"\x16\x08Genoa-B1".to_vec()),
-        ("name", |c| c.common_name = "SEV-VLEK".to_owned()),
+    let cases: [(&str, Alter, &str); 9] = [
+        (
+            "boot loader",
+            |c| last_byte(c, "3704.1.3.1"),
+            "VCEK certificate is of TCB 05.00.18.db",
+        ),
+        (
+            "TEE",
+            |c| last_byte(c, "3704.1.3.2"),
+            "VCEK certificate is of TCB 04.01.18.db",
+        ),
+        (
+            "SNP",
+            |c| last_byte(c, "3704.1.3.3"),
+            "VCEK certificate is of TCB 04.00.19.db",
+        ),
+        (
+            "microcode",
+            |c| last_byte(c, "3704.1.3.8"),
+            "VCEK certificate is of TCB 04.00.18.da",
+        ),
+        ("chip", |c| last_byte(c, "3704.1.4"), "chip"),
+        (
+            "no chip",
+            |c| c.extensions.retain(|(id, _)| !id.ends_with("3704.1.4")),
+            "hwID",
+        ),
+        (
+            "product",
+            |c| c.extensions[1].1 = b"\x16\x08Genoa-B1".to_vec(),
+            "Genoa",
+        ),
+        ("name", |c| c.common_name = "SEV-VLEK".to_owned(), "SEV-VLEK"),
+        (
+            "twice",
+            |c| c.extensions.push(c.extensions[0].clone()),
+            "stands twice",
+        ),
     ];
-    for (name, alter) in cases {
+    for (name, alter, wanted) in cases {
         let chip = tee
             .new_chip(Product::Milan, Tcb::of(Product::Milan), alter)
             .expect("a chip");
         let got = judge(&chip.evidence(&DATA, |_| ()), &policy, now());
         assert!(matches!(got, Err(Refused::NotAuthentic(_))), "{name}: {got:?}");
+        let got = text(got);
+        assert!(got.contains(wanted), "{name}: {got}");
+    }
+}
+
+#[test]
+fn revocation_is_judged_as_the_policy_says() {
+    let (tee, keys) = (tee(), service());
+    let evidence = tee.chip().evidence(&DATA, |_| ());
+    let caller = FixtureKey::new().public;
+    let text = reference_values::dangerous_policy(&tee, keys.instance(), &[("ci".to_owned(), caller)]);
+    let lenient = Policy::parse(&text, "lenient.toml").expect("a complete policy");
+    let demanding = text.replace("revocation = \"crl-if-present\"", "revocation = \"crl-required\"");
+    let demanding = Policy::parse(&demanding, "demanding.toml").expect("a complete policy");
+
+    let judge = |crls: &[Vec<u8>], policy: &Policy| {
+        let extra = Endorsements {
+            crls: crls.to_vec(),
+            ..Endorsements::default()
+        };
+        authenticate(&evidence, &extra, policy.anchors(), now()).map(|_| ())
+    };
+    let fresh = Validity {
+        not_before: years_from_now(-1),
+        not_after: years_from_now(1),
+    };
+    let stale = Validity {
+        not_before: years_from_now(-2),
+        not_after: years_from_now(-1),
+    };
+    let nothing_revoked = tee.revocation_list(&[], fresh);
+    let another = tee.revocation_list(&[ASK_SERIAL + 7], fresh);
+    let ask = tee.revocation_list(&[ASK_SERIAL + 7, ASK_SERIAL], fresh);
+    let old = tee.revocation_list(&[], stale);
+    let old_ask = tee.revocation_list(&[ASK_SERIAL], stale);
+    let not_the_roots = tee.revocation_list_of_the_ask(&[], fresh);
+
+    for good in [&nothing_revoked, &another] {
+        assert_eq!(judge(&[good.clone()], &demanding), Ok(()));
+    }
+    assert_eq!(judge(&[], &lenient), Ok(()));
+    assert_eq!(judge(&[], &demanding), Err(SnpError::CrlMissing.into()));
+    assert_eq!(judge(&[old.clone()], &lenient), Ok(()));
+    let got = judge(&[old], &demanding).expect_err("refused");
+    assert!(
+        matches!(
+            got,
+            AuthenticationError::Snp(SnpError::Crl(CertificateError::Expired { .. }))
+        ),
+        "{got}"
+    );
+    for policy in [&lenient, &demanding] {
+        let revoked = SnpError::Revoked {
+            which: CertificateName::Ask,
+        };
+        assert_eq!(judge(&[ask.clone()], policy), Err(revoked.clone().into()));
+        assert_eq!(
+            judge(&[old_ask.clone()], policy),
+            Err(revoked.into()),
+            "what was revoked stays revoked"
+        );
+        let got = judge(&[not_the_roots.clone()], policy).expect_err("refused");
+        assert!(
+            matches!(
+                got,
+                AuthenticationError::Snp(SnpError::Crl(CertificateError::Issuer { .. }))
+            ),
+            "{got}"
+        );
+        let mut altered = ask.clone();
+        *altered.last_mut().expect("not empty") ^= 1;
+        let got = judge(&[altered], policy).expect_err("refused");
+        assert!(
+            matches!(
+                got,
+                AuthenticationError::Snp(SnpError::Crl(CertificateError::Signature { .. }))
+            ),
+            "{got}"
+        );
     }
 }
 

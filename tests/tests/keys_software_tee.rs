@@ -5,8 +5,10 @@ use std::process::Command;
 use enclave_keys::Attester as _;
 use provenance::binding::ReportData;
 use provenance::evidence::certificate_table;
+use provenance::timestamp::Timestamp;
 use sealwright_tests::software_tee::{
-    DANGEROUS_SOFTWARE_MEASUREMENT, Product, REPORT_LEN, SIGNATURE_PART_LEN, SIGNED_LEN, SoftwareTee, Tcb,
+    ASK_SERIAL, DANGEROUS_SOFTWARE_MEASUREMENT, Product, REPORT_LEN, SIGNATURE_PART_LEN, SIGNED_LEN,
+    SoftwareTee, Tcb, Validity,
 };
 
 fn pem(der: &[u8]) -> String {
@@ -62,6 +64,39 @@ fn openssl_accepts_the_chain_of_every_kind_of_chip() {
         let vek = file("vek.pem", &table[&guid]);
         let (good, said) = openssl(&["verify", "-CAfile", &root, "-untrusted", &intermediate, &vek]);
         assert!(good, "{name}: {said}");
+    }
+}
+
+#[test]
+fn openssl_accepts_revocation_lists_of_the_root() {
+    let tee = SoftwareTee::shared().expect("a software TEE");
+    let moment = |text| Timestamp::parse(text).expect("a time");
+    let updates = Validity {
+        not_before: moment("2026-01-01T00:00:00Z"),
+        not_after: moment("2040-01-01T00:00:00Z"),
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("text").to_owned();
+    std::fs::write(path("ark.pem"), pem(tee.root_certificate())).expect("written");
+    for revoked in [&[][..], &[ASK_SERIAL]] {
+        std::fs::write(path("list"), tee.revocation_list(revoked, updates)).expect("written");
+        let (good, said) = openssl(&[
+            "crl",
+            "-inform",
+            "DER",
+            "-in",
+            &path("list"),
+            "-CAfile",
+            &path("ark.pem"),
+            "-noout",
+            "-text",
+        ]);
+        assert!(good && said.contains("verify OK"), "{said}");
+        assert_eq!(
+            said.contains("Serial Number: 010001"),
+            !revoked.is_empty(),
+            "{said}"
+        );
     }
 }
 

@@ -183,6 +183,31 @@ pub(super) fn authority_certificate(
     )
 }
 
+/// A certificate revocation list, version 2 (RFC 5280 §5.1).
+pub(super) fn revocation_list(issuer: &dyn Issuer, revoked: &[u32], updates: Validity) -> Vec<u8> {
+    let entries: Vec<_> = revoked
+        .iter()
+        .map(|serial| sequence(&[&integer(*serial), &utc_time(updates.not_before)]))
+        .collect();
+    let entries: Vec<&[u8]> = entries.iter().map(Vec::as_slice).collect();
+    // An empty list is left out, never written empty.
+    let list = if entries.is_empty() {
+        vec![]
+    } else {
+        sequence(&entries)
+    };
+    let tbs = sequence(&[
+        &integer(1),
+        &rsa_pss_sha384(),
+        &name(issuer.common_name()),
+        &utc_time(updates.not_before),
+        &utc_time(updates.not_after),
+        &list,
+    ]);
+    let signature = issuer.sign(&tbs);
+    sequence(&[&tbs, &rsa_pss_sha384(), &bit_string(&signature)])
+}
+
 /// What stands in a VCEK or VLEK certificate. Every field may be altered before it is issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VekContents {

@@ -55,6 +55,9 @@ fn validity_of_a_vcek() -> Validity {
     days_from_now(-1, 7 * 365)
 }
 
+/// Serial number of the ASK certificate.
+pub const ASK_SERIAL: u32 = 0x10001;
+
 /// A generation of processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Product {
@@ -196,6 +199,18 @@ impl SoftwareTee {
     #[must_use]
     pub fn root_spki_sha256(&self) -> Sha256Digest {
         Sha256Digest::of(&self.pki.ark.spki())
+    }
+
+    /// A revocation list of the fixture root; `updates` is thisUpdate to nextUpdate.
+    #[must_use]
+    pub fn revocation_list(&self, revoked: &[u32], updates: Validity) -> Vec<u8> {
+        certificate::revocation_list(&self.pki.ark, revoked, updates)
+    }
+
+    /// The same, but signed by the ASK, which may not.
+    #[must_use]
+    pub fn revocation_list_of_the_ask(&self, revoked: &[u32], updates: Validity) -> Vec<u8> {
+        certificate::revocation_list(&self.pki.ask, revoked, updates)
     }
 
     /// The persistent Milan chip with its VCEK.

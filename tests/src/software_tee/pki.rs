@@ -14,7 +14,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, KeyPair as _, RsaKeyPair};
 
 use super::certificate::{self, Issuer, Validity};
-use super::{Product, Tcb, VekContents, timestamp, validity_of_a_vcek};
+use super::{ASK_SERIAL, Product, Tcb, VekContents, timestamp, validity_of_a_vcek};
 
 /// Name of the PKI's directory; another layout gets another name.
 const DIRECTORY: &str = "snp-fixture-pki-v1";
@@ -99,7 +99,7 @@ pub(super) struct FixturePki {
 
 const AUTHORITIES: [(&str, &str, u32); 3] = [
     ("ark", "ARK-Milan", 0x10000),
-    ("ask", "SEV-Milan", 0x10001),
+    ("ask", "SEV-Milan", ASK_SERIAL),
     ("asvk", "SEV-VLEK-Milan", 0x10101),
 ];
 
