@@ -20,9 +20,6 @@ pub mod buildkit {
     pub mod pb {
         include!("generated/pb.rs");
     }
-    pub mod errdefs {
-        include!("generated/errdefs.rs");
-    }
     pub mod google {
         pub mod rpc {
             include!("generated/google.rpc.rs");

@@ -2,7 +2,7 @@
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SolveRequest {
     #[prost(string, tag = "1")]
-    pub r#ref: ::prost::alloc::string::String,
+    pub reference: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub session: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
@@ -41,7 +41,7 @@ pub struct SolveResponse {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {
     #[prost(string, tag = "1")]
-    pub r#ref: ::prost::alloc::string::String,
+    pub reference: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StatusResponse {
@@ -137,7 +137,7 @@ pub struct BuildHistoryRequest {
     #[prost(bool, tag = "1")]
     pub active_only: bool,
     #[prost(string, tag = "2")]
-    pub r#ref: ::prost::alloc::string::String,
+    pub reference: ::prost::alloc::string::String,
     /// End the stream after what is recorded now.
     #[prost(bool, tag = "3")]
     pub early_exit: bool,
@@ -152,7 +152,7 @@ pub struct BuildHistoryEvent {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BuildHistoryRecord {
     #[prost(string, tag = "1")]
-    pub r#ref: ::prost::alloc::string::String,
+    pub reference: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "5")]
     pub error: ::core::option::Option<super::super::super::google::rpc::Status>,
     #[prost(btree_map = "string, string", tag = "9")]
@@ -193,7 +193,7 @@ pub struct Descriptor {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateBuildHistoryRequest {
     #[prost(string, tag = "1")]
-    pub r#ref: ::prost::alloc::string::String,
+    pub reference: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]
     pub pinned: bool,
     #[prost(bool, tag = "3")]

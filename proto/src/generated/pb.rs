@@ -9,33 +9,6 @@ pub struct Platform {
     pub variant: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Op {
-    #[prost(message, optional, tag = "10")]
-    pub platform: ::core::option::Option<Platform>,
-    #[prost(oneof = "op::Op", tags = "2, 3")]
-    pub op: ::core::option::Option<op::Op>,
-}
-/// Nested message and enum types in `Op`.
-pub mod op {
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
-    pub enum Op {
-        #[prost(message, tag = "2")]
-        Exec(super::ExecOp),
-        #[prost(message, tag = "3")]
-        Source(super::SourceOp),
-    }
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExecOp {
-    #[prost(message, optional, tag = "1")]
-    pub meta: ::core::option::Option<Meta>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Meta {
-    #[prost(string, repeated, tag = "1")]
-    pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SourceOp {
     /// `docker-image://…`, `git://…`, `<https://…`,> `local://…`, `oci-layout://…`.
     #[prost(string, tag = "1")]

@@ -1,0 +1,367 @@
+//! The daemons: one buildkitd per project, started when a build wants it, stopped when idle.
+//!
+//! A daemon runs as the first process of its own pid and mount namespace. When it ends, for whatever reason,
+//! the kernel ends its steps and drops its mounts; when this process ends, `setpriv --pdeathsig` ends the
+//! daemon. So a crash leaves no process and no mount behind, without any clean-up at the next start.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use proto::buildkit::moby::buildkit::v1::InfoRequest;
+use provenance::project::ProjectId;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::sync::{Mutex as AsyncMutex, watch};
+
+use super::client::ControlChannel;
+use super::config::EngineConfig;
+use super::error::EngineError;
+
+/// Longest path of a unix socket in bytes (sockaddr_un without the final NUL).
+const MAX_SOCKET_PATH: usize = 107;
+/// How long a daemon may take to answer.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a daemon may take to end after SIGTERM.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Log lines kept, and bytes of one.
+const LOG_LINES: usize = 100;
+const LOG_LINE: usize = 500;
+/// Log lines in an error.
+const LOG_SHOWN: usize = 10;
+
+/// Programs of util-linux that wrap a daemon.
+const SETPRIV: &str = "/usr/bin/setpriv";
+const UNSHARE: &str = "/usr/bin/unshare";
+
+type Log = Arc<Mutex<VecDeque<String>>>;
+
+/// A running daemon of one project.
+pub struct Daemon {
+    channel: ControlChannel,
+    group: Pid,
+    socket: PathBuf,
+    log: Log,
+    ended: watch::Receiver<bool>,
+    cgroup: String,
+    last_used: Mutex<Instant>,
+    /// Trees that were transferred under each shared key, see [`super::shared_key`].
+    pub(super) transfers: super::shared_key::Transfers,
+}
+
+impl Daemon {
+    /// The control connection.
+    #[must_use]
+    pub fn channel(&self) -> &ControlChannel {
+        &self.channel
+    }
+
+    /// The control socket, mode 0600 in a directory of mode 0700.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Process group of the daemon.
+    #[must_use]
+    pub fn process_group(&self) -> u32 {
+        self.group.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Whether the daemon has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Waits until the daemon has ended. Cancel safe.
+    pub async fn ended(&self) {
+        // An error means that the thread that watches it is gone, so it has ended.
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> Vec<String> {
+        tail(&self.log)
+    }
+
+    fn touch(&self) {
+        *self.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    async fn stop(&self) {
+        // An error means that the group is gone already.
+        let _ = kill_process_group(self.group, Signal::TERM);
+        if tokio::time::timeout(STOP_LIMIT, self.ended()).await.is_err() {
+            let _ = kill_process_group(self.group, Signal::KILL);
+            self.ended().await;
+        }
+        remove_cgroups(&self.cgroup);
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            let _ = kill_process_group(self.group, Signal::KILL);
+        }
+    }
+}
+
+fn tail(log: &Log) -> Vec<String> {
+    let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    log.iter().skip(log.len().saturating_sub(LOG_SHOWN)).cloned().collect()
+}
+
+type Slot = Arc<AsyncMutex<Option<Arc<Daemon>>>>;
+
+struct Inner {
+    config: EngineConfig,
+    slots: Mutex<HashMap<ProjectId, Slot>>,
+}
+
+/// The daemons of all projects. Clones are the same engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+impl Engine {
+    /// Checks the settings and prepares the state directory. Starts no daemon. Must be called in a Tokio
+    /// runtime: idle daemons are stopped by a task that ends with the engine.
+    pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
+        let problem = |problem: String| EngineError::Configuration { problem };
+        for program in [&config.buildkitd, &config.runc, Path::new(SETPRIV), Path::new(UNSHARE)] {
+            let executable = fs::metadata(program).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+            if !program.is_absolute() || !executable {
+                return Err(problem(format!("{} is not an absolute path of a program", program.display())));
+            }
+        }
+        let longest = config.root.join("0123456789abcdef/socket");
+        if !config.root.is_absolute() || longest.as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(problem(format!(
+                "engine directory {} must be absolute and leave sockets in it at most {MAX_SOCKET_PATH} bytes; choose a shorter one",
+                config.root.display()
+            )));
+        }
+        private_directory(&config.root)?;
+        let inner = Arc::new(Inner { config, slots: Mutex::default() });
+        tokio::spawn(stop_idle(Arc::downgrade(&inner), inner.config.idle_stop));
+        Ok(Self(inner))
+    }
+
+    fn slot(&self, project: &ProjectId) -> Slot {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(*project).or_default().clone()
+    }
+
+    /// The project's daemon, started when there is none. Calls at the same time get the same daemon. Cancel
+    /// safe: a start that nobody waits for any more is undone.
+    pub async fn daemon(&self, project: &ProjectId) -> Result<Arc<Daemon>, EngineError> {
+        let slot = self.slot(project);
+        let mut slot = slot.lock().await;
+        if let Some(daemon) = slot.as_ref().filter(|daemon| !daemon.has_ended()) {
+            daemon.touch();
+            return Ok(daemon.clone());
+        }
+        let daemon = Arc::new(start(&self.0.config, project).await?);
+        *slot = Some(daemon.clone());
+        Ok(daemon)
+    }
+
+    /// Stops every daemon and ends its steps; returns when none is left.
+    pub async fn shutdown(&self) {
+        let slots: Vec<Slot> = {
+            let slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.values().cloned().collect()
+        };
+        let stops = slots.into_iter().map(|slot| async move {
+            if let Some(daemon) = slot.lock().await.take() {
+                daemon.stop().await;
+            }
+        });
+        futures_util::future::join_all(stops).await;
+    }
+}
+
+async fn stop_idle(inner: Weak<Inner>, idle: Duration) {
+    let mut tick = tokio::time::interval((idle / 4).max(Duration::from_millis(50)));
+    loop {
+        tick.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        let slots: Vec<Slot> = inner.slots.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        drop(inner);
+        for slot in slots {
+            // A slot that is locked is being started, so it is not idle.
+            let Ok(mut slot) = slot.try_lock() else { continue };
+            let Some(daemon) = slot.as_ref() else { continue };
+            if Arc::strong_count(daemon) > 1 {
+                daemon.touch();
+                continue;
+            }
+            let used = *daemon.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+            if used.elapsed() >= idle
+                && let Some(daemon) = slot.take()
+            {
+                daemon.stop().await;
+            }
+        }
+    }
+}
+
+fn private_directory(path: &Path) -> Result<(), EngineError> {
+    fs::create_dir_all(path).map_err(EngineError::io("create", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(EngineError::io("set the mode of", path))
+}
+
+fn command(config: &EngineConfig, directory: &Path, socket: &Path) -> Command {
+    let mut command = Command::new(SETPRIV);
+    command.args(["--pdeathsig", "KILL", "--", UNSHARE, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["--propagation", "slave", "--"]).arg(&config.buildkitd);
+    command.arg("--config").arg(directory.join("buildkitd.toml"));
+    command.arg("--addr").arg(format!("unix://{}", socket.display()));
+    // What the daemon inherits is what it needs to find git and the trusted roots of registries.
+    command.env_clear();
+    for name in ["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.env("HOME", directory).env("TMPDIR", directory.join("tmp"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    command
+}
+
+async fn start(config: &EngineConfig, project: &ProjectId) -> Result<Daemon, EngineError> {
+    let name = &project.0.hex()[..16];
+    let directory = config.root.join(name);
+    let cgroup = format!("/sealwright-{name}");
+    let socket = directory.join("socket");
+    private_directory(&directory)?;
+    private_directory(&directory.join("tmp"))?;
+    let file = directory.join("buildkitd.toml");
+    fs::write(&file, config.daemon_toml(&directory, &cgroup)).map_err(EngineError::io("write", &file))?;
+    if socket.exists() {
+        fs::remove_file(&socket).map_err(EngineError::io("remove", &socket))?;
+    }
+
+    let log: Log = Log::default();
+    let (end, ended) = watch::channel(false);
+    let (report, spawned) = tokio::sync::oneshot::channel();
+    let thread_log = log.clone();
+    let mut command = command(config, &directory, &socket);
+    // The parent-death signal is tied to the thread that starts the process, so this thread lives as long as it.
+    let watcher = std::thread::Builder::new().name(format!("buildkitd {name}")).spawn(move || {
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => return drop(report.send(Err(error))),
+        };
+        let pid = Pid::from_child(&child);
+        if report.send(Ok(pid)).is_err() {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        watch_child(&mut child, &thread_log);
+        end.send_replace(true);
+    });
+    let start_error = |problem: String| EngineError::DaemonStart { problem, log: tail(&log) };
+    watcher.map_err(|e| start_error(format!("cannot start a thread: {e}")))?;
+    let group = match spawned.await {
+        Ok(Ok(pid)) => pid,
+        Ok(Err(error)) => return Err(start_error(format!("{}: {error}", config.buildkitd.display()))),
+        Err(_) => return Err(start_error("its thread ended".to_owned())),
+    };
+    // From here on the guard ends the process when the start is given up.
+    let guard = KillOnDrop(Some(group));
+    let channel = match tokio::time::timeout(START_LIMIT, wait_ready(&socket, ended.clone())).await {
+        Ok(Some(channel)) => channel,
+        Ok(None) => return Err(start_error("it ended at once".to_owned())),
+        Err(_) => return Err(start_error(format!("no answer within {} s", START_LIMIT.as_secs()))),
+    };
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
+        .map_err(EngineError::io("set the mode of", &socket))?;
+    guard.disarm();
+    Ok(Daemon {
+        channel,
+        group,
+        socket,
+        log: log.clone(),
+        ended,
+        cgroup,
+        last_used: Mutex::new(Instant::now()),
+        transfers: super::shared_key::Transfers::default(),
+    })
+}
+
+struct KillOnDrop(Option<Pid>);
+
+impl KillOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Keeps the last log lines until the process has ended.
+fn watch_child(child: &mut Child, log: &Log) {
+    if let Some(stderr) = child.stderr.take() {
+        let mut reader = BufReader::new(stderr);
+        let mut line = Vec::new();
+        while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+            let text = String::from_utf8_lossy(&line[..line.len().min(LOG_LINE)]).trim_end().to_owned();
+            line.clear();
+            tracing::debug!(target: "buildkitd", "{text}");
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            if log.len() >= LOG_LINES {
+                log.pop_front();
+            }
+            log.push_back(text);
+        }
+    }
+    let _ = child.wait();
+}
+
+/// Waits until the daemon answers; `None` when it ended instead.
+async fn wait_ready(socket: &Path, mut ended: watch::Receiver<bool>) -> Option<ControlChannel> {
+    loop {
+        if let Ok(channel) = ControlChannel::connect(socket).await
+            && channel.control().info(InfoRequest {}).await.is_ok()
+        {
+            return Some(channel);
+        }
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => return None,
+            () = tokio::time::sleep(Duration::from_millis(10)) => {}
+        }
+    }
+}
+
+/// Removes the empty control groups that steps leave, in a unified hierarchy or one per controller.
+fn remove_cgroups(name: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let name = name.trim_start_matches('/');
+    let controllers = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in std::iter::once(root.to_owned()).chain(controllers) {
+        remove_tree_of_cgroups(&hierarchy.join(name));
+    }
+}
+
+fn remove_tree_of_cgroups(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree_of_cgroups(&entry.path());
+        }
+    }
+    // Only empty ones can be removed; one in use is another daemon's business.
+    let _ = fs::remove_dir(path);
+}

@@ -1,0 +1,154 @@
+//! BuildKit's errors in our terms.
+
+use base64::Engine as _;
+use prost::Message as _;
+use proto::buildkit::google::rpc;
+use proto::buildkit::pb;
+use proto::v1::SourceExcerpt;
+use serde::Deserialize;
+use tonic::{Code, Status};
+
+use super::error::EngineError;
+use super::mask::Masks;
+use super::progress::excerpt;
+
+/// Longest message passed on, in characters.
+const MAX_MESSAGE: usize = 4000;
+
+// Details are JSON with the names of BuildKit's Go types, whatever their type says.
+#[derive(Deserialize)]
+struct SourceDetail {
+    info: Option<InfoDetail>,
+    #[serde(default)]
+    ranges: Vec<RangeDetail>,
+}
+
+#[derive(Deserialize)]
+struct InfoDetail {
+    #[serde(default)]
+    filename: String,
+    #[serde(default)]
+    data: String,
+}
+
+#[derive(Deserialize)]
+struct RangeDetail {
+    start: Option<PositionDetail>,
+    end: Option<PositionDetail>,
+}
+
+#[derive(Deserialize)]
+struct PositionDetail {
+    #[serde(default)]
+    line: i32,
+}
+
+#[derive(Deserialize)]
+struct VertexDetail {
+    digest: String,
+}
+
+#[derive(Deserialize)]
+struct ExitDetail {
+    #[serde(rename = "Code")]
+    code: Option<i64>,
+}
+
+/// What the details of an error say.
+#[derive(Default)]
+struct Details {
+    source_excerpts: Vec<SourceExcerpt>,
+    vertex: Option<String>,
+    exit_code: Option<i64>,
+}
+
+fn details(status: &Status, masks: &Masks) -> Details {
+    let mut found = Details::default();
+    let Ok(status) = rpc::Status::decode(status.details()) else { return found };
+    for detail in status.details {
+        let kind = detail.type_url.rsplit('/').next().unwrap_or_default();
+        match kind {
+            "errdefs.Source+json" => {
+                let parsed = serde_json::from_slice::<SourceDetail>(&detail.value).ok();
+                found.source_excerpts.extend(parsed.and_then(|source| source_excerpt(source, masks)));
+            }
+            "errdefs.Vertex+json" => {
+                found.vertex = serde_json::from_slice::<VertexDetail>(&detail.value).ok().map(|v| v.digest);
+            }
+            "gatewayapi.ExitMessage+json" => {
+                let code = serde_json::from_slice::<ExitDetail>(&detail.value).ok().map(|e| e.code.unwrap_or(0));
+                found.exit_code = found.exit_code.or(code);
+            }
+            _ => {}
+        }
+    }
+    found.source_excerpts.dedup();
+    found
+}
+
+fn source_excerpt(source: SourceDetail, masks: &Masks) -> Option<SourceExcerpt> {
+    let info = source.info?;
+    let data = base64::engine::general_purpose::STANDARD.decode(info.data).ok()?;
+    let info = pb::SourceInfo { filename: info.filename, data: data.into(), ..Default::default() };
+    let position = |p: Option<PositionDetail>| p.map(|p| pb::Position { line: p.line, character: 0 });
+    let ranges: Vec<_> =
+        source.ranges.into_iter().map(|r| pb::Range { start: position(r.start), end: position(r.end) }).collect();
+    excerpt(Some(&info), &ranges, masks)
+}
+
+/// Text between the last pair of `quote` after `marker`.
+fn quoted_after<'a>(message: &'a str, marker: &str) -> Option<&'a str> {
+    let rest = &message[message.find(marker)? + marker.len()..];
+    let start = rest.find('"')? + 1;
+    let end = rest[start..].find('"')? + start;
+    Some(&rest[start..end])
+}
+
+/// The error for a failed solve. `step_name` gives a step's name by digest.
+pub(super) fn solve_error(
+    status: &Status,
+    masks: &Masks,
+    dockerfile: &str,
+    step_name: impl Fn(&str) -> Option<String>,
+) -> EngineError {
+    let Details { source_excerpts, vertex, exit_code } = details(status, masks);
+    let message: String = masks.text(status.message()).chars().take(MAX_MESSAGE).collect();
+    let has = |text: &str| message.contains(text);
+    if let Some(code) = exit_code {
+        let step = vertex.and_then(|digest| step_name(&digest)).unwrap_or_else(|| message.clone());
+        return EngineError::Step { step, exit_code: i32::try_from(code).unwrap_or(-1), source_excerpts };
+    }
+    if has("no space left on device") || has("disk quota exceeded") {
+        return EngineError::DiskFull { message };
+    }
+    if has("failed to read dockerfile") && (has("no such file") || has("not found")) {
+        return EngineError::DockerfileMissing { path: dockerfile.to_owned() };
+    }
+    // `failed to calculate checksum of ref …: "/path": not found`
+    if has("failed to calculate checksum of ref") && has("not found") {
+        let path = quoted_after(&message, "failed to calculate checksum").unwrap_or("?").to_owned();
+        return EngineError::ContextFileMissing { path, source_excerpts };
+    }
+    let reference = || {
+        let named = message.split(": ").find(|part| part.contains('/') && !part.contains(' '));
+        named.unwrap_or("the registry").to_owned()
+    };
+    if has("failed to resolve source metadata") || has("failed to do request") || has("failed to fetch") || has("failed to authorize") {
+        if has("401") || has("403") || has("authorization failed") || has("Unauthorized") || has("pull access denied") {
+            return EngineError::RegistryAuth { reference: reference(), message, source_excerpts };
+        }
+        if has(": not found") || has("404") || has("manifest unknown") {
+            return EngineError::BaseImageMissing { reference: reference(), message, source_excerpts };
+        }
+        return EngineError::Remote { message, source_excerpts };
+    }
+    let from_frontend = has("dockerfile parse error")
+        || has("failed to solve with frontend")
+        || has("target stage")
+        || status.code() == Code::InvalidArgument
+        || (!source_excerpts.is_empty() && vertex.is_none());
+    if from_frontend {
+        return EngineError::Frontend { message, source_excerpts };
+    }
+    EngineError::Other { message, source_excerpts }
+}

@@ -1,1 +1,0 @@
-//! Docker's ignore and include patterns (`.dockerignore`, FileSync include and exclude patterns).

@@ -1,0 +1,232 @@
+//! What the engine's tests share: a context store in memory, trees from directories, an engine with the real
+//! buildkitd, requests.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Cursor, Read};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use build_server::buildkit::{
+    AgentHub, AllowAllSources, BlobError, ContextBlobs, Daemon, Engine, EngineConfig, EngineError, EngineEvent,
+    SolveInputs, Solved, SourcePolicy, solve,
+};
+use build_server::secrets::{RegistryCredentials, SecretValues};
+use provenance::binding::Nonce;
+use provenance::context::{Directory, Entry, Kind, Name};
+use provenance::digest::Sha256Digest;
+use provenance::project::Project;
+use provenance::request::{Compression, Dockerfile, Output, REQUEST_TYPE, Request, Source};
+use provenance::timestamp::Timestamp;
+use sealwright_tests::tools::tool;
+use tokio_util::sync::CancellationToken;
+
+/// A context store in memory.
+#[derive(Default)]
+pub struct MemoryStore(pub Mutex<HashMap<Sha256Digest, Vec<u8>>>);
+
+impl MemoryStore {
+    /// Stores a blob.
+    pub fn put(&self, bytes: Vec<u8>) -> Sha256Digest {
+        let digest = Sha256Digest::of(&bytes);
+        self.0.lock().expect("not poisoned").insert(digest, bytes);
+        digest
+    }
+
+    fn bytes(&self, digest: &Sha256Digest) -> Result<Vec<u8>, BlobError> {
+        let found = self.0.lock().expect("not poisoned").get(digest).cloned();
+        found.ok_or(BlobError { digest: *digest, problem: "is not stored".to_owned() })
+    }
+
+    /// Stores a directory of the file system; gives the root.
+    pub fn put_directory(&self, path: &Path) -> Sha256Digest {
+        self.scan(path, b"", &mut HashMap::new())
+    }
+
+    fn scan(&self, path: &Path, prefix: &[u8], seen: &mut HashMap<u64, Vec<u8>>) -> Sha256Digest {
+        let mut listed: Vec<_> = std::fs::read_dir(path).expect("readable").map(|e| e.expect("entry").path()).collect();
+        listed.sort_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
+        let mut entries = Vec::new();
+        for path in listed {
+            let name = path.file_name().expect("named").as_bytes().to_vec();
+            let relative = if prefix.is_empty() { name.clone() } else { [prefix, b"/", &name].concat() };
+            let meta = std::fs::symlink_metadata(&path).expect("there");
+            let kind = meta.file_type();
+            let device = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+            let kind = if kind.is_dir() {
+                Kind::Directory { digest: self.scan(&path, &relative, seen) }
+            } else if kind.is_symlink() {
+                Kind::Symlink { target: std::fs::read_link(&path).expect("link").as_os_str().as_bytes().to_vec() }
+            } else if kind.is_fifo() {
+                Kind::Fifo
+            } else if kind.is_char_device() {
+                Kind::CharDevice { major: device.0, minor: device.1 }
+            } else if kind.is_block_device() {
+                Kind::BlockDevice { major: device.0, minor: device.1 }
+            } else if kind.is_socket() {
+                continue;
+            } else {
+                let bytes = std::fs::read(&path).expect("readable");
+                let (size, digest) = (bytes.len() as u64, self.put(bytes));
+                match seen.get(&meta.ino()).filter(|_| meta.nlink() > 1) {
+                    Some(first) => Kind::HardLink { first: first.clone(), size, digest },
+                    None => {
+                        seen.insert(meta.ino(), relative.clone());
+                        Kind::File { size, digest }
+                    }
+                }
+            };
+            entries.push(Entry {
+                name: Name::new(&name).expect("a name"),
+                mode: u16::try_from(meta.mode() & 0o7777).expect("twelve bits"),
+                mtime_ns: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
+                xattrs: BTreeMap::new(),
+                kind,
+            });
+        }
+        self.put(Directory::new(entries).expect("valid").encode())
+    }
+
+    /// Stores a tree of files; gives the root.
+    pub fn put_files(&self, files: &[(&str, &str)]) -> Sha256Digest {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        write_files(directory.path(), files);
+        self.put_directory(directory.path())
+    }
+}
+
+/// Writes files below a directory.
+pub fn write_files(directory: &Path, files: &[(&str, &str)]) {
+    for (path, contents) in files {
+        let path = directory.join(path);
+        std::fs::create_dir_all(path.parent().expect("below the directory")).expect("created");
+        std::fs::write(path, contents).expect("written");
+    }
+}
+
+impl ContextBlobs for MemoryStore {
+    fn directory(&self, digest: &Sha256Digest) -> Result<Directory, BlobError> {
+        Directory::parse(&self.bytes(digest)?).map_err(|e| BlobError { digest: *digest, problem: e.to_string() })
+    }
+
+    fn open_blob(&self, digest: &Sha256Digest) -> Result<Box<dyn Read + Send>, BlobError> {
+        Ok(Box::new(Cursor::new(self.bytes(digest)?)))
+    }
+
+    fn blob_size(&self, digest: &Sha256Digest) -> Result<Option<u64>, BlobError> {
+        Ok(self.bytes(digest).ok().map(|b| b.len() as u64))
+    }
+}
+
+/// An engine with its own directory; ends with the test.
+pub struct Bench {
+    pub engine: Engine,
+    pub store: Arc<MemoryStore>,
+    pub root: PathBuf,
+    pub scratch: tempfile::TempDir,
+    _directory: tempfile::TempDir,
+}
+
+/// Settings with the real tools.
+pub fn config(root: &Path) -> EngineConfig {
+    EngineConfig {
+        buildkitd: tool("buildkitd"),
+        runc: tool("runc"),
+        root: root.to_owned(),
+        plain_http_registries: Vec::new(),
+        registry_mirrors: BTreeMap::new(),
+        idle_stop: Duration::from_secs(600),
+        cache_limit_bytes: 1 << 30,
+        max_parallel_steps: 0,
+    }
+}
+
+pub fn project() -> Project {
+    Project::new("engine test", [Sha256Digest::of(b"member")]).expect("valid")
+}
+
+/// A request for a tree context with the Dockerfile in it.
+pub fn request(root: Sha256Digest) -> Request {
+    Request {
+        add_hosts: Vec::new(),
+        annotations: BTreeMap::new(),
+        build_args: BTreeMap::new(),
+        build_id: "b1".to_owned().try_into().expect("an id"),
+        context: Source::Tree { root },
+        dockerfile: Dockerfile { path: "Dockerfile".to_owned(), root: Some(root) },
+        issued_at: Timestamp::parse("2026-11-21T10:00:00Z").expect("a time"),
+        labels: BTreeMap::new(),
+        named_contexts: BTreeMap::new(),
+        no_cache: false,
+        nonce: Nonce([1; 32]),
+        output: Output::Image {
+            compression: Compression::Gzip,
+            names: Vec::new(),
+            push: false,
+            rewrite_timestamp: false,
+        },
+        platforms: Vec::new(),
+        project: project(),
+        pull: false,
+        secrets: None,
+        ssh: Vec::new(),
+        target: None,
+        document_type: REQUEST_TYPE.to_owned(),
+    }
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut EngineConfig)) -> Self {
+        let directory = tempfile::Builder::new().prefix("sw").tempdir().expect("temporary directory");
+        let root = directory.path().join("e");
+        let mut config = config(&root);
+        change(&mut config);
+        let engine = Engine::new(config).expect("an engine");
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        Self { engine, store: Arc::default(), root, scratch, _directory: directory }
+    }
+
+    pub async fn daemon(&self) -> Arc<Daemon> {
+        self.engine.daemon(&project().id()).await.expect("a daemon")
+    }
+
+    pub fn inputs(&self, request: Request) -> SolveInputs {
+        let scratch = tempfile::tempdir_in(self.scratch.path()).expect("temporary directory").keep();
+        SolveInputs {
+            request,
+            store: self.store.clone(),
+            secrets: Arc::new(SecretValues::default()),
+            credentials: Arc::new(RegistryCredentials::default()),
+            agents: None::<AgentHub>,
+            policy: Arc::new(AllowAllSources) as Arc<dyn SourcePolicy>,
+            scratch,
+        }
+    }
+
+    /// Builds; gives the result and all events.
+    pub async fn build(&self, inputs: SolveInputs) -> (Result<Solved, EngineError>, Vec<EngineEvent>) {
+        let daemon = self.daemon().await;
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
+        let collect = async {
+            let mut events = Vec::new();
+            while let Some(event) = receiver.recv().await {
+                events.push(event);
+            }
+            events
+        };
+        tokio::join!(solve(&daemon, inputs, sender, CancellationToken::new()), collect)
+    }
+
+    /// Builds a tree of files.
+    pub async fn build_files(&self, files: &[(&str, &str)]) -> Result<Solved, EngineError> {
+        let inputs = self.inputs(request(self.store.put_files(files)));
+        self.build(inputs).await.0
+    }
+}
