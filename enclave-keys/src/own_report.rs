@@ -68,9 +68,9 @@ pub enum OwnReportError {
     #[error("report data is {got:?}, asked for {expected:?}")]
     ReportData {
         /// Data asked for.
-        expected: ReportData,
+        expected: Box<ReportData>,
         /// Data seen.
-        got: ReportData,
+        got: Box<ReportData>,
     },
     /// The launch measurement is another one than at start.
     #[error("launch measurement is {got}, was {expected} when this instance started")]
@@ -128,8 +128,8 @@ pub(crate) fn read(
     let got = ReportData(field(report, SNP_REPORT_DATA));
     if got != *asked {
         return Err(OwnReportError::ReportData {
-            expected: *asked,
-            got,
+            expected: Box::new(*asked),
+            got: Box::new(got),
         });
     }
     Ok(OwnReport {

@@ -1,6 +1,8 @@
 //! What key service and software TEE make, seen by the verifier. Each case changes one thing and names the one
 //! refusal.
 
+use std::slice;
+
 use enclave_keys::{Attester as _, KeyService, detect};
 use provenance::binding::{Nonce, ReportData};
 use provenance::digest::Sha256Digest;
@@ -401,11 +403,11 @@ fn revocation_is_judged_as_the_policy_says() {
     let not_the_roots = tee.revocation_list_of_the_ask(&[], fresh);
 
     for good in [&nothing_revoked, &another] {
-        assert_eq!(judge(&[good.clone()], &demanding), Ok(()));
+        assert_eq!(judge(slice::from_ref(good), &demanding), Ok(()));
     }
     assert_eq!(judge(&[], &lenient), Ok(()));
     assert_eq!(judge(&[], &demanding), Err(SnpError::CrlMissing.into()));
-    assert_eq!(judge(&[old.clone()], &lenient), Ok(()));
+    assert_eq!(judge(slice::from_ref(&old), &lenient), Ok(()));
     let got = judge(&[old], &demanding).expect_err("refused");
     assert!(
         matches!(
@@ -418,13 +420,13 @@ fn revocation_is_judged_as_the_policy_says() {
         let revoked = SnpError::Revoked {
             which: CertificateName::Ask,
         };
-        assert_eq!(judge(&[ask.clone()], policy), Err(revoked.clone().into()));
+        assert_eq!(judge(slice::from_ref(&ask), policy), Err(revoked.clone().into()));
         assert_eq!(
-            judge(&[old_ask.clone()], policy),
+            judge(slice::from_ref(&old_ask), policy),
             Err(revoked.into()),
             "what was revoked stays revoked"
         );
-        let got = judge(&[not_the_roots.clone()], policy).expect_err("refused");
+        let got = judge(slice::from_ref(&not_the_roots), policy).expect_err("refused");
         assert!(
             matches!(
                 got,

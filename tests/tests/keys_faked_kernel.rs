@@ -1,6 +1,6 @@
 //! The shipped Attester at the shipped paths, over a faked configfs-tsm.
 
-use enclave_keys::{Attester as _, AttesterError, KeyService, NoTee, detect};
+use enclave_keys::{AttesterError, KeyService, NoTee, detect};
 use provenance::binding::ReportData;
 use provenance::instance::KeyOrigin;
 use sealwright_tests::release_fixture::{Release, instance_inputs};
