@@ -27,7 +27,7 @@ const MAX_PATTERNS: usize = 100_000;
 
 /// The trees of one build by the names under which BuildKit asks for them.
 #[derive(Clone, Default)]
-pub struct Trees(pub(super) Arc<BTreeMap<String, Arc<Tree>>>);
+pub(super) struct Trees(pub(super) Arc<BTreeMap<String, Arc<Tree>>>);
 
 /// Failures of the trees, kept for the error report: BuildKit passes on only their text.
 pub(super) type Faults = Arc<Mutex<Vec<TreeError>>>;

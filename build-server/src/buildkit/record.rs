@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
 use proto::buildkit::moby::buildkit::v1 as api;
 use serde_json::Value;
 
 use super::capture::{Capture, CapturedSource, SourceDigest, SourceKind};
 use super::source_policy::Questions;
+use super::syntax::check_syntax;
 use super::client::ControlChannel;
 use super::error::EngineError;
 
@@ -55,14 +57,110 @@ pub(super) async fn forget(channel: &ControlChannel, reference: &str) {
     }
 }
 
-/// Fills in sources and steps from the provenance.
+/// Fills in sources and steps from the provenance. What is not understood is an error: a source that is left
+/// out would make the manifest say that there was none.
 pub(super) fn account(predicates: &[Value], questions: &Questions, capture: &mut Capture) -> Result<(), EngineError> {
-    let _ = (predicates, questions, capture);
+    let mut sources = BTreeSet::new();
+    let mut runs = BTreeSet::new();
+    for predicate in predicates {
+        let definition = &predicate["buildDefinition"];
+        for material in definition["resolvedDependencies"].as_array().into_iter().flatten() {
+            sources.insert(source(material, questions)?);
+        }
+        let config = &definition["internalParameters"]["buildConfig"];
+        let steps = config["llbDefinition"].as_array().ok_or_else(|| record("has no build definition"))?;
+        let digests = config["digestMapping"].as_object().ok_or_else(|| record("has no digests of steps"))?;
+        for step in steps {
+            let Some(exec) = step["op"]["Op"].get("exec") else { continue };
+            capture.has_run_steps = true;
+            let mounts = exec["mounts"].as_array().into_iter().flatten();
+            capture.has_cache_mounts |= mounts.into_iter().any(|mount| mount.get("cacheOpt").is_some_and(|c| !c.is_null()));
+            runs.extend(digests.iter().filter(|(_, id)| **id == step["id"]).map(|(digest, _)| digest.clone()));
+        }
+    }
+    for vertex in &mut capture.vertices {
+        vertex.is_run = runs.contains(&vertex.digest) || vertex.name.contains("] RUN ");
+        capture.has_run_steps |= vertex.is_run;
+    }
+    if let Some(pinned) = &questions.git_context {
+        let used = sources.iter().any(|s| s.digest.as_ref().is_some_and(|d| d.hex == pinned.commit));
+        if !used {
+            return Err(record(format!("the git context was pinned to {} and built from another commit", pinned.commit)));
+        }
+    }
+    capture.sources = sources.into_iter().collect();
     Ok(())
+}
+
+fn source(material: &Value, questions: &Questions) -> Result<CapturedSource, EngineError> {
+    let uri = material["uri"].as_str().ok_or_else(|| record("lists a source without URI"))?.to_owned();
+    let digests = material["digest"].as_object();
+    let algorithm = |name: &str| digests.and_then(|d| d.get(name)).and_then(Value::as_str).map(str::to_owned);
+    let git = algorithm("gitCommit").or_else(|| algorithm("sha1"));
+    let kind = if uri.starts_with("pkg:docker/") {
+        SourceKind::Image
+    } else if uri.starts_with("pkg:oci/") {
+        SourceKind::OciLayout
+    } else if git.is_some() || uri.contains(".git") || uri.starts_with("git") || uri.starts_with("ssh:") {
+        SourceKind::Git
+    } else if uri.starts_with("http://") || uri.starts_with("https://") {
+        SourceKind::Http
+    } else {
+        return Err(record(format!("lists source `{uri}`, which is of no known kind")));
+    };
+    let digest = match (kind, git, algorithm("sha256")) {
+        (SourceKind::Git, Some(hex), _) => Some(SourceDigest { algorithm: "gitCommit".to_owned(), hex }),
+        // A repository with SHA-256 object names.
+        (SourceKind::Git, None, Some(hex)) => Some(SourceDigest { algorithm: "gitCommit".to_owned(), hex }),
+        (_, _, Some(hex)) => Some(SourceDigest { algorithm: "sha256".to_owned(), hex }),
+        _ => None,
+    };
+    let (name, platform) = package(&uri);
+    let requested = match kind {
+        SourceKind::Image => asked_image(&name, questions).unwrap_or(name),
+        SourceKind::OciLayout => name,
+        _ => uri.clone(),
+    };
+    Ok(CapturedSource { kind, requested, uri, digest, platform })
+}
+
+/// Name with tag and platform of a package URL `pkg:TYPE/NAME@TAG?platform=OS%2FARCH`.
+fn package(uri: &str) -> (String, Option<String>) {
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let name = path.strip_prefix("pkg:").and_then(|p| p.split_once('/')).map_or(path, |(_, name)| name);
+    let name = name.replace("%3A", ":").replace("%2F", "/").replace('@', ":");
+    let platform = query.split('&').find_map(|part| part.strip_prefix("platform="));
+    (name, platform.map(|p| p.replace("%2F", "/").replace("%2f", "/")))
+}
+
+/// The image as the build asked for it, before a tag was resolved to a digest.
+fn asked_image(name: &str, questions: &Questions) -> Option<String> {
+    let familiar = |text: &str| {
+        let text = text.strip_prefix("docker.io/").unwrap_or(text);
+        text.strip_prefix("library/").unwrap_or(text).to_owned()
+    };
+    let wanted = familiar(name);
+    let asked = questions.asked.iter().filter_map(|q| q.identifier.strip_prefix("docker-image://"));
+    asked
+        .filter(|image| familiar(image.split('@').next().unwrap_or(image)) == wanted)
+        .min_by_key(|image| image.len())
+        .map(str::to_owned)
 }
 
 /// The directive of a Dockerfile that came with a git context, from the source map in the provenance.
 pub(super) fn syntax(predicates: &[Value], path: &str) -> Result<Option<String>, EngineError> {
-    let _ = (predicates, path);
-    Ok(None)
+    for predicate in predicates {
+        let infos = &predicate["runDetails"]["metadata"]["buildkit_metadata"]["source"]["infos"];
+        for info in infos.as_array().into_iter().flatten() {
+            if info["filename"].as_str() != Some(path) {
+                continue;
+            }
+            let data = info["data"].as_str().unwrap_or_default();
+            let text = base64::engine::general_purpose::STANDARD
+                .decode(data)
+                .map_err(|e| record(format!("source of the Dockerfile: {e}")))?;
+            return check_syntax(&text);
+        }
+    }
+    Err(record("does not hold the Dockerfile of the git context, so its `# syntax=` cannot be checked"))
 }
