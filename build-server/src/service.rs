@@ -247,3 +247,24 @@ async fn sweep(
         }
     }
 }
+
+/// What the running server depends on, one line per fact, for its operator.
+#[must_use]
+pub fn facts(server: &Server, keys: &KeyService, operations: &Operations) -> Vec<String> {
+    let instance = keys.instance();
+    let (resumed, failed) = server.recovered();
+    let origin = serde_json::to_value(instance.key_origin).unwrap_or_default();
+    vec![
+        format!("platform   {}", instance.platform),
+        format!("key        epoch {} ({})", instance.epoch, origin.as_str().unwrap_or("?")),
+        format!(
+            "engine     buildkitd {} {}, runc {} {}",
+            instance.buildkitd.version,
+            instance.buildkitd.sha256.short(),
+            instance.runc.version,
+            instance.runc.sha256.short(),
+        ),
+        format!("state      {}, {resumed} builds resumed, {failed} failed", operations.state_directory.display()),
+        format!("listening  {} (attested TLS)", server.local_addr()),
+    ]
+}

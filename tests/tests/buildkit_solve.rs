@@ -2,8 +2,11 @@
 
 mod buildkit_support;
 
-use build_server::buildkit::Export;
-use buildkit_support::Bench;
+use std::collections::BTreeMap;
+
+use build_server::buildkit::{EngineError, Export, SourceKind};
+use buildkit_support::{Bench, request};
+use provenance::request::Source;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_tree_becomes_a_checked_layout() {
@@ -16,7 +19,57 @@ async fn a_stored_tree_becomes_a_checked_layout() {
     assert!(layout.join("blobs/sha256").join(root.digest.hex()).is_file());
     assert!(platform_manifests.is_empty());
     assert_eq!(solved.capture.syntax_directive.as_deref(), Some("docker/dockerfile:1"));
-    println!("{}", serde_json::to_string_pretty(&solved.capture.provenance).unwrap());
-    println!("{:#?}", solved.capture.vertices);
+    assert!(!solved.capture.has_run_steps);
+    assert_eq!(solved.capture.sources, []);
+    bench.engine.shutdown().await;
+}
+
+/// A base image by way of an uploaded layout; a RUN step in it that fails is named with its exit code.
+#[tokio::test(flavor = "multi_thread")]
+async fn run_steps_and_base_images_are_captured_and_failures_name_the_step() {
+    let bench = Bench::new();
+    let layout = sealwright_tests::tools::base_image();
+    for blob in std::fs::read_dir(layout.join("blobs/sha256")).expect("blobs") {
+        bench.store.put(std::fs::read(blob.expect("blob").path()).expect("readable"));
+    }
+    let index = std::fs::read(layout.join("index.json")).expect("index");
+    let index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
+    let descriptor = &index["manifests"][0];
+    let base = Source::OciLayout {
+        manifest: descriptor["digest"].as_str().expect("digest").parse().expect("digest"),
+        size: descriptor["size"].as_u64().expect("size"),
+        media_type: descriptor["mediaType"].as_str().expect("type").to_owned(),
+    };
+    let with_base = |dockerfile: &str| {
+        let root = bench.store.put_files(&[("Dockerfile", dockerfile)]);
+        let mut request = request(root);
+        request.named_contexts = BTreeMap::from([("base".to_owned(), base.clone())]);
+        bench.inputs(request)
+    };
+    let good = with_base("FROM base\nRUN --mount=type=cache,target=/c echo one > /one\n");
+    let solved = bench.build(good).await.0.expect("builds");
+    assert!(solved.capture.has_run_steps && solved.capture.has_cache_mounts);
+    let kinds: Vec<_> = solved.capture.sources.iter().map(|s| (s.kind, s.digest.is_some())).collect();
+    assert_eq!(kinds, [(SourceKind::OciLayout, true)]);
+
+    let error = bench.build(with_base("FROM base\nRUN exit 7\n")).await.0.expect_err("fails");
+    let EngineError::Step { exit_code: 7, step, source_excerpts } = &error else { panic!("{error:?}") };
+    assert!(step.contains("RUN exit 7"), "{step}");
+    assert_eq!(source_excerpts[0].marked, [2]);
+    bench.engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_the_dockerfile_are_told_apart() {
+    let bench = Bench::new();
+    let error = bench.build_files(&[("Dockerfile", "FROM scratch\nCOPPY a b\n")]).await.expect_err("fails");
+    let EngineError::Frontend { source_excerpts, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source_excerpts[0].marked, [2]);
+    let error = bench.build_files(&[("Dockerfile", "FROM scratch\nCOPY gone /\n")]).await.expect_err("fails");
+    assert!(matches!(&error, EngineError::ContextFileMissing { path, .. } if path == "/gone"), "{error:?}");
+    let error = bench.build_files(&[("Other", "")]).await.expect_err("fails");
+    assert!(matches!(&error, EngineError::DockerfileMissing { .. }), "{error:?}");
+    let error = bench.build_files(&[("Dockerfile", "# syntax=x/y\nFROM scratch\n")]).await.expect_err("fails");
+    assert!(matches!(&error, EngineError::UnsupportedSyntax { .. }), "{error:?}");
     bench.engine.shutdown().await;
 }

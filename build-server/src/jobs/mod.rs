@@ -24,21 +24,12 @@ use crate::api::names::BuildName;
 use crate::context_store::{PinnedRoot, ProjectStore};
 use crate::secrets::{RegistryCredentials, SecretValues};
 
+pub use crate::buildkit::AgentHub;
 pub use events::EventSink;
 pub use queue::{Queue, QueueLimits, Submission, SubmitError};
 pub use record::{BuildRecord, Created, EventPage, NewBuild, State, Volatile};
 pub use retention::{JobLimits, Retired};
 pub use store::{JobError, JobStore, StateLock};
-
-/// Placeholder until the engine's agent hub is there.
-#[derive(Clone)]
-pub struct AgentHub;
-
-impl AgentHub {
-    fn new(_ids: Vec<String>) -> Self {
-        Self
-    }
-}
 
 /// One build to run.
 pub struct Job {

@@ -101,6 +101,8 @@ struct Active {
     cancel: CancellationToken,
     stop: Arc<OnceLock<Stop>>,
     agents: Option<AgentHub>,
+    /// Fires when the build's task has ended.
+    ended: CancellationToken,
 }
 
 impl Active {
@@ -250,10 +252,11 @@ impl Queue {
         }
     }
 
-    /// The agent hub of a build that has not ended and asked for agents.
+    /// The agent hub of a build that has not ended and asked for agents, and what fires at the build's end.
     #[must_use]
-    pub fn agents(&self, name: &BuildName) -> Option<AgentHub> {
-        self.active(name)?.agents
+    pub fn agents(&self, name: &BuildName) -> Option<(AgentHub, CancellationToken)> {
+        let active = self.active(name)?;
+        Some((active.agents?, active.ended))
     }
 
     fn active(&self, name: &BuildName) -> Option<Active> {
@@ -285,7 +288,12 @@ impl Queue {
     ) {
         let request = signed.request();
         let agents = (!request.ssh.is_empty()).then(|| AgentHub::new(request.ssh.clone()));
-        let active = Active { cancel: CancellationToken::new(), stop: Arc::default(), agents: agents.clone() };
+        let active = Active {
+            cancel: CancellationToken::new(),
+            stop: Arc::default(),
+            agents: agents.clone(),
+            ended: CancellationToken::new(),
+        };
         self.inner
             .active
             .lock()
@@ -307,6 +315,7 @@ impl Queue {
         let queue = self.clone();
         self.inner.tasks.spawn(async move {
             let name = record.name.clone();
+            let _ended = active.ended.clone().drop_guard();
             queue.attend(record, job, active, store).await;
             queue.inner.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         });

@@ -206,9 +206,8 @@ pub(crate) fn from_status(status: &Status) -> Failure {
             request.field_violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
         failure.place = Some(fields.join("; ")).filter(|text| !text.is_empty());
     }
-    let advice = info.and_then(|info| info.metadata.get("advice")).cloned();
-    let help = details.help().map(|help| help.links.iter().map(|link| link.description.clone()).collect::<Vec<_>>());
-    failure.advice = advice.into_iter().chain(help.unwrap_or_default()).filter(|text| !text.is_empty()).collect();
+    let advice = details.localized_message().map(|message| message.message.clone());
+    failure.advice = advice.into_iter().filter(|text| !text.is_empty()).collect();
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         failure.advice.push(format!("try again in {} s", delay.as_secs().max(1)));
     }

@@ -118,7 +118,7 @@ pub(crate) fn failure(build: &v1::Build, cause: Cause, failed_output: &[String],
         (Cause::Interrupt, _) => (exit::INTERRUPTED, "interrupted"),
         (Cause::Timeout, _) => (exit::TIMEOUT, "timeout"),
         (_, reason) if reason.contains("DEADLINE") || reason.contains("TIMEOUT") => (exit::TIMEOUT, "timeout"),
-        (_, reason) if reason.contains("POLICY") => (exit::REFUSED, "refused by the guest's build policy"),
+        (_, reason) if reason.contains("POLICY") || reason == "SOURCE_REFUSED" => (exit::REFUSED, "refused by the guest's build policy"),
         (Cause::None, _) if word == "cancelled" => (exit::FAILED, "build cancelled"),
         _ => (exit::FAILED, "build failed"),
     };

@@ -1,0 +1,246 @@
+//! A whole build made by hand, so that a test can change any one thing at any stage and have everything after it
+//! made again consistently. NOT HARDWARE: the reports are the software TEE's.
+
+use std::collections::BTreeMap;
+
+use provenance::binding::{Leaf, LeafBody, LeafTree, Nonce};
+use provenance::canonical::to_canonical_json;
+use provenance::digest::Sha256Digest;
+use provenance::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE, REQUEST_PAYLOAD_TYPE};
+use provenance::evidence::{EvidenceBundle, Platform};
+use provenance::instance::{INSTANCE_TYPE, InstanceDocument, KeyOrigin};
+use provenance::materials::{Completeness, MaterialClass};
+use provenance::request::Request;
+use provenance::sigstore::{bundle_with_key_hint, cosign_sign_statement, simple_signing_payload};
+use provenance::statement::{
+    BUILD_TYPE, BuildDefinition, BuildMetadata, Builder, ExternalParameters, InternalParameters, PREDICATE_TYPE,
+    Predicate, RunDetails, STATEMENT_TYPE, Statement, Subject,
+};
+use provenance::timestamp::Timestamp;
+use sealwright_tests::release_fixture::{self, FixtureKey, REPOSITORY};
+use sealwright_tests::software_tee::{DANGEROUS_SOFTWARE_MEASUREMENT, ReportFields, SoftwareTee};
+use serde_json::json;
+use verifier::image::SimpleSignature;
+use verifier::{Endorsements, ImageInput, Policy, Reason, Verdict, verify_image};
+
+use super::PolicyText;
+
+/// The time that everything is judged at, within all validities of the fixture PKI.
+pub fn now() -> Timestamp {
+    let seconds = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    Timestamp::from_unix(i64::try_from(seconds).expect("before 9999")).expect("before 9999")
+}
+
+/// Everything that goes into a build. Tests change fields and then make a [`Made`].
+pub struct World {
+    pub tee: SoftwareTee,
+    pub caller: FixtureKey,
+    pub signer: FixtureKey,
+    pub instance: InstanceDocument,
+    pub request: Request,
+    pub completeness: BTreeMap<MaterialClass, Completeness>,
+    pub blobs: Vec<Vec<u8>>,
+    pub manifest: Vec<u8>,
+}
+
+/// Bytes as a Relying Party fetches them, with what they were made from.
+pub struct Made {
+    pub bundle: EvidenceBundle,
+    pub provenance: Envelope,
+    pub statement: Statement,
+    pub leaf: Leaf,
+    pub input: ImageInput,
+    pub policy: PolicyText,
+}
+
+fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
+    json!({"mediaType": media_type, "digest": Sha256Digest::of(bytes).to_string(), "size": bytes.len()})
+}
+
+pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// An OCI image manifest of a configuration and a layer.
+pub fn image_manifest(config: &[u8], layer: &[u8]) -> Vec<u8> {
+    serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", config),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", layer)],
+    }))
+    .expect("JSON")
+}
+
+/// An OCI index of these manifests.
+pub fn index(manifests: &[Vec<u8>], media_type: &str) -> Vec<u8> {
+    let manifests: Vec<_> = manifests.iter().map(|manifest| descriptor(media_type, manifest)).collect();
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests})).expect("JSON")
+}
+
+impl World {
+    pub fn new() -> Self {
+        let (caller, inputs) = (FixtureKey::new(), release_fixture::instance_inputs());
+        let request = release_fixture::request(&caller.project("acme/app"), "b-1", Nonce([7; 32]));
+        let (config, layer) = (b"{\"os\":\"linux\"}".to_vec(), b"a layer".to_vec());
+        Self {
+            tee: SoftwareTee::shared().expect("a software TEE"),
+            caller,
+            signer: FixtureKey::new(),
+            instance: InstanceDocument {
+                boot_id: "00".repeat(32),
+                build_policy_sha256: inputs.build_policy_sha256,
+                builder_id: inputs.builder_id,
+                buildkitd: inputs.buildkitd,
+                epoch: 1,
+                key_origin: KeyOrigin::DangerousSoftware,
+                platform: Platform::SevSnp,
+                runc: inputs.runc,
+                started_at: inputs.started_at,
+                trust_configuration: inputs.trust_configuration,
+                document_type: INSTANCE_TYPE.to_owned(),
+                version: inputs.version,
+            },
+            request,
+            completeness: MaterialClass::ALL.map(|class| (class, Completeness::None {})).into(),
+            manifest: image_manifest(&config, &layer),
+            blobs: vec![config, layer],
+        }
+    }
+
+    pub fn target(&self) -> Sha256Digest {
+        Sha256Digest::of(&self.manifest)
+    }
+
+    pub fn statement(&self) -> Statement {
+        Statement {
+            statement_type: STATEMENT_TYPE.to_owned(),
+            predicate: Predicate {
+                build_definition: BuildDefinition {
+                    build_type: BUILD_TYPE.to_owned(),
+                    external_parameters: ExternalParameters {
+                        caller: self.caller.public.spki_sha256(),
+                        request: self.request.clone(),
+                        request_digest: Sha256Digest::of(&self.request.document()),
+                    },
+                    internal_parameters: InternalParameters {
+                        completeness: self.completeness.clone(),
+                        instance: self.instance.clone(),
+                        instance_digest: Sha256Digest::of(&self.instance.document()),
+                    },
+                    resolved_dependencies: vec![],
+                },
+                run_details: RunDetails {
+                    builder: Builder { id: self.instance.builder_id.clone(), version: BTreeMap::new() },
+                    byproducts: vec![],
+                    metadata: BuildMetadata {
+                        finished_on: self.request.issued_at,
+                        invocation_id: format!("projects/{}/builds/{}", self.request.project.id(), self.request.build_id),
+                        started_on: self.request.issued_at,
+                    },
+                },
+            },
+            predicate_type: PREDICATE_TYPE.to_owned(),
+            subject: vec![Subject::new(REPOSITORY, &self.target())],
+        }
+    }
+
+    /// The policy that accepts this world as it is made by [`World::new`].
+    pub fn policy(&self) -> PolicyText {
+        let trust = Sha256Digest::of(&to_canonical_json(&json!({"projects": []})));
+        PolicyText::template()
+            .with("MEASUREMENT", &hex::encode(DANGEROUS_SOFTWARE_MEASUREMENT))
+            .with(
+                "roots = [\"amd-milan\", \"amd-genoa\", \"amd-turin\"]",
+                &format!("roots = []\ndangerous_roots = [\"{}\"]", self.tee.root_spki_sha256()),
+            )
+            .with("BUILDER", release_fixture::BUILDER_ID)
+            .with("TRUST", &trust.to_string())
+            .with("RULES", &Sha256Digest::of(b"build policy").to_string())
+            .with("CALLER", &self.caller.public.spki_sha256().to_string())
+    }
+
+    pub fn make(&self) -> Made {
+        self.make_of(self.statement(), |_| (), |_| ())
+    }
+
+    /// Makes everything from a statement, with leaf and report altered before they are signed.
+    pub fn make_of(
+        &self,
+        statement: Statement,
+        alter_leaf: impl FnOnce(&mut Leaf),
+        alter_report: impl FnOnce(&mut ReportFields),
+    ) -> Made {
+        let payload = statement.document();
+        let mut leaf = Leaf {
+            salt: [1; 32],
+            instance_sha256: Sha256Digest::of(&self.instance.document()),
+            body: LeafBody::Build {
+                spki_sha256: self.signer.public.spki_sha256(),
+                nonce: self.request.nonce,
+                statement_sha256: Sha256Digest::of(&payload),
+            },
+        };
+        alter_leaf(&mut leaf);
+        // Another tenant's leaf shares the report.
+        let other = Leaf { salt: [2; 32], ..leaf };
+        let tree = LeafTree::new(&[other, leaf]).expect("two leaves");
+        let bundle = EvidenceBundle {
+            evidence: self.tee.chip().evidence(&tree.report_data(), alter_report),
+            instance: self.instance.document(),
+            leaf: leaf.encode(),
+            proof: tree.proof(1).expect("the second leaf"),
+            request: Some(self.caller.sign(REQUEST_PAYLOAD_TYPE, self.request.document()).to_json()),
+            signing_key: Some(self.signer.public.spki_der().to_vec()),
+            caller_key: Some(self.caller.public.spki_der().to_vec()),
+        };
+        let provenance = self.signer.sign(IN_TOTO_PAYLOAD_TYPE, payload);
+        let sign = self.signer.sign(IN_TOTO_PAYLOAD_TYPE, cosign_sign_statement(&self.target()));
+        let input = ImageInput {
+            target: self.target(),
+            repository: Some(REPOSITORY.to_owned()),
+            documents: vec![self.manifest.clone()],
+            evidence: vec![bundle.to_json()],
+            envelopes: vec![
+                bundle_with_key_hint(&provenance, &self.signer.public),
+                bundle_with_key_hint(&sign, &self.signer.public),
+            ],
+            simple_signatures: vec![self.simple_signature(REPOSITORY, &self.target())],
+            endorsements: Endorsements::default(),
+            expected_request: None,
+        };
+        Made { bundle, provenance, statement, leaf, input, policy: self.policy() }
+    }
+
+    pub fn simple_signature(&self, repository: &str, digest: &Sha256Digest) -> SimpleSignature {
+        let payload = simple_signing_payload(repository, digest);
+        SimpleSignature { signature: self.signer.sign_bytes(&payload), payload }
+    }
+}
+
+impl Made {
+    /// Puts a changed bundle in the place of the one made.
+    pub fn with_bundle(mut self, change: impl FnOnce(&mut EvidenceBundle)) -> Self {
+        change(&mut self.bundle);
+        self.input.evidence = vec![self.bundle.to_json()];
+        self
+    }
+
+    pub fn with_policy(mut self, change: impl FnOnce(PolicyText) -> PolicyText) -> Self {
+        self.policy = change(self.policy);
+        self
+    }
+
+    pub fn parsed_policy(&self) -> Policy {
+        self.policy.parse()
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        verify_image(&self.parsed_policy(), &self.input, now())
+    }
+
+    /// The reason of the refusal, whatever it is.
+    pub fn refused(&self) -> Reason {
+        let verdict = self.verdict();
+        verdict.rejection().unwrap_or_else(|| panic!("not refused:\n{}", verdict.report())).reason().clone()
+    }
+}
