@@ -116,7 +116,7 @@ impl Terminal {
         let total = self.steps.iter().count();
         let complete = self.steps.iter().filter(|step| step.completed.is_some()).count();
         let heading = format!("[+] building {:.1}s ({complete}/{total}) {}", seconds_between(self.first, now), self.state);
-        let mut lines = vec![heading.trim_end().to_owned()];
+        let mut lines = vec![cut(heading.trim_end(), width)];
         let mut body = Vec::new();
         for step in known {
             self.step_lines(step, now, width, &mut body);
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_frame_overwrites_the_one_before_and_fits_the_terminal() {
-        let mut terminal = Terminal::new(false, || Size { columns: 30, rows: 8 });
+        let mut terminal = Terminal::new(false, || Size { columns: 36, rows: 8 });
         for number in 0..20 {
             terminal.event(&vertex(&format!("[{number}/20] RUN something rather long"), true, ""));
         }
@@ -209,7 +209,7 @@ mod tests {
         let first = terminal.frame(false);
         assert_eq!(first.matches('\n').count(), 5);
         assert!(first.contains("[+] building 0.0s (20/20) finished"), "{first}");
-        assert!(first.contains(" => [19/20] RUN somethi… 2.0s"), "{first}");
+        assert!(first.contains(" => [19/20] RUN something rath… 2.0s"), "{first}");
         assert!(terminal.frame(false).starts_with("\u{1b}[5A\r"));
         assert_eq!(terminal.frame(true).matches('\n').count(), 21);
     }
