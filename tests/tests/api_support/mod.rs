@@ -1,6 +1,6 @@
 //! The API under test: a real server (TLS, gRPC, SQLite, context store, keys with the software TEE) in this
 //! process, with a stand-in for the pipeline whose builds do what their ids say.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
