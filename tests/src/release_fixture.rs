@@ -57,18 +57,14 @@ impl FixtureKey {
     /// An envelope of this key over a payload (DSSE JSON).
     #[must_use]
     pub fn sign(&self, payload_type: &str, payload: Vec<u8>) -> Envelope {
-        let message = pre_authentication_encoding(payload_type, &payload);
-        let signature = self
-            .key
-            .sign(&SystemRandom::new(), &message)
-            .expect("random bytes")
-            .as_ref()
-            .to_vec();
-        Envelope {
-            payload_type: payload_type.to_owned(),
-            payload,
-            signature,
-        }
+        let signature = self.sign_bytes(&pre_authentication_encoding(payload_type, &payload));
+        Envelope { payload_type: payload_type.to_owned(), payload, signature }
+    }
+
+    /// ECDSA with SHA-256 over the message, ASN.1 DER.
+    #[must_use]
+    pub fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
+        self.key.sign(&SystemRandom::new(), message).expect("random bytes").as_ref().to_vec()
     }
 
     /// A project of which this key is the only member.

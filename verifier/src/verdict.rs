@@ -171,6 +171,8 @@ pub struct Report {
     advice: Vec<String>,
     facts: Facts,
     blobs: Vec<Blob>,
+    #[serde(skip)]
+    rejection: Option<Rejection>,
 }
 
 impl Report {
@@ -190,6 +192,7 @@ impl Report {
             advice: Vec::new(),
             facts: Facts::default(),
             blobs: Vec::new(),
+            rejection: None,
         }
     }
 
@@ -236,6 +239,7 @@ impl Report {
         }
         self.refusal = Some(RefusalReport { class: rejection.class(), link, message: rejection.to_string(), policy: place });
         self.advice = rejection.advice();
+        self.rejection = Some(rejection.clone());
         self
     }
 
@@ -291,6 +295,12 @@ impl Report {
     #[must_use]
     pub fn refusal(&self) -> Option<&RefusalReport> {
         self.refusal.as_ref()
+    }
+
+    /// The refusal with its typed reason, for programs in this process.
+    #[must_use]
+    pub fn rejection(&self) -> Option<&Rejection> {
+        self.rejection.as_ref()
     }
 
     /// What to do after a refusal.

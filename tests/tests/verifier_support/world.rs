@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use provenance::binding::{Leaf, LeafBody, LeafTree, Nonce};
 use provenance::canonical::to_canonical_json;
 use provenance::digest::Sha256Digest;
-use provenance::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE, REQUEST_PAYLOAD_TYPE};
+use provenance::dsse::{IN_TOTO_PAYLOAD_TYPE, REQUEST_PAYLOAD_TYPE};
 use provenance::evidence::{EvidenceBundle, Platform};
 use provenance::instance::{INSTANCE_TYPE, InstanceDocument, KeyOrigin};
 use provenance::materials::{Completeness, MaterialClass};
@@ -23,44 +23,42 @@ use serde_json::json;
 use verifier::image::SimpleSignature;
 use verifier::{Endorsements, ImageInput, Policy, Reason, Verdict, verify_image};
 
-use super::PolicyText;
+use super::support::PolicyText;
 
 /// The time that everything is judged at, within all validities of the fixture PKI.
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let seconds = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
     Timestamp::from_unix(i64::try_from(seconds).expect("before 9999")).expect("before 9999")
 }
 
 /// Everything that goes into a build. Tests change fields and then make a [`Made`].
-pub struct World {
-    pub tee: SoftwareTee,
-    pub caller: FixtureKey,
-    pub signer: FixtureKey,
-    pub instance: InstanceDocument,
-    pub request: Request,
-    pub completeness: BTreeMap<MaterialClass, Completeness>,
-    pub blobs: Vec<Vec<u8>>,
-    pub manifest: Vec<u8>,
+pub(crate) struct World {
+    pub(crate) tee: SoftwareTee,
+    pub(crate) caller: FixtureKey,
+    pub(crate) signer: FixtureKey,
+    pub(crate) instance: InstanceDocument,
+    pub(crate) request: Request,
+    pub(crate) completeness: BTreeMap<MaterialClass, Completeness>,
+    pub(crate) blobs: Vec<Vec<u8>>,
+    pub(crate) manifest: Vec<u8>,
 }
 
 /// Bytes as a Relying Party fetches them, with what they were made from.
-pub struct Made {
-    pub bundle: EvidenceBundle,
-    pub provenance: Envelope,
-    pub statement: Statement,
-    pub leaf: Leaf,
-    pub input: ImageInput,
-    pub policy: PolicyText,
+pub(crate) struct Made {
+    pub(crate) bundle: EvidenceBundle,
+    pub(crate) statement: Statement,
+    pub(crate) input: ImageInput,
+    pub(crate) policy: PolicyText,
 }
 
 fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
     json!({"mediaType": media_type, "digest": Sha256Digest::of(bytes).to_string(), "size": bytes.len()})
 }
 
-pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// An OCI image manifest of a configuration and a layer.
-pub fn image_manifest(config: &[u8], layer: &[u8]) -> Vec<u8> {
+pub(crate) fn image_manifest(config: &[u8], layer: &[u8]) -> Vec<u8> {
     serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -71,14 +69,14 @@ pub fn image_manifest(config: &[u8], layer: &[u8]) -> Vec<u8> {
 }
 
 /// An OCI index of these manifests.
-pub fn index(manifests: &[Vec<u8>], media_type: &str) -> Vec<u8> {
+pub(crate) fn index(manifests: &[Vec<u8>], media_type: &str) -> Vec<u8> {
     let manifests: Vec<_> = manifests.iter().map(|manifest| descriptor(media_type, manifest)).collect();
     let media_type = "application/vnd.oci.image.index.v1+json";
     serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests})).expect("JSON")
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (caller, inputs) = (FixtureKey::new(), release_fixture::instance_inputs());
         let request = release_fixture::request(&caller.project("acme/app"), "b-1", Nonce([7; 32]));
         let (config, layer) = (b"{\"os\":\"linux\"}".to_vec(), b"a layer".to_vec());
@@ -107,11 +105,11 @@ impl World {
         }
     }
 
-    pub fn target(&self) -> Sha256Digest {
+    pub(crate) fn target(&self) -> Sha256Digest {
         Sha256Digest::of(&self.manifest)
     }
 
-    pub fn statement(&self) -> Statement {
+    pub(crate) fn statement(&self) -> Statement {
         Statement {
             statement_type: STATEMENT_TYPE.to_owned(),
             predicate: Predicate {
@@ -145,7 +143,7 @@ impl World {
     }
 
     /// The policy that accepts this world as it is made by [`World::new`].
-    pub fn policy(&self) -> PolicyText {
+    pub(crate) fn policy(&self) -> PolicyText {
         let trust = Sha256Digest::of(&to_canonical_json(&json!({"projects": []})));
         PolicyText::template()
             .with("MEASUREMENT", &hex::encode(DANGEROUS_SOFTWARE_MEASUREMENT))
@@ -159,12 +157,12 @@ impl World {
             .with("CALLER", &self.caller.public.spki_sha256().to_string())
     }
 
-    pub fn make(&self) -> Made {
+    pub(crate) fn make(&self) -> Made {
         self.make_of(self.statement(), |_| (), |_| ())
     }
 
     /// Makes everything from a statement, with leaf and report altered before they are signed.
-    pub fn make_of(
+    pub(crate) fn make_of(
         &self,
         statement: Statement,
         alter_leaf: impl FnOnce(&mut Leaf),
@@ -208,10 +206,10 @@ impl World {
             endorsements: Endorsements::default(),
             expected_request: None,
         };
-        Made { bundle, provenance, statement, leaf, input, policy: self.policy() }
+        Made { bundle, statement, input, policy: self.policy() }
     }
 
-    pub fn simple_signature(&self, repository: &str, digest: &Sha256Digest) -> SimpleSignature {
+    pub(crate) fn simple_signature(&self, repository: &str, digest: &Sha256Digest) -> SimpleSignature {
         let payload = simple_signing_payload(repository, digest);
         SimpleSignature { signature: self.signer.sign_bytes(&payload), payload }
     }
@@ -219,28 +217,29 @@ impl World {
 
 impl Made {
     /// Puts a changed bundle in the place of the one made.
-    pub fn with_bundle(mut self, change: impl FnOnce(&mut EvidenceBundle)) -> Self {
+    pub(crate) fn with_bundle(mut self, change: impl FnOnce(&mut EvidenceBundle)) -> Self {
         change(&mut self.bundle);
         self.input.evidence = vec![self.bundle.to_json()];
         self
     }
 
-    pub fn with_policy(mut self, change: impl FnOnce(PolicyText) -> PolicyText) -> Self {
+    pub(crate) fn with_policy(mut self, change: impl FnOnce(PolicyText) -> PolicyText) -> Self {
         self.policy = change(self.policy);
         self
     }
 
-    pub fn parsed_policy(&self) -> Policy {
+    pub(crate) fn parsed_policy(&self) -> Policy {
         self.policy.parse()
     }
 
-    pub fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> Verdict {
         verify_image(&self.parsed_policy(), &self.input, now())
     }
 
     /// The reason of the refusal, whatever it is.
-    pub fn refused(&self) -> Reason {
+    pub(crate) fn refused(&self) -> Reason {
         let verdict = self.verdict();
-        verdict.rejection().unwrap_or_else(|| panic!("not refused:\n{}", verdict.report())).reason().clone()
+        let report = verdict.report();
+        report.rejection().unwrap_or_else(|| panic!("not refused:\n{report}")).reason().clone()
     }
 }
