@@ -314,7 +314,9 @@ impl DevServer {
             .flatten()
         {
             for entry in std::fs::read_dir(project.path()).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_socket()) {
+                let socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+                // Beside it lies the one for telemetry.
+                if socket && entry.file_name() == "socket" {
                     found.push(entry.path());
                 }
             }

@@ -47,5 +47,6 @@ cases! {
     many_files_and_a_hard_ignore_file = "many-files";
     odd_names = "odd-names";
     git_context = "git-context";
+    git_subdirectory = "git-subdirectory";
     named_contexts = "named-contexts";
 }

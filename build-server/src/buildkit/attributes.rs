@@ -31,6 +31,8 @@ pub(super) struct Translated {
     pub(super) stores: BTreeSet<String>,
     /// The main context is a git repository.
     pub(super) git_context: bool,
+    /// Path of the Dockerfile as the frontend is asked for it.
+    pub(super) dockerfile: String,
 }
 
 fn bad(problem: impl Into<String>) -> EngineError {
@@ -71,13 +73,28 @@ pub(super) fn translate(request: &Request, syntax: Option<&str>) -> Result<Trans
 
     let mut trees = BTreeMap::new();
     let mut git_context = false;
+    let mut dockerfile = request.dockerfile.path.clone();
+    let rewrites = matches!(request.output, Output::Image { rewrite_timestamp: true, .. });
     match &request.context {
         Source::Tree { root } => {
             trees.insert(CONTEXT.to_owned(), *root);
         }
         Source::Git { url } => {
             git_context = true;
-            set("context", url.clone());
+            let has_epoch = rewrites || request.build_args.contains_key(EPOCH);
+            match subdirectory(url).filter(|_| has_epoch) {
+                None => set("context", url.clone()),
+                // With an epoch, BuildKit 0.33.1 sets the times of a checkout, and looks for a subdirectory's where it
+                // has just removed it. So it checks out everything, and the frontend takes the subdirectory of that.
+                Some((repository, path)) => {
+                    if request.dockerfile.root.is_none() {
+                        dockerfile = format!("{path}/{dockerfile}");
+                        set("filename", dockerfile.clone());
+                    }
+                    set("contextsubdir", path);
+                    set("context", repository)
+                }
+            };
             if request.dockerfile.root.is_some() {
                 set("dockerfilekey", DOCKERFILE.to_owned());
             }
@@ -116,9 +133,7 @@ pub(super) fn translate(request: &Request, syntax: Option<&str>) -> Result<Trans
         values.insert(format!("label:{name}"), value.clone());
     }
     let (exporter, expected) = exporter(request)?;
-    if let Output::Image { rewrite_timestamp: true, .. } = request.output
-        && !request.build_args.contains_key(EPOCH)
-    {
+    if rewrites && !request.build_args.contains_key(EPOCH) {
         if !git_context {
             return Err(bad(format!(
                 "rewrite_timestamp needs the build argument {EPOCH} (seconds since 1970): without it times would be today's"
@@ -127,7 +142,57 @@ pub(super) fn translate(request: &Request, syntax: Option<&str>) -> Result<Trans
         // BuildKit's word for the time of the context's commit.
         set(&format!("build-arg:{EPOCH}"), "context".to_owned());
     }
-    Ok(Translated { attributes, values, exporter, expected, trees, stores, git_context })
+    Ok(Translated { attributes, values, exporter, expected, trees, stores, git_context, dockerfile })
+}
+
+/// Splits a git URL with a subdirectory (`…#ref:path` or `…?subdir=path`) into the URL without it and the path, as
+/// BuildKit cleans it.
+fn subdirectory(url: &str) -> Option<(String, String)> {
+    let clean = |path: &str| {
+        let mut parts = Vec::new();
+        for part in path.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => drop(parts.pop()),
+                part => parts.push(part),
+            }
+        }
+        (!parts.is_empty()).then(|| parts.join("/"))
+    };
+    if let Some((repository, fragment)) = url.split_once('#') {
+        let (reference, path) = fragment.split_once(':')?;
+        return Some((format!("{repository}#{reference}"), clean(path)?));
+    }
+    let (repository, query) = url.split_once('?')?;
+    let (paths, others): (Vec<_>, Vec<_>) = query.split('&').partition(|pair| pair.starts_with("subdir="));
+    let [path] = paths.as_slice() else { return None };
+    // Percent-encoded paths stay as they are: BuildKit says what is wrong with them.
+    let path = path.strip_prefix("subdir=").filter(|path| !path.contains(['%', '+']))?;
+    let query = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
+    Some((format!("{repository}{query}"), clean(path)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::subdirectory;
+
+    #[test]
+    fn the_subdirectory_is_split_off_a_git_url() {
+        let split = |url| subdirectory(url).map(|(url, path)| format!("{url} {path}"));
+        for (url, wanted) in [
+            ("https://h/r.git#v1:app", Some("https://h/r.git#v1 app")),
+            ("https://h/r.git#:/a/./b/../c/", Some("https://h/r.git# a/c")),
+            ("https://h/r.git?tag=v1&subdir=app", Some("https://h/r.git?tag=v1 app")),
+            ("https://h/r.git?subdir=app", Some("https://h/r.git app")),
+            ("https://h/r.git#v1", None),
+            ("https://h/r.git#v1:", None),
+            ("https://h/r.git#v1:..", None),
+            ("https://h/r.git?branch=main", None),
+            ("https://h/r.git", None),
+        ] {
+            assert_eq!(split(url).as_deref(), wanted, "{url}");
+        }
+    }
 }
 
 /// An image name as the frontend looks contexts up: without Docker Hub's prefixes and `:latest`.

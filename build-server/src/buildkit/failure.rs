@@ -121,7 +121,8 @@ pub(super) fn solve_error(
     if has("no space left on device") || has("disk quota exceeded") {
         return EngineError::DiskFull { message };
     }
-    if has("failed to read dockerfile") && (has("no such file") || has("not found")) {
+    // `failed to read dockerfile: open Dockerfile: no such file or directory`
+    if has("failed to read dockerfile: open ") && (has("no such file") || has("not found")) {
         return EngineError::DockerfileMissing { path: dockerfile.to_owned() };
     }
     // `failed to calculate checksum of ref …: "/path": not found`

@@ -299,7 +299,7 @@ impl Run<'_> {
             return error;
         }
         let name = |digest: &str| progress?.vertex_name(digest).map(str::to_owned);
-        solve_error(&status, self.masks, &self.inputs.request.dockerfile.path, name)
+        solve_error(&status, self.masks, &self.translated.dockerfile, name)
     }
 
     async fn capture(
@@ -323,7 +323,7 @@ impl Run<'_> {
         if capture.syntax_directive.is_none() && self.inputs.request.dockerfile.root.is_none() {
             // The Dockerfile came with the git context, so it can only be looked at now; a result that the
             // wrong frontend made is not given out.
-            capture.syntax_directive = record::syntax(&provenance, &self.inputs.request.dockerfile.path)?;
+            capture.syntax_directive = record::syntax(&provenance, &self.translated.dockerfile)?;
         }
         capture.provenance = provenance;
         Ok(capture)

@@ -186,6 +186,12 @@ impl Builder<'_> {
                 NodeKind::CharDevice { major, minor } => Kind::CharDevice { major: *major, minor: *minor },
                 NodeKind::BlockDevice { major, minor } => Kind::BlockDevice { major: *major, minor: *minor },
                 NodeKind::Fifo => Kind::Fifo,
+                NodeKind::Socket => {
+                    let digest = Sha256Digest::of(b"");
+                    let empty = Blob { size: 0, source: BlobSource::Memory(Arc::default()) };
+                    self.tree.blobs.entry(digest).or_insert(empty);
+                    Kind::File { size: 0, digest }
+                }
             };
             entries.push(Entry {
                 name: node.name.clone(),

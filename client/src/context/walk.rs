@@ -54,6 +54,7 @@ pub(crate) enum NodeKind {
     CharDevice { major: u32, minor: u32 },
     BlockDevice { major: u32, minor: u32 },
     Fifo,
+    Socket,
 }
 
 /// One entry that was found.
@@ -154,7 +155,7 @@ impl Walker<'_> {
             FileType::Unknown => None,
             _ => Some(self.filter.visit(&path, listed == FileType::Directory, state)?),
         };
-        if listed == FileType::Socket || early.as_ref().is_some_and(|visit| !visit.included && !visit.descend) {
+        if early.as_ref().is_some_and(|visit| !visit.included && !visit.descend) {
             return Ok(None);
         }
         let stat = rustix::fs::statat(parent, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)
@@ -164,8 +165,7 @@ impl Walker<'_> {
             Some(visit) => visit,
             None => self.filter.visit(&path, file_type == FileType::Directory, state)?,
         };
-        // Sockets are not carried, as with buildctl.
-        if file_type == FileType::Socket || !(visit.included || visit.descend) {
+        if !(visit.included || visit.descend) {
             return Ok(None);
         }
         if self.nodes.len() >= MAX_ENTRIES {
@@ -222,6 +222,8 @@ impl Walker<'_> {
                 let (major, minor) = device_numbers(&stat);
                 NodeKind::BlockDevice { major, minor }
             }
+            // BuildKit makes an empty file of it, so that is what it is here.
+            FileType::Socket => NodeKind::Socket,
             _ => NodeKind::Fifo,
         };
         let xattrs = xattrs(parent, name).map_err(|e| self.failed(&self.nodes[index].path, e))?;

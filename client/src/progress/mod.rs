@@ -80,10 +80,11 @@ impl Steps {
         self.order.iter().filter_map(|digest| self.steps.get(digest))
     }
 
-    /// Takes in what a vertex event says; `true` if the step was not complete before and is now.
+    /// Takes in what a vertex event says; `true` if its end has to be shown: it was not complete before and is now,
+    /// or it ended well at first (its result was looked up) and failed later (when the result was needed).
     pub(crate) fn vertex(&mut self, vertex: &v1::Vertex) -> bool {
         let step = self.step(&vertex.digest);
-        let was_complete = step.completed.is_some();
+        let was_complete = step.completed.is_some() && (!step.error.is_empty() || vertex.error.is_empty());
         step.name.clone_from(&vertex.name);
         step.cached |= vertex.cached;
         step.started = step.started.or(nanoseconds(vertex.started.as_ref()));

@@ -56,6 +56,8 @@ pub struct Case {
     pub generate: Option<String>,
     /// Context instead of the case's folder `context`.
     pub context: Option<String>,
+    /// Context of buildctl's build, when it is another with the same content.
+    pub reference_context: Option<String>,
     /// `commit`: the epoch is not given, it is the commit's time.
     pub epoch: Option<String>,
     /// Uses [`SECRETS`], which must not show up in the layout.
@@ -293,6 +295,11 @@ impl Workshop {
                     "{name}: secret in the output"
                 );
                 assert!(!verdict.stdout.contains(secret), "{name}: secret in the verdict");
+                for file in ours.all_files() {
+                    let bytes = std::fs::read(&file).expect("file of the layout");
+                    let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                    assert!(!found, "{name}: secret in {}", file.display());
+                }
             }
         }
     }
@@ -311,7 +318,10 @@ impl Workshop {
 
     /// The same build by buildctl on the same daemon: its layout.
     fn reference(&self, name: &str, case: &Case, flags: &[String]) -> Layout {
-        let context = self.context(name, case);
+        let context = match &case.reference_context {
+            Some(context) => self.expand(context, &folder(name)),
+            None => self.context(name, case),
+        };
         let layout = self.server.work().join(format!("{name}-theirs"));
         let mut command =
             self.server
@@ -348,7 +358,7 @@ impl Workshop {
                 "--label" => drop(command.args(["--opt", &format!("label:{}", value())])),
                 "--annotation" => export += &format!(",annotation.{}", value()),
                 "--target" => drop(command.args(["--opt", &format!("target={}", value())])),
-                "--platform" => drop(command.args(["--opt", &format!("\"platform={}\"", value())])),
+                "--platform" => drop(command.args(["--opt", &format!("platform={}", value())])),
                 "--add-host" => {
                     drop(command.args(["--opt", &format!("add-hosts={}", value().replacen(':', "=", 1))]))
                 }

@@ -208,40 +208,38 @@ pub fn git(directory: &Path, arguments: &[&str]) -> String {
 /// Time of the commits of [`repository`], seconds since 1970.
 pub const COMMIT_TIME: i64 = 1_600_000_100;
 
-/// Puts `repo.git` with branch `main` and tag `v1` into `served`; gives the commit's id.
+/// Puts `repo.git` with branch `main` and tag `v1` into `served`, and `app.git`, whose root is what `repo.git` has in
+/// `app`; gives the commit's id of the first.
 ///
 /// # Panics
 /// When git fails.
 pub fn repository(served: &Path) -> String {
+    let app = [
+        ("Dockerfile", "FROM scratch\nCOPY . /\nLABEL from=git\n"),
+        (".dockerignore", "ignored.txt\n"),
+        ("main.txt", "main\n"),
+        ("ignored.txt", "BuildKit heeds no ignore file of a git context\n"),
+    ];
+    let mut files = vec![("file.txt".to_owned(), "in git\n"), ("sub/inner.txt".to_owned(), "inner\n")];
+    files.extend(app.iter().map(|(path, text)| (format!("app/{path}"), *text)));
+    let commit = commit(served, "repo.git", &files);
+    self::commit(served, "app.git", &app.map(|(path, text)| (path.to_owned(), text)));
+    commit
+}
+
+/// One commit in a new bare repository; gives its id.
+fn commit(served: &Path, name: &str, files: &[(String, &str)]) -> String {
     let work = tempfile::tempdir().expect("a directory");
-    let write = |path: &str, text: &str| {
+    for (path, text) in files {
         let path = work.path().join(path);
         std::fs::create_dir_all(path.parent().expect("has a parent")).expect("directory");
         std::fs::write(path, text).expect("file");
-    };
-    write("file.txt", "in git\n");
-    write("sub/inner.txt", "inner\n");
-    write("app/Dockerfile", "FROM scratch\nCOPY . /\nLABEL from=git\n");
-    write("app/.dockerignore", "ignored.txt\nDockerfile\n.dockerignore\n");
-    write("app/main.txt", "main\n");
-    write("app/ignored.txt", "ignored\n");
+    }
     git(work.path(), &["init", "-q"]);
     git(work.path(), &["add", "-A"]);
     git(work.path(), &["commit", "-q", "-m", "first"]);
     git(work.path(), &["tag", "v1"]);
-    git(
-        served,
-        &[
-            "clone",
-            "-q",
-            "--bare",
-            work.path().to_str().expect("UTF-8"),
-            "repo.git",
-        ],
-    );
-    git(
-        &served.join("repo.git"),
-        &["config", "uploadpack.allowAnySHA1InWant", "true"],
-    );
+    git(served, &["clone", "-q", "--bare", work.path().to_str().expect("UTF-8"), name]);
+    git(&served.join(name), &["config", "uploadpack.allowAnySHA1InWant", "true"]);
     git(work.path(), &["rev-parse", "HEAD"])
 }
