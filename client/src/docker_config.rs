@@ -221,7 +221,8 @@ mod tests {
     #[test]
     fn a_malformed_login_is_an_error_without_the_secret() {
         let config = config(r#"{"auths":{"r.example":{"auth":"c2VjcmV0"}}}"#);
-        let error = config.credentials(&registries(&["r.example"])).err().expect("no colon").to_string();
+        let Err(error) = config.credentials(&registries(&["r.example"])) else { panic!("no colon") };
+        let error = error.to_string();
         assert!(error.contains("r.example") && !error.contains("secret") && !error.contains("c2Vj"), "{error}");
     }
 }

@@ -349,7 +349,7 @@ fn normal_platform(text: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     let parts: Vec<&str> = lower.split('/').collect();
     let word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if parts.len() > 3 || !parts.iter().all(|part| word(part)) {
+    if parts.len() > 3 || !parts.iter().all(word) {
         return None;
     }
     let (os, arch, variant) = match parts.as_slice() {

@@ -176,7 +176,7 @@ fn sequence<'a>(reader: &mut SliceReader<'a>) -> Result<(SliceReader<'a>, &'a [u
     Ok((SliceReader::new(value)?, raw))
 }
 
-fn bits<'a>(value: &'a [u8]) -> Result<&'a [u8], CertificateError> {
+fn bits(value: &[u8]) -> Result<&[u8], CertificateError> {
     match value.split_first() {
         Some((0, bytes)) => Ok(bytes),
         _ => Err(malformed("BIT STRING is not a whole number of bytes")),
@@ -199,8 +199,15 @@ fn signature_algorithm<'a>(reader: &mut SliceReader<'a>) -> Result<&'a [u8], Cer
     if got == PSS_SHA384 || got == PSS_SHA384_TRAILER { Ok(raw) } else { Err(CertificateError::SignatureAlgorithm { got }) }
 }
 
-/// Splits `SEQUENCE { tbs, algorithm, signature }` and gives a reader of the TBS with the algorithm named outside.
-fn signed<'a>(der: &'a [u8]) -> Result<(&'a [u8], &'a [u8], &'a [u8]), CertificateError> {
+/// `SEQUENCE { tbs, algorithm, signature }` (RFC 5280 §4.1).
+struct Signed<'a> {
+    tbs: &'a [u8],
+    /// Algorithm as named outside of the TBS.
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+fn signed(der: &[u8]) -> Result<Signed<'_>, CertificateError> {
     let mut outer = SliceReader::new(der)?;
     let (mut body, _) = sequence(&mut outer)?;
     outer.finish()?;
@@ -208,7 +215,7 @@ fn signed<'a>(der: &'a [u8]) -> Result<(&'a [u8], &'a [u8], &'a [u8]), Certifica
     let algorithm = signature_algorithm(&mut body)?;
     let (signature, _) = expect(&mut body, Tag::BitString)?;
     body.finish()?;
-    Ok((tbs, algorithm, bits(signature)?))
+    Ok(Signed { tbs, algorithm, signature: bits(signature)? })
 }
 
 fn context(number: u32) -> Tag {
@@ -281,7 +288,7 @@ impl<'a> Certificate<'a> {
         if der.len() > MAX_CERTIFICATE {
             return Err(CertificateError::TooLarge { got: der.len(), limit: MAX_CERTIFICATE });
         }
-        let (tbs, outer_algorithm, signature) = signed(der)?;
+        let Signed { tbs, algorithm: outer_algorithm, signature } = signed(der)?;
         let mut reader = SliceReader::new(tbs)?;
         let (mut body, _) = sequence(&mut reader)?;
         let (version, _) = expect(&mut body, context(0)).map_err(|_| CertificateError::Version { wanted: 3 })?;
@@ -395,7 +402,7 @@ impl RevocationList {
         if der.len() > MAX_CRL {
             return Err(CertificateError::TooLarge { got: der.len(), limit: MAX_CRL });
         }
-        let (tbs, outer_algorithm, signature) = signed(der)?;
+        let Signed { tbs, algorithm: outer_algorithm, signature } = signed(der)?;
         let mut reader = SliceReader::new(tbs)?;
         let (mut body, _) = sequence(&mut reader)?;
         let (version, _) = expect(&mut body, Tag::Integer).map_err(|_| CertificateError::Version { wanted: 2 })?;

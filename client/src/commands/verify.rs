@@ -152,18 +152,21 @@ fn note_damage(damaged: &[ImageError], output: &Output) {
     }
 }
 
-fn finish(checks: Result<BlobChecks, (BlobChecks, BlobError)>) -> Report {
+fn finish(checks: Result<BlobChecks, Box<(BlobChecks, BlobError)>>) -> Report {
     match checks {
         Ok(checks) => match checks.finish() {
             Ok(trusted) => trusted.report().clone(),
             Err(report) => *report,
         },
-        Err((checks, error)) => checks.refuse(error),
+        Err(refused) => {
+            let (checks, error) = *refused;
+            checks.refuse(error)
+        }
     }
 }
 
 /// Reads all blobs of a layout on all cores.
-fn check_local(image: &LocalImage, mut checks: BlobChecks) -> Result<BlobChecks, (BlobChecks, BlobError)> {
+fn check_local(image: &LocalImage, mut checks: BlobChecks) -> Result<BlobChecks, Box<(BlobChecks, BlobError)>> {
     let mut work: Vec<Mutex<Option<BlobHasher>>> = Vec::new();
     let mut pending: Vec<Blob> = checks.pending().cloned().collect();
     // The largest first, so that no core is left alone with it at the end.
@@ -198,7 +201,7 @@ fn check_local(image: &LocalImage, mut checks: BlobChecks) -> Result<BlobChecks,
     for result in results {
         match result {
             Ok(checked) => checks.accept(checked),
-            Err(error) => return Err((checks, error)),
+            Err(error) => return Err(Box::new((checks, error))),
         }
     }
     Ok(checks)

@@ -39,7 +39,6 @@ impl Stamp {
     }
 }
 
-#[expect(clippy::useless_conversion, reason = "the nanosecond type differs between architectures")]
 fn nanoseconds(seconds: i64, nanoseconds: impl TryInto<i64>) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.try_into().unwrap_or(0))
 }

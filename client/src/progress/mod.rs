@@ -154,7 +154,7 @@ pub(crate) fn clean_line(bytes: &[u8]) -> String {
             '\u{1b}' => {
                 // Drops a CSI sequence whole, and any other escape with the character after it.
                 if chars.next() == Some('[') {
-                    while let Some(c) = chars.next() {
+                    for c in chars.by_ref() {
                         if ('@'..='~').contains(&c) {
                             break;
                         }
