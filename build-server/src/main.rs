@@ -41,16 +41,17 @@ fn main() -> ExitCode {
     match runtime.block_on(serve(&operations, &trust, parts)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("refusing to start: {problem}");
+            eprintln!("{problem}");
             ExitCode::FAILURE
         }
     }
 }
 
 async fn serve(operations: &Operations, trust: &Trust, parts: Parts) -> Result<(), String> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let assembled = assemble(operations, trust, parts).await.map_err(|error| error.to_string())?;
+    let refuse = |problem: &dyn std::fmt::Display| format!("refusing to start: {problem}");
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| refuse(&error))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| refuse(&error))?;
+    let assembled = assemble(operations, trust, parts).await.map_err(|error| refuse(&error))?;
     for fact in facts(&assembled.server, &assembled.keys, operations) {
         eprintln!("{fact}");
     }
@@ -60,8 +61,7 @@ async fn serve(operations: &Operations, trust: &Trust, parts: Parts) -> Result<(
             _ = interrupt.recv() => {}
         }
     };
-    assembled.server.run_until(shutdown).await;
-    Ok(())
+    assembled.server.run_until(shutdown).await.map_err(|error| error.to_string())
 }
 
 /// `--operations FILE --trust FILE`, nothing else.

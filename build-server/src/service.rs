@@ -71,6 +71,13 @@ pub enum StartError {
     Reflection(String),
 }
 
+/// The gRPC server ended although nobody had asked for it.
+#[derive(Debug, thiserror::Error)]
+#[error("the gRPC server ended by itself: {problem}; builds were drained, start it again")]
+pub struct EndedByItself {
+    problem: String,
+}
+
 /// What is kept: the state directory, locked for this process.
 pub struct State {
     directory: PathBuf,
@@ -165,13 +172,11 @@ impl Server {
 
     /// Serves until `shutdown`, then drains: no new connections or builds, running builds get the configured
     /// time, then they are ended; the engine is stopped; watchers see how their builds end.
-    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) {
-        tokio::select! {
-            () = shutdown => {}
-            ended = &mut self.serving => {
-                tracing::error!(?ended, "the gRPC server ended by itself");
-            }
-        }
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), EndedByItself> {
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            ended = &mut self.serving => Err(EndedByItself { problem: format!("{ended:?}") }),
+        };
         self.stop.cancel();
         for service in SERVICES {
             self.health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
@@ -183,6 +188,7 @@ impl Server {
             let _ = tokio::time::timeout(CALLS_GRACE, &mut self.serving).await;
             self.serving.abort();
         }
+        outcome
     }
 }
 

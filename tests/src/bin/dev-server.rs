@@ -150,7 +150,7 @@ async fn serve(state: &Path, operations: &Operations, trust: &Trust) -> Result<(
                 _ = interrupt.recv() => {}
             }
         })
-        .await;
+        .await?;
     Ok(())
 }
 

@@ -277,7 +277,7 @@ pub struct TestServer {
     pub runner: Arc<Runner>,
     pub recovered: (usize, usize),
     stop: CancellationToken,
-    running: Option<tokio::task::JoinHandle<()>>,
+    running: Option<tokio::task::JoinHandle<Result<(), build_server::service::EndedByItself>>>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -331,7 +331,7 @@ impl TestServer {
     pub async fn stop(mut self) {
         self.stop.cancel();
         if let Some(running) = self.running.take() {
-            running.await.expect("the server ends without a panic");
+            running.await.expect("the server ends without a panic").expect("it ends because it was asked to");
         }
     }
 
