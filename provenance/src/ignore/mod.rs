@@ -32,7 +32,8 @@ fn invalid(pattern: &[u8]) -> impl Fn(PatternFault) -> InvalidPattern {
 }
 
 /// The patterns of an ignore file, in order: without byte order mark, comments (`#` in the first column), empty
-/// lines, surrounding white space and one leading `/`; each path shortened.
+/// lines, surrounding white space and one leading `/`; each path shortened; as UTF-8, with U+FFFD for every byte
+/// that is not.
 pub fn parse_ignore_file(file: &[u8]) -> Result<Vec<Vec<u8>>, InvalidPattern> {
     if file.len() > MAX_IGNORE_FILE {
         return Err(invalid(b"")(PatternFault::TooLong));
@@ -61,7 +62,8 @@ pub fn parse_ignore_file(file: &[u8]) -> Result<Vec<Vec<u8>>, InvalidPattern> {
         if exception {
             pattern.insert(0, b'!');
         }
-        patterns.push(pattern);
+        // Docker hands the patterns on as JSON, so that a byte that is not UTF-8 matches as U+FFFD only.
+        patterns.push(pattern::as_text(&pattern));
     }
     Ok(patterns)
 }

@@ -98,6 +98,16 @@ pub(super) fn code_points(text: &[u8]) -> Vec<u32> {
     codes
 }
 
+/// The same in UTF-8; each byte that is not becomes U+FFFD.
+pub(super) fn as_text(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        out.extend_from_slice(chunk.valid().as_bytes());
+        chunk.invalid().iter().for_each(|_| out.extend_from_slice("\u{fffd}".as_bytes()));
+    }
+    out
+}
+
 fn compile(cleaned: &[u8]) -> Comparison {
     #[derive(PartialEq)]
     enum Found {
