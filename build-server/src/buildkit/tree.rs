@@ -247,18 +247,21 @@ impl Tree {
     }
 
     fn send_entry(&self, path: &[u8], entry: &Entry, walk: &mut Walk<'_>) -> Result<(), TreeError> {
-        let mut stat = stat(path, entry);
+        let mut attributes = stat(path, entry);
         let contents = match &entry.kind {
             Kind::File { size, digest } => Some(Contents { digest: *digest, size: *size }),
             Kind::HardLink { first, size, digest } => {
-                let same = matches!(self.entry(first)?, Some(Entry { kind: Kind::File { digest: other, .. }, .. }) if other == *digest);
-                if !same {
-                    return Err(TreeError::HardLink { path: lossy(path), first: lossy(first) });
-                }
+                let named = self.entry(first)?;
+                let same = |named: &Entry| matches!(named.kind, Kind::File { digest: other, .. } if other == *digest);
+                let named = named
+                    .filter(same)
+                    .ok_or_else(|| TreeError::HardLink { path: lossy(path), first: lossy(first) })?;
+                // All attributes are those of the one file, its size too. For any other BuildKit would link the
+                // file anew under a temporary name, which then stays beside it.
+                attributes = stat(path, &named);
                 let target = if walk.filter.includes(first)? { Some(first) } else { walk.stand_ins.get(first) };
                 if let Some(target) = target {
-                    stat.linkname = target.clone().into();
-                    stat.size = 0;
+                    attributes.linkname = target.clone().into();
                 } else {
                     walk.stand_ins.insert(first.clone(), path.to_vec());
                 }
@@ -266,7 +269,7 @@ impl Tree {
             }
             _ => None,
         };
-        (walk.send)(stat, contents)
+        (walk.send)(attributes, contents)
     }
 
     /// The paths that `paths` lead to when symbolic links are followed, links included, as include patterns.
