@@ -4,16 +4,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use provenance::context::{Directory, Entry, Kind, Name};
 use provenance::digest::Sha256Digest;
+use rustix::io::Errno;
 
 use super::{Blob, BlobSource, ContextError, Tree};
 
 /// Largest Dockerfile or ignore file in bytes.
 const MAX_FILE: u64 = 4 << 20;
+const CONTEXT_IGNORE: &str = ".dockerignore";
 
 /// Where the Dockerfile comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,10 +70,20 @@ pub fn read_dockerfile(source: &DockerfileSource) -> Result<DockerfileTree, Cont
     Ok(DockerfileTree { name, tree: Tree { root, blobs, files, bytes }, contents, ignore })
 }
 
-/// The ignore file of a context's root, if there is one.
+/// The ignore file of a context's root, if there is one. As a link it counts as what it leads to inside the
+/// context, as for Docker.
 pub fn read_context_ignore(context: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, ContextError> {
-    let path = context.join(".dockerignore");
-    Ok(read_optional(&path)?.map(|contents| (path, contents)))
+    let path = context.join(CONTEXT_IGNORE);
+    let file = match super::walk::open_in_root(super::walk::open_root(context)?.as_fd(), CONTEXT_IGNORE) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(None),
+        Err(errno) => return Err(ContextError::Read { path, source: errno.into() }),
+    };
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(None);
+    }
+    let contents = read_limited(file, &path)?;
+    Ok(Some((path, contents)))
 }
 
 fn entry(name: &str, contents: &[u8], blobs: &mut HashMap<Sha256Digest, Blob>) -> Result<Entry, ContextError> {
@@ -103,10 +116,16 @@ fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, ContextError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(read(e)),
     };
+    read_limited(file, path).map(Some)
+}
+
+fn read_limited(file: File, path: &Path) -> Result<Vec<u8>, ContextError> {
     let mut contents = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut contents).map_err(read)?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut contents)
+        .map_err(|source| ContextError::Read { path: path.to_owned(), source })?;
     if contents.len() as u64 > MAX_FILE {
         return Err(ContextError::LargeDockerfile { path: path.to_owned(), limit: MAX_FILE });
     }
-    Ok(Some(contents))
+    Ok(contents)
 }

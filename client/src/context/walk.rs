@@ -255,7 +255,9 @@ fn xattrs(parent: BorrowedFd<'_>, name: &CString) -> Result<BTreeMap<Vec<u8>, Ve
         Err(e) => return Err(e),
     };
     let mut found = BTreeMap::new();
-    for key in names.split(|b| *b == 0).filter(|key| !key.is_empty()) {
+    // Docker's clients leave out what macOS adds to every file.
+    let wanted = |key: &&[u8]| !key.is_empty() && !key.starts_with(b"com.apple.");
+    for key in names.split(|b| *b == 0).filter(wanted) {
         let mut value = vec![0; 64 << 10];
         match rustix::fs::lgetxattr(path, OsStr::from_bytes(key), &mut value[..]) {
             Ok(length) => {
@@ -278,6 +280,17 @@ pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Owne
         // Sandboxes that filter system calls by an old list refuse openat2.
         Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG) => open_by_component(root, path, flags),
         other => Ok(other?),
+    }
+}
+
+/// Opens a file of the root directory for reading; links on the way are followed as if `root` were `/`.
+pub(crate) fn open_in_root(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(root, name, flags, Mode::empty(), resolve) {
+        // Without the call a link is not followed at all.
+        Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(root, name, flags | OFlags::NOFOLLOW, Mode::empty()),
+        other => other,
     }
 }
 
