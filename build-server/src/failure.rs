@@ -23,6 +23,12 @@ pub enum BuildError {
     /// The engine could not build it.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The trees that the request pins cannot be read.
+    #[error("the build context cannot be read again: {problem}")]
+    Trees {
+        /// What was seen.
+        problem: String,
+    },
     /// The materials cannot be accounted for.
     #[error(transparent)]
     Materials(#[from] MaterialsError),
@@ -80,6 +86,7 @@ impl BuildError {
             Self::Refused(_) => "REFUSED_BY_BUILD_POLICY",
             Self::Name(_) => "INVALID_IMAGE_NAME",
             Self::Engine(error) => engine_reason(error),
+            Self::Trees { .. } => "CONTEXT_DAMAGED",
             Self::Materials(_) => "MATERIALS_UNACCOUNTED",
             Self::Keys(_) => "NO_EVIDENCE",
             Self::Layout(_) => "RESULT_INCONSISTENT",
@@ -102,6 +109,7 @@ impl BuildError {
                 "the server's storage is damaged or full; tell its operator, then submit the build again"
             }
             Self::Push(error) => return error.advice(),
+            Self::Trees { .. } => "submit the build again: what is damaged is uploaded anew",
             Self::Materials(_) | Self::Bug { .. } => "this is a defect of the server; report it with the build's log",
         }
         .to_owned()

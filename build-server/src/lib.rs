@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod assembly;
+pub mod build_files;
 pub mod buildkit;
 pub mod clock;
 pub mod config;

@@ -11,6 +11,7 @@ use provenance::instance::InstanceDocument;
 use provenance::materials::{Completeness, InvalidMaterials, Material, MaterialClass, Materials, Resolution};
 use provenance::request::{Request, Source};
 
+use crate::build_files::{BuildFile, Role};
 use crate::buildkit::{Capture, CapturedSource, SourceKind};
 
 /// Why RUN steps leave the network class incomplete until their traffic goes through a recording gateway.
@@ -37,9 +38,15 @@ pub enum MaterialsError {
 }
 
 /// Accounts for everything that went into a build.
-pub fn account(request: &Request, capture: &Capture, instance: &InstanceDocument) -> Result<Materials, MaterialsError> {
+pub fn account(
+    request: &Request,
+    files: &[BuildFile],
+    capture: &Capture,
+    instance: &InstanceDocument,
+) -> Result<Materials, MaterialsError> {
     let mut account = Account::default();
     account.contexts(request);
+    account.files(files);
     for source in &capture.sources {
         account.source(source)?;
     }
@@ -126,6 +133,21 @@ impl Account {
             }
         }
         self.none_unless_stated(MaterialClass::Context);
+    }
+
+    /// Dockerfile and ignore file by themselves, so that they can be compared without the trees that hold them.
+    fn files(&mut self, files: &[BuildFile]) {
+        for file in files {
+            let mut material = Material::new(MaterialClass::Context).sha256(file.digest);
+            let uri = match file.role {
+                Role::Dockerfile => "sealwright:file/dockerfile",
+                Role::IgnoreFile => "sealwright:file/ignore",
+            };
+            material.uri = Some(uri.to_owned());
+            material.name = Some(file.path.clone());
+            material.annotations.resolution = Some(Resolution::Pinned);
+            self.items.push(material);
+        }
     }
 
     fn source(&mut self, source: &CapturedSource) -> Result<(), MaterialsError> {

@@ -14,7 +14,8 @@ use provenance::timestamp::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::buildkit::{self, Capture, Engine, EngineEvent, Export, FilesDescriptor, SolveInputs, Solved};
+use crate::build_files::{BuildFile, build_files};
+use crate::buildkit::{self, Capture, ContextBlobs, Engine, EngineEvent, Export, FilesDescriptor, SolveInputs, Solved};
 use crate::clock;
 use crate::failure::BuildError;
 use crate::jobs::{BuildRunner, EventSink, Job};
@@ -78,7 +79,8 @@ impl Pipeline {
             Export::Image { layout, root, platform_manifests } => (layout, BuiltImage { root, platform_manifests }),
         };
 
-        let materials = materials::account(permitted.request(), &solved.capture, self.keys.instance())?;
+        let files = self.files(job, &permitted).await?;
+        let materials = materials::account(permitted.request(), &files, &solved.capture, self.keys.instance())?;
         events.milestone("materials", materials::describe(&materials)).await;
         self.done(Step::Materials);
 
@@ -132,6 +134,13 @@ impl Pipeline {
         };
         let (solved, ()) = tokio::join!(buildkit::solve(&daemon, inputs, sender, cancel.clone()), forward);
         Ok(solved?)
+    }
+
+    async fn files(&self, job: &Job, permitted: &PermittedBuild) -> Result<Vec<BuildFile>, BuildError> {
+        let store: Arc<dyn ContextBlobs> = Arc::new(job.store.clone());
+        let request = permitted.request().clone();
+        let files = blocking(move || build_files(&request, &store)).await?;
+        files.map_err(|error| BuildError::Trees { problem: error.to_string() })
     }
 
     async fn project_key(&self, job: &Job) -> Result<ProjectKey, BuildError> {

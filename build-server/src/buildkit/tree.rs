@@ -154,7 +154,7 @@ impl Tree {
     }
 
     /// The entry at a path with every link followed; links do not leave the root.
-    pub(super) fn resolve(&self, path: &[u8]) -> Result<Option<Entry>, BlobError> {
+    pub(crate) fn resolve(&self, path: &[u8]) -> Result<Option<Entry>, BlobError> {
         let mut path = path.to_vec();
         for _ in 0..=MAX_LINKS {
             path = clean(&[b"/", path.as_slice()].concat());
