@@ -113,7 +113,10 @@ impl Terminal {
         let running = self.state.is_empty() || self.state == "queued";
         let elapsed = if running { i128::try_from(elapsed).unwrap_or(0) } else { 0 };
         let now = self.now.map(|now| now + elapsed);
-        let known: Vec<&Step> = self.steps.iter().filter(|step| step.started.is_some() || step.completed.is_some()).collect();
+        // BuildKit announces the last steps first; people read in the order in which things happen.
+        let mut known: Vec<&Step> =
+            self.steps.iter().filter(|step| step.started.is_some() || step.completed.is_some()).collect();
+        known.sort_by_key(|step| step.started.or(step.completed));
         let total = self.steps.iter().count();
         let complete = self.steps.iter().filter(|step| step.completed.is_some()).count();
         let heading = format!("[+] building {:.1}s ({complete}/{total}) {}", seconds_between(self.first, now), self.state);
@@ -192,6 +195,21 @@ mod tests {
             ..v1::Vertex::default()
         };
         v1::BuildEvent { number: 1, time: at(12), event: Some(Event::Vertex(vertex)) }
+    }
+
+    #[test]
+    fn steps_stand_in_the_order_in_which_they_began() {
+        let mut terminal = Terminal::new(false, || Size { columns: 60, rows: 40 });
+        for (name, seconds) in [("last", 30), ("first", 10), ("second", 20)] {
+            let mut event = vertex(name, true, "");
+            if let Some(Event::Vertex(vertex)) = &mut event.event {
+                vertex.started = Some(prost_types::Timestamp { seconds, nanos: 0 });
+            }
+            terminal.event(&event);
+        }
+        let frame = terminal.frame(true);
+        let at = |name: &str| frame.find(name).expect("shown");
+        assert!(at("first") < at("second") && at("second") < at("last"), "{frame}");
     }
 
     #[test]
