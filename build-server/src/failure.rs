@@ -144,6 +144,11 @@ fn engine_reason(error: &EngineError) -> &'static str {
 
 fn engine_advice(error: &EngineError) -> &'static str {
     match error {
+        EngineError::Frontend { source_excerpts, .. } | EngineError::Other { source_excerpts, .. }
+            if source_excerpts.is_empty() =>
+        {
+            "correct the Dockerfile, or the flag that it does not fit (--target, --build-arg, --platform)"
+        }
         EngineError::Frontend { .. } | EngineError::Other { .. } => "correct the Dockerfile at the place shown",
         EngineError::Step { .. } => "see the step's output in the build's log; nothing was signed or published",
         EngineError::ContextFileMissing { .. } => {

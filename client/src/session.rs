@@ -131,7 +131,7 @@ impl Session {
     /// Resource name of a build; a full name stays as it is.
     #[must_use]
     pub fn build_name(&self, id: &str) -> String {
-        if id.contains('/') { id.to_owned() } else { format!("projects/{}/builds/{id}", self.project()) }
+        if id.starts_with("projects/") { id.to_owned() } else { format!("projects/{}/builds/{id}", self.project()) }
     }
 
     /// Connects again, with pauses, and appraises. Gives the last error when all attempts fail.

@@ -283,6 +283,7 @@ async fn start(config: &EngineConfig, project: &ProjectId) -> Result<Daemon, Eng
     };
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
         .map_err(EngineError::io("set the mode of", &socket))?;
+    super::record::forget_all(&channel).await?;
     guard.disarm();
     Ok(Daemon {
         channel,

@@ -44,27 +44,23 @@ impl Progress {
     /// Events of one message, in the order in which they are to be shown.
     pub(super) fn events(&mut self, status: api::StatusResponse) -> Vec<EngineEvent> {
         let mut events = Vec::new();
-        // Output goes before the end of its step, so that nothing comes after a step is done.
+        // First the beginnings, then what happened, then the ends: nothing of a step comes before its name or after
+        // its end.
+        let (ended, begun): (Vec<_>, Vec<_>) = status.vertexes.into_iter().partition(|v| v.completed.is_some());
+        for vertex in begun {
+            self.vertex(vertex, &mut events);
+        }
+        for vertex in &ended {
+            if !self.by_digest.contains_key(&vertex.digest) {
+                let begun = api::Vertex { completed: None, cached: false, error: String::new(), ..vertex.clone() };
+                self.vertex(begun, &mut events);
+            }
+        }
         for log in status.logs {
             let key = (log.vertex.clone(), log.stream);
             let mask = self.streams.entry(key).or_insert_with(|| StreamMask::new(self.masks.clone()));
             let data = mask.push(&log.msg);
             events.extend(log_event(log.vertex, log.stream, data));
-        }
-        for vertex in status.vertexes {
-            if vertex.completed.is_some() {
-                events.extend(self.flush(|key| key.0 == vertex.digest));
-            }
-            self.record(&vertex);
-            events.push(EngineEvent::Vertex(v1::Vertex {
-                digest: vertex.digest,
-                inputs: vertex.inputs,
-                name: self.masks.text(&vertex.name),
-                cached: vertex.cached,
-                started: vertex.started,
-                completed: vertex.completed,
-                error: self.masks.text(&vertex.error),
-            }));
         }
         for status in status.statuses {
             events.push(EngineEvent::Status(v1::VertexStatus {
@@ -77,6 +73,10 @@ impl Progress {
                 completed: status.completed,
             }));
         }
+        for vertex in ended {
+            events.extend(self.flush(|key| key.0 == vertex.digest));
+            self.vertex(vertex, &mut events);
+        }
         for warning in status.warnings {
             let text = |bytes: &[u8]| self.masks.text(&String::from_utf8_lossy(bytes));
             events.push(EngineEvent::Warning(v1::VertexWarning {
@@ -88,6 +88,19 @@ impl Progress {
             }));
         }
         events
+    }
+
+    fn vertex(&mut self, vertex: api::Vertex, events: &mut Vec<EngineEvent>) {
+        self.record(&vertex);
+        events.push(EngineEvent::Vertex(v1::Vertex {
+            digest: vertex.digest,
+            inputs: vertex.inputs,
+            name: self.masks.text(&vertex.name),
+            cached: vertex.cached,
+            started: vertex.started,
+            completed: vertex.completed,
+            error: self.masks.text(&vertex.error),
+        }));
     }
 
     /// What was held back of every stream.

@@ -1,6 +1,7 @@
 //! BuildKit's record of a finished build: its own provenance, and from it the sources and the steps.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use base64::Engine as _;
 use proto::buildkit::moby::buildkit::v1 as api;
@@ -14,23 +15,33 @@ use super::error::EngineError;
 
 /// Largest provenance blob in bytes.
 const MAX_PROVENANCE: usize = 64 << 20;
+/// How often it is looked whether a build's record is written.
+const MAX_LOOKS: u32 = 100;
+/// Pause between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 fn record(problem: impl Into<String>) -> EngineError {
     EngineError::Record { problem: problem.into() }
 }
 
-/// The provenance predicates (SLSA v1, mode max) of a build, one per platform.
-pub(super) async fn provenance(channel: &ControlChannel, reference: &str) -> Result<Vec<Value>, EngineError> {
-    let request = api::BuildHistoryRequest { reference: reference.to_owned(), early_exit: true, active_only: false };
+/// Records of builds that are in the daemon's history now. Never asked for by reference: BuildKit 0.33.1 counts those
+/// who ask, forgets to take a reference off its list again, and then deletes its record no more.
+async fn records(channel: &ControlChannel, active_only: bool) -> Result<Vec<api::BuildHistoryRecord>, EngineError> {
+    let request = api::BuildHistoryRequest { early_exit: true, active_only, ..Default::default() };
     let failed = |status: tonic::Status| record(status.message());
     let mut events = channel.control().listen_build_history(request).await.map_err(failed)?.into_inner();
-    let mut found = None;
+    let mut found = Vec::new();
     while let Some(event) = events.message().await.map_err(failed)? {
-        if let Some(event) = event.record.filter(|record| record.reference == reference) {
-            found = Some(event);
-        }
+        found.extend(event.record);
     }
-    let found = found.ok_or_else(|| record("is missing from the history"))?;
+    Ok(found)
+}
+
+/// The provenance predicates (SLSA v1, mode max) of a build, one per platform.
+pub(super) async fn provenance(channel: &ControlChannel, reference: &str) -> Result<Vec<Value>, EngineError> {
+    let mut records = records(channel, false).await?;
+    records.retain(|record| record.reference == reference);
+    let found = records.pop().ok_or_else(|| record("is missing from the history"))?;
     let descriptors = found.result.iter().chain(found.results.values()).flat_map(|result| &result.attestations);
     let mut predicates = Vec::new();
     let mut seen = BTreeSet::new();
@@ -49,12 +60,29 @@ pub(super) async fn provenance(channel: &ControlChannel, reference: &str) -> Res
     Ok(predicates)
 }
 
-/// Removes the record: it holds parameters of the build.
+/// Removes the record of a build that ended, however it did: it holds the output of the steps as it was before
+/// secrets were masked, and all parameters.
 pub(super) async fn forget(channel: &ControlChannel, reference: &str) {
+    for _ in 0..MAX_LOOKS {
+        // A cancelled build's record is written when its steps have ended; deleted before that, it would come back.
+        match records(channel, true).await {
+            Ok(active) if active.iter().any(|record| record.reference == reference) => tokio::time::sleep(LOOK_AGAIN).await,
+            Ok(_) => break,
+            Err(error) => return tracing::debug!(%error, "the record of a build stays until the daemon starts again"),
+        }
+    }
     let request = api::UpdateBuildHistoryRequest { reference: reference.to_owned(), delete: true, ..Default::default() };
     if let Err(status) = channel.control().update_build_history(request).await {
-        tracing::debug!(message = status.message(), "the record of a build stays until it expires");
+        tracing::debug!(message = status.message(), "the record of a build stays until the daemon starts again");
     }
+}
+
+/// Removes what a daemon's history holds from before it was started: its end came before its builds were forgotten.
+pub(super) async fn forget_all(channel: &ControlChannel) -> Result<(), EngineError> {
+    for record in records(channel, false).await? {
+        forget(channel, &record.reference).await;
+    }
+    Ok(())
 }
 
 /// Fills in sources and steps from the provenance. What is not understood is an error: a source that is left

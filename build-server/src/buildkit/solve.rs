@@ -115,12 +115,12 @@ pub async fn solve(
     let progress = watch_progress(daemon.channel(), &reference, masks.clone(), events);
     let run = Run { daemon, inputs: &inputs, translated: &translated, shared: &shared, masks: &masks };
     let (outcome, progress) = run.build(&session, &reference, progress, &cancel).await;
-    let export = match outcome {
-        Ok(export) => export,
-        Err(failure) => return Err(run.explain(failure, progress.as_ref())),
+    let solved = match outcome {
+        Ok(export) => run.capture(&reference, syntax, progress).await.map(|capture| Solved { export, capture }),
+        Err(failure) => Err(run.explain(failure, progress.as_ref())),
     };
-    let capture = run.capture(&reference, syntax, progress).await?;
-    Ok(Solved { export, capture })
+    record::forget(daemon.channel(), &reference).await;
+    solved
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineError> {
@@ -310,7 +310,6 @@ impl Run<'_> {
     ) -> Result<Capture, EngineError> {
         let channel = self.daemon.channel();
         let provenance = record::provenance(channel, reference).await?;
-        record::forget(channel, reference).await;
         let questions = std::mem::take(&mut *self.shared.questions.lock().unwrap_or_else(PoisonError::into_inner));
         let mut capture = Capture {
             vertices: progress.map(Progress::into_vertices).unwrap_or_default(),

@@ -55,8 +55,19 @@ fn describe(build: &v1::Build) -> String {
     text
 }
 
+/// A build id, or a full resource name: the server judges that.
+fn check_id(text: &str) -> Result<(), Failure> {
+    if text.starts_with("projects/") {
+        return Ok(());
+    }
+    provenance::request::BuildId::try_from(text.to_owned())
+        .map(drop)
+        .map_err(|e| Failure::usage(e).advise("`sealwright list` shows the ids of your builds"))
+}
+
 /// `sealwright get`.
 pub(crate) fn get(build: &str, setup: &Setup, output: &Output) -> Result<u8, Failure> {
+    check_id(build)?;
     let connector = setup.connector()?;
     runtime()?.block_on(async {
         let session = Session::open(connector).await?;
@@ -110,6 +121,7 @@ pub(crate) fn list(args: &ListArgs, setup: &Setup, output: &Output) -> Result<u8
 
 /// `sealwright cancel`.
 pub(crate) fn cancel(build: &str, setup: &Setup, output: &Output) -> Result<u8, Failure> {
+    check_id(build)?;
     let connector = setup.connector()?;
     runtime()?.block_on(async {
         let session = Session::open(connector).await?;
@@ -129,6 +141,7 @@ pub(crate) fn logs(args: &LogsArgs, setup: &Setup, output: &Output) -> Result<u8
         None | Some("auto") => client::progress::Style::Plain,
         wish => style(wish)?,
     };
+    check_id(&args.build)?;
     let connector = setup.connector()?;
     runtime()?.block_on(async {
         let mut session = Session::open(connector).await?;
@@ -184,6 +197,7 @@ pub(crate) fn download(args: &DownloadArgs, setup: &Setup, output: &Output) -> R
     if asked == Some(Destination::Nowhere) {
         return Err(Failure::usage("--output names no destination; wanted type=oci,dest=PATH or a directory"));
     }
+    check_id(&args.build)?;
     let connector = setup.connector()?;
     runtime()?.block_on(async {
         let mut session = Session::open(connector).await?;

@@ -85,6 +85,8 @@ impl From<PrepareError> for Failure {
             PrepareError::Context(error) => error.into(),
             PrepareError::DockerConfig(_) => failure.advise("log in again with `docker login`, or correct the file"),
             PrepareError::Request(_) => failure.advise("correct the flag that this field comes from"),
+            PrepareError::Secret { .. } => failure.advise("give --secret id=ID,src=FILE or id=ID,env=NAME with a file or variable that is there"),
+            PrepareError::Ssh { .. } => failure.advise("start an agent (`eval $(ssh-agent)`, `ssh-add`), or name its socket: --ssh ID=SOCKET"),
             _ => failure,
         }
     }

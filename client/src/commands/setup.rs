@@ -55,7 +55,8 @@ impl Setup {
 
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
         let text = self.required(Setting::Endpoint, "name your build server, such as --endpoint build.example:8443")?;
-        text.parse().map_err(Failure::usage)
+        text.parse()
+            .map_err(|e| Failure::usage(e).advise("`sealwright config show` says where the endpoint came from"))
     }
 
     pub(crate) fn key(&self) -> Result<CallerKey, Failure> {
