@@ -120,6 +120,7 @@ fn engine_reason(error: &EngineError) -> &'static str {
     match error {
         EngineError::Frontend { .. } => "INVALID_DOCKERFILE",
         EngineError::Step { .. } => "STEP_FAILED",
+        EngineError::ForeignStep { .. } => "PLATFORM_CANNOT_RUN",
         EngineError::ContextFileMissing { .. } => "CONTEXT_FILE_MISSING",
         EngineError::DockerfileMissing { .. } => "DOCKERFILE_MISSING",
         EngineError::UnsupportedSyntax { .. } => "UNSUPPORTED_SYNTAX",
@@ -151,6 +152,9 @@ fn engine_advice(error: &EngineError) -> &'static str {
         }
         EngineError::Frontend { .. } | EngineError::Other { .. } => "correct the Dockerfile at the place shown",
         EngineError::Step { .. } => "see the step's output in the build's log; nothing was signed or published",
+        EngineError::ForeignStep { .. } => {
+            "build this platform on a server of it, or let the step run on the server's own: FROM --platform=$BUILDPLATFORM"
+        }
         EngineError::ContextFileMissing { .. } => {
             "add the file to the context, or take it out of the ignore file, and build again"
         }

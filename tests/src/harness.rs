@@ -75,7 +75,6 @@ impl Output {
     ///
     /// # Panics
     /// When it is another, with all output.
-    #[must_use]
     #[track_caller]
     pub fn code(self, wanted: i32) -> Self {
         assert_eq!(
@@ -90,7 +89,6 @@ impl Output {
     ///
     /// # Panics
     /// When it is another, with all output.
-    #[must_use]
     #[track_caller]
     pub fn ok(self) -> Self {
         self.code(0)
@@ -100,7 +98,6 @@ impl Output {
     ///
     /// # Panics
     /// When neither does, with all output.
-    #[must_use]
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
         let said = self.stderr.contains(text) || self.stdout.contains(text);
@@ -146,6 +143,10 @@ pub struct Ready {
 pub struct Settings {
     /// Step after which the server kills itself once (`SEALWRIGHT_DEV_CRASH_AT`).
     pub crash_at: Option<&'static str>,
+    /// Text of the trust configuration; the development server's own when absent.
+    pub trust: Option<&'static str>,
+    /// Text of the operations configuration.
+    pub operations: Option<&'static str>,
 }
 
 /// A development server with a state directory of its own; both go when it is dropped.
@@ -352,17 +353,19 @@ fn launch(directory: &Path, settings: &Settings) -> Result<(Supervised, Ready), 
     if let Some(step) = settings.crash_at {
         environment.push(("SEALWRIGHT_DEV_CRASH_AT", OsStr::new(step)));
     }
+    let mut arguments = vec![OsStr::new("--state"), state.as_os_str(), OsStr::new("--listen"), OsStr::new("127.0.0.1:0")];
+    arguments.extend([OsStr::new("--tools"), tools.as_os_str()]);
+    let files = [("--trust", settings.trust), ("--operations", settings.operations)];
+    let files = files.map(|(flag, text)| (flag, text, directory.join(format!("{}.toml", &flag[2..]))));
+    for (flag, text, path) in &files {
+        if let Some(text) = text {
+            std::fs::write(path, text).expect("the directory is writable");
+            arguments.extend([OsStr::new(flag), path.as_os_str()]);
+        }
+    }
     let (running, stdout) = Supervised::start(&Program {
         path: &own_binary("dev-server"),
-        arguments: [
-            OsStr::new("--state"),
-            state.as_os_str(),
-            OsStr::new("--listen"),
-            OsStr::new("127.0.0.1:0"),
-        ]
-        .into_iter()
-        .chain([OsStr::new("--tools"), tools.as_os_str()])
-        .collect(),
+        arguments,
         environment,
         owned: Some(directory),
         log: Some(&log),

@@ -28,6 +28,14 @@ pub enum EngineError {
         /// The place in the Dockerfile.
         source_excerpts: Vec<SourceExcerpt>,
     },
+    /// A RUN step's program is for another machine.
+    #[error("step `{step}` cannot run here: its program is for another platform than this machine ({})", std::env::consts::ARCH)]
+    ForeignStep {
+        /// Name of the step.
+        step: String,
+        /// The place in the Dockerfile.
+        source_excerpts: Vec<SourceExcerpt>,
+    },
     /// COPY or ADD names something that is not there.
     #[error("`{path}` is not in the build context (left out by an ignore file, or not sent)")]
     ContextFileMissing {
@@ -186,6 +194,7 @@ impl EngineError {
         match self {
             Self::Frontend { source_excerpts, .. }
             | Self::Step { source_excerpts, .. }
+            | Self::ForeignStep { source_excerpts, .. }
             | Self::ContextFileMissing { source_excerpts, .. }
             | Self::BaseImageMissing { source_excerpts, .. }
             | Self::RegistryAuth { source_excerpts, .. }

@@ -104,18 +104,30 @@ fn quoted_after<'a>(message: &'a str, marker: &str) -> Option<&'a str> {
     Some(&rest[start..end])
 }
 
-/// The error for a failed solve. `step_name` gives a step's name by digest.
+/// A step that failed, as the progress showed it.
+pub(super) struct FailedStep {
+    pub(super) name: String,
+    /// The machine cannot run its program.
+    pub(super) foreign: bool,
+}
+
+/// The error for a failed solve. `failed_step` knows steps by digest.
 pub(super) fn solve_error(
     status: &Status,
     masks: &Masks,
     dockerfile: &str,
-    step_name: impl Fn(&str) -> Option<String>,
+    failed_step: impl Fn(&str) -> Option<FailedStep>,
 ) -> EngineError {
     let Details { source_excerpts, vertex, exit_code } = details(status, masks);
     let message: String = masks.text(status.message()).chars().take(MAX_MESSAGE).collect();
     let has = |text: &str| message.contains(text);
     if let Some(code) = exit_code {
-        let step = vertex.and_then(|digest| step_name(&digest)).unwrap_or_else(|| message.clone());
+        let failed = vertex.and_then(|digest| failed_step(&digest));
+        let foreign = failed.as_ref().is_some_and(|step| step.foreign);
+        let step = failed.map_or_else(|| message.clone(), |step| step.name);
+        if foreign {
+            return EngineError::ForeignStep { step, source_excerpts };
+        }
         return EngineError::Step { step, exit_code: i32::try_from(code).unwrap_or(-1), source_excerpts };
     }
     if has("no space left on device") || has("disk quota exceeded") {

@@ -1,6 +1,6 @@
 //! BuildKit's status stream as our events, with secrets masked, and the steps collected for the capture.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use proto::buildkit::moby::buildkit::v1 as api;
@@ -34,11 +34,16 @@ pub(super) struct Progress {
     streams: BTreeMap<(String, i64), StreamMask>,
     vertices: Vec<CapturedVertex>,
     by_digest: HashMap<String, usize>,
+    /// Steps whose program is for another machine.
+    foreign: BTreeSet<String>,
 }
+
+/// What runc writes into a step's output when the kernel does not know the program's format (ENOEXEC).
+const EXEC_FORMAT_ERROR: &[u8] = b": exec format error";
 
 impl Progress {
     pub(super) fn new(masks: Arc<Masks>) -> Self {
-        Self { masks, streams: BTreeMap::new(), vertices: Vec::new(), by_digest: HashMap::new() }
+        Self { masks, streams: BTreeMap::new(), vertices: Vec::new(), by_digest: HashMap::new(), foreign: BTreeSet::new() }
     }
 
     /// Events of one message, in the order in which they are to be shown.
@@ -57,6 +62,9 @@ impl Progress {
             }
         }
         for log in status.logs {
+            if log.msg.trim_ascii_end().ends_with(EXEC_FORMAT_ERROR) {
+                self.foreign.insert(log.vertex.clone());
+            }
             let key = (log.vertex.clone(), log.stream);
             let mask = self.streams.entry(key).or_insert_with(|| StreamMask::new(self.masks.clone()));
             let data = mask.push(&log.msg);
@@ -116,6 +124,11 @@ impl Progress {
     /// Name of a step.
     pub(super) fn vertex_name(&self, digest: &str) -> Option<&str> {
         self.by_digest.get(digest).map(|at| self.vertices[*at].name.as_str())
+    }
+
+    /// Whether the machine cannot run a step's program.
+    pub(super) fn is_foreign(&self, digest: &str) -> bool {
+        self.foreign.contains(digest)
     }
 
     fn flush(&mut self, ended: impl Fn(&(String, i64)) -> bool) -> Vec<EngineEvent> {

@@ -23,7 +23,7 @@ use super::content::ContentService;
 use super::daemon::Daemon;
 use super::error::EngineError;
 use super::export::{Export, FileSendService};
-use super::failure::solve_error;
+use super::failure::{FailedStep, solve_error};
 use super::filesync::{Faults, FileSyncService, Trees};
 use super::mask::Masks;
 use super::progress::{EngineEvent, Progress};
@@ -298,8 +298,11 @@ impl Run<'_> {
         if let Some(Err(error)) = self.shared.export.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return error;
         }
-        let name = |digest: &str| progress?.vertex_name(digest).map(str::to_owned);
-        solve_error(&status, self.masks, &self.translated.dockerfile, name)
+        let step = |digest: &str| {
+            let progress = progress?;
+            Some(FailedStep { name: progress.vertex_name(digest)?.to_owned(), foreign: progress.is_foreign(digest) })
+        };
+        solve_error(&status, self.masks, &self.translated.dockerfile, step)
     }
 
     async fn capture(
