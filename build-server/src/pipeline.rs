@@ -50,6 +50,8 @@ pub type Boundary = Arc<dyn Fn(Step) + Send + Sync>;
 /// The steps of the pipeline, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// The build is stored and its turn has come; nothing has been done.
+    Created,
     /// The build policy permits the request.
     Permit,
     /// The engine has built and exported; every blob is checked.
@@ -68,6 +70,7 @@ pub enum Step {
 
 impl Pipeline {
     async fn build(&self, job: &Job, events: &EventSink, cancel: &CancellationToken) -> Result<v1::Result, BuildError> {
+        self.done(Step::Created);
         let started = clock::now();
         let permitted = self.policy.permit(job.signed.clone())?;
         self.done(Step::Permit);

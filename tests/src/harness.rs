@@ -183,7 +183,7 @@ impl DevServer {
             std::fs::create_dir(directory.join(name)).expect("a directory");
         }
         let (running, ready) =
-            launch(&directory, &settings).unwrap_or_else(|log| panic!("dev-server is not ready\n{log}"));
+            launch(&directory, &settings, ANY_PORT).unwrap_or_else(|log| panic!("dev-server is not ready\n{log}"));
         Self {
             directory,
             settings,
@@ -192,7 +192,20 @@ impl DevServer {
         }
     }
 
-    /// Starts it again on the same state, after [`Self::kill9`], [`Self::terminate`] or its own crash.
+    /// From its next start on, the server kills itself once after `step`; never when absent.
+    ///
+    /// # Panics
+    /// When the state directory cannot be written.
+    pub fn crash_next(&mut self, step: Option<&'static str>) {
+        self.settings.crash_at = step;
+        match std::fs::remove_file(self.state().join("crashed")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("state directory: {error}"),
+            _ => {}
+        }
+    }
+
+    /// Starts it again on the same state and the same address, after [`Self::kill9`], [`Self::terminate`] or its own
+    /// crash.
     ///
     /// # Panics
     /// When it does not become ready, with its log.
@@ -201,8 +214,7 @@ impl DevServer {
             let _ = old.wait(SERVER_LIMIT);
             old.leave();
         }
-        let (running, ready) =
-            launch(&self.directory, &self.settings).unwrap_or_else(|log| panic!("no restart\n{log}"));
+        let (running, ready) = launch(&self.directory, &self.settings, &self.ready.endpoint).unwrap_or_else(|log| panic!("no restart\n{log}"));
         self.running = Some(running);
         self.ready = ready;
     }
@@ -213,7 +225,7 @@ impl DevServer {
     /// When it does start.
     #[must_use]
     pub fn second_on_same_state(&self) -> String {
-        launch(&self.directory, &self.settings)
+        launch(&self.directory, &self.settings, ANY_PORT)
             .err()
             .expect("two servers on one state directory")
     }
@@ -344,7 +356,10 @@ impl DevServer {
     }
 }
 
-fn launch(directory: &Path, settings: &Settings) -> Result<(Supervised, Ready), String> {
+/// A free port of the loopback.
+const ANY_PORT: &str = "127.0.0.1:0";
+
+fn launch(directory: &Path, settings: &Settings, listen: &str) -> Result<(Supervised, Ready), String> {
     let log = directory.join("server.log");
     let earlier = std::fs::metadata(&log).map_or(0, |meta| meta.len());
     let state = directory.join("state");
@@ -353,7 +368,7 @@ fn launch(directory: &Path, settings: &Settings) -> Result<(Supervised, Ready), 
     if let Some(step) = settings.crash_at {
         environment.push(("SEALWRIGHT_DEV_CRASH_AT", OsStr::new(step)));
     }
-    let mut arguments = vec![OsStr::new("--state"), state.as_os_str(), OsStr::new("--listen"), OsStr::new("127.0.0.1:0")];
+    let mut arguments = vec![OsStr::new("--state"), state.as_os_str(), OsStr::new("--listen"), OsStr::new(listen)];
     arguments.extend([OsStr::new("--tools"), tools.as_os_str()]);
     let files = [("--trust", settings.trust), ("--operations", settings.operations)];
     let files = files.map(|(flag, text)| (flag, text, directory.join(format!("{}.toml", &flag[2..]))));

@@ -70,7 +70,7 @@ const COLUMNS: &str = "row, project, build, state, request_sha256, caller, volat
 #[non_exhaustive]
 pub enum JobError {
     /// Another process serves this state directory.
-    #[error("state directory {directory} is in use by process {pid}")]
+    #[error("state directory {directory} is in use by process {pid}; stop it first, or choose another state directory")]
     InUse {
         /// The directory.
         directory: String,

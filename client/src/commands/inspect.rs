@@ -1,11 +1,13 @@
 //! `sealwright inspect`: everything about an image as it describes itself, judged by nobody.
 
+use client::key::public_pem;
 use client::image::{Blobs, LocalImage, MAX_MANIFEST, gather, open_local, parse_manifest, registry};
 use provenance::binding::{Leaf, LeafBody};
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE};
 use provenance::evidence::EvidenceBundle;
 use provenance::instance::InstanceDocument;
+use provenance::key::PublicKey;
 use provenance::materials::Completeness;
 use provenance::request::Source;
 use provenance::sigstore::{MAX_BUNDLE, parse_bundle, parse_simple_signing};
@@ -108,6 +110,7 @@ fn evidence(bytes: &[u8]) -> Value {
         "instance": instance,
         "instanceDigest": Sha256Digest::of(&bundle.instance),
         "signedRequest": bundle.request.is_some(),
+        "signingKeyPem": bundle.signing_key.as_deref().and_then(|der| PublicKey::from_spki_der(der).ok()).map(|key| public_pem(&key)),
     })
 }
 

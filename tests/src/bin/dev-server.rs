@@ -216,9 +216,18 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Kills the process after the step that [`CRASH_AT`] names, once per state directory.
 fn boundary(state: &Path) -> Result<Boundary> {
     let Ok(wanted) = std::env::var(CRASH_AT) else { return Ok(Arc::new(|_| {})) };
-    let steps = [Step::Permit, Step::Build, Step::Materials, Step::Release, Step::Sign, Step::Layout, Step::Push];
+    let steps = [
+        Step::Created,
+        Step::Permit,
+        Step::Build,
+        Step::Materials,
+        Step::Release,
+        Step::Sign,
+        Step::Layout,
+        Step::Push,
+    ];
     let Some(step) = steps.into_iter().find(|step| format!("{step:?}").to_lowercase() == wanted) else {
-        bail!("{CRASH_AT} is `{wanted}`, wanted one of permit, build, materials, release, sign, layout, push");
+        bail!("{CRASH_AT} is `{wanted}`, wanted one of created, permit, build, materials, release, sign, layout, push");
     };
     let marker = state.join("crashed");
     Ok(Arc::new(move |reached| {
