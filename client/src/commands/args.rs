@@ -217,8 +217,8 @@ pub(crate) enum KeyCommand {
     },
     /// Show the public part of a key
     Show {
-        /// File of the private key, or of a public key in PEM
-        file: PathBuf,
+        /// File of the private key, or of a public key in PEM (default: the key in use)
+        file: Option<PathBuf>,
     },
 }
 

@@ -31,12 +31,21 @@ pub(crate) fn run(args: &BuildArgs, setup: &Setup, output: &Output) -> Result<u8
     if let Destination::LayoutDirectory(target) = &options.output.destination {
         download::check_target(target)?;
     }
+    check_stdout(&options.output.destination, output)?;
     let connector = setup.connector()?;
     let style = match args.quiet {
         true => Style::Quiet,
         false => style(args.progress.as_deref().or_else(|| setup.settings.value(Setting::Progress)))?,
     };
     runtime()?.block_on(build(args, options, connector, style, output))
+}
+
+/// Standard output takes the result or a document, not both.
+pub(crate) fn check_stdout(destination: &Destination, output: &Output) -> Result<(), Failure> {
+    if output.is_json() && summary::is_stdout(destination) {
+        return Err(Failure::usage("--json and the result are both for standard output").advise("give another dest with --output"));
+    }
+    Ok(())
 }
 
 /// The runtime of commands that talk to a server.
@@ -156,7 +165,8 @@ async fn build(
     let (prepared, mut session) = prepare_and_open(options, connector.clone()).await?;
     if chatty {
         output.status("endpoint", &format!("{}, TLS 1.3", session.channel().endpoint()));
-        output.status("attested", &format!("{}        policy {} accepted", session.channel().accepted().summary(), policy.file()));
+        output.status("attested", &session.channel().accepted().summary());
+        output.status("policy", &format!("{} accepts it", policy.file()));
     }
     let uploaded = session.upload(&prepared.trees, &prepared.blobs, Arc::new(AtomicU64::new(0))).await?;
     if chatty {
@@ -190,7 +200,7 @@ async fn build(
     summary::success(&build, result, &destination, chatty, output);
     if output.is_json() {
         output.document(&json!({"build": build_json(&build), "output": summary::destination_json(&destination)}));
-    } else if style == Style::Quiet {
+    } else if style == Style::Quiet && !summary::is_stdout(&destination) {
         let digest = result.image.as_ref().map_or("", |image| image.digest.as_str());
         output.data(&format!("{digest}\n"));
     }

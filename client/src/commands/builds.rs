@@ -10,7 +10,7 @@ use provenance::timestamp::Timestamp;
 use serde_json::{Value, json};
 
 use super::args::{DownloadArgs, ListArgs, LogsArgs};
-use super::build::{fetch, runtime, style};
+use super::build::{check_stdout, fetch, runtime, style};
 use super::failure::Failure;
 use super::output::{Output, terminal_size};
 use super::setup::Setup;
@@ -198,6 +198,9 @@ pub(crate) fn download(args: &DownloadArgs, setup: &Setup, output: &Output) -> R
         return Err(Failure::usage("--output names no destination; wanted type=oci,dest=PATH or a directory"));
     }
     check_id(&args.build)?;
+    if let Some(destination) = &asked {
+        check_stdout(destination, output)?;
+    }
     let connector = setup.connector()?;
     runtime()?.block_on(async {
         let mut session = Session::open(connector).await?;

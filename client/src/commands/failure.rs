@@ -205,7 +205,7 @@ pub(crate) fn from_status(status: &Status) -> Failure {
     let mut failure = Failure::new(exit, info.map_or(name, |info| info.reason.as_str()), message);
     if let Some(request) = details.bad_request() {
         let fields: Vec<String> =
-            request.field_violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+            request.field_violations.iter().map(|violation| place(violation, &failure.what)).collect();
         failure.place = Some(fields.join("; ")).filter(|text| !text.is_empty());
     }
     let advice = details.localized_message().map(|message| message.message.clone());
@@ -217,6 +217,14 @@ pub(crate) fn from_status(status: &Status) -> Failure {
         failure.advice.push("the operator must admit your project: send them `sealwright project show`".to_owned());
     }
     failure
+}
+
+/// The field, and what is wrong with it unless the message says that already.
+fn place(violation: &tonic_types::FieldViolation, message: &str) -> String {
+    match violation.description == message {
+        true => format!("field `{}` of the call", violation.field),
+        false => format!("{}: {}", violation.field, violation.description),
+    }
 }
 
 fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {

@@ -1,7 +1,9 @@
 //! `sealwright inspect`: everything about an image as it describes itself, judged by nobody.
 
-use client::key::public_pem;
+use std::collections::HashSet;
+
 use client::image::{Blobs, LocalImage, MAX_MANIFEST, gather, open_local, parse_manifest, registry};
+use client::key::public_pem;
 use provenance::binding::{Leaf, LeafBody};
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE};
@@ -59,7 +61,10 @@ fn describe(name: &str, blobs: &dyn Blobs, input: &ImageInput, damaged: Vec<Stri
         });
         images.push(json!({"digest": child.digest, "platform": platform}));
     }
-    let statements: Vec<Value> = input.envelopes.iter().map(|bytes| statement(bytes)).collect();
+    // The same statement is attached in several forms.
+    let mut seen = HashSet::new();
+    let mut statements: Vec<Value> = input.envelopes.iter().map(|bytes| statement(bytes)).collect();
+    statements.retain(|statement| statement["digest"].is_null() || seen.insert(statement["digest"].to_string()));
     let signatures: Vec<Value> = input
         .simple_signatures
         .iter()
@@ -199,8 +204,10 @@ fn facts(statement: &Statement) -> Vec<(String, String)> {
         facts.push(("materials".to_owned(), format!("{} {count}, {state}", class.name())));
         for material in definition.resolved_dependencies.iter().filter(|m| m.annotations.class == *class) {
             let what = material.uri.as_ref().or(material.name.as_ref()).cloned().unwrap_or_default();
-            let digest = material.digest.iter().map(|(algorithm, hex)| format!("{algorithm}:{hex}")).collect::<Vec<_>>();
-            facts.push((String::new(), format!("{what} {}", digest.join(" "))));
+            let digests = material.digest.iter().map(|(algorithm, hex)| format!("{algorithm}:{hex}"));
+            let value = material.annotations.value.iter().map(|value| format!("`{value}`"));
+            let words: Vec<String> = std::iter::once(what).chain(digests).chain(value).collect();
+            facts.push((String::new(), words.join(" ")));
         }
     }
     facts

@@ -19,7 +19,7 @@ use super::setup::{Setup, read_file, read_project};
 const MAX_KEY_FILE: usize = 64 << 10;
 
 /// `sealwright key new|show`.
-pub(crate) fn key(command: &KeyCommand, output: &Output) -> Result<u8, Failure> {
+pub(crate) fn key(command: &KeyCommand, setup: &Setup, output: &Output) -> Result<u8, Failure> {
     match command {
         KeyCommand::New { kind, file } => {
             let algorithm = if kind == "ed25519" { KeyAlgorithm::Ed25519 } else { KeyAlgorithm::EcdsaP256Sha256 };
@@ -28,7 +28,8 @@ pub(crate) fn key(command: &KeyCommand, output: &Output) -> Result<u8, Failure> 
             output.status("key", &format!("{} written, readable by you only", file.display()));
             show_key(key.public(), output);
         }
-        KeyCommand::Show { file } => show_key(&public_key(file)?, output),
+        KeyCommand::Show { file: Some(file) } => show_key(&public_key(file)?, output),
+        KeyCommand::Show { file: None } => show_key(&public_key(setup.key_file()?)?, output),
     }
     Ok(0)
 }

@@ -15,6 +15,7 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use client::config::Setting;
 
 use self::args::{Cli, Command, ConfigCommand, PolicyCommand};
 use self::failure::Failure;
@@ -31,8 +32,13 @@ pub(crate) fn run() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let output = Output::new(cli.global.json, cli.global.color.as_deref());
-    match dispatch(cli, &output) {
+    let setup = Setup::gather(&cli.global);
+    let color = match &setup {
+        Ok(setup) => setup.settings.value(Setting::Color),
+        Err(_) => cli.global.color.as_deref(),
+    };
+    let output = Output::new(cli.global.json, color);
+    match dispatch(cli.command, setup, &output) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             output.failure(&failure);
@@ -41,14 +47,14 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli, output: &Output) -> Result<u8, Failure> {
+fn dispatch(command: Command, setup: Result<Setup, Failure>, output: &Output) -> Result<u8, Failure> {
     // Needs no settings, so a broken configuration file does not stop it.
-    if let Command::Completion { shell } = cli.command {
+    if let Command::Completion { shell } = command {
         clap_complete::generate(shell, &mut Cli::command(), "sealwright", &mut std::io::stdout());
         return Ok(0);
     }
-    let setup = Setup::gather(&cli.global)?;
-    match cli.command {
+    let setup = setup?;
+    match command {
         Command::Build(args) => build::run(&args, &setup, output),
         Command::Verify(args) => verify::run(&args, &setup, output),
         Command::Inspect(args) => inspect::run(&args, output),
@@ -57,7 +63,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Command::Logs(args) => builds::logs(&args, &setup, output),
         Command::Cancel { build } => builds::cancel(&build, &setup, output),
         Command::Download(args) => builds::download(&args, &setup, output),
-        Command::Key(command) => keys::key(&command, output),
+        Command::Key(command) => keys::key(&command, &setup, output),
         Command::Project(command) => keys::project(&command, &setup, output),
         Command::Policy(PolicyCommand::Init(args)) => policy::init(&args, &setup, output),
         Command::Policy(PolicyCommand::Check { file }) => policy::check(file.as_deref(), &setup, output),

@@ -17,9 +17,8 @@ pub(crate) struct Output {
 impl Output {
     pub(crate) fn new(json: bool, color: Option<&str>) -> Self {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let wish = color.map(str::to_owned).or_else(|| variable("SEALWRIGHT_COLOR"));
         let plain = variable("NO_COLOR").is_some() || variable("TERM").is_some_and(|term| term == "dumb");
-        let decide = |terminal: bool| match wish.as_deref() {
+        let decide = |terminal: bool| match color {
             Some("always") => true,
             Some("never") => false,
             _ => terminal && !plain,

@@ -59,9 +59,12 @@ impl Setup {
             .map_err(|e| Failure::usage(e).advise("`sealwright config show` says where the endpoint came from"))
     }
 
+    pub(crate) fn key_file(&self) -> Result<&Path, Failure> {
+        self.required(Setting::Key, "make one with `sealwright key new FILE`").map(Path::new)
+    }
+
     pub(crate) fn key(&self) -> Result<CallerKey, Failure> {
-        let file = self.required(Setting::Key, "make one with `sealwright key new FILE`")?;
-        Ok(CallerKey::load(Path::new(file))?)
+        Ok(CallerKey::load(self.key_file()?)?)
     }
 
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {

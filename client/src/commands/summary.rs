@@ -18,7 +18,7 @@ pub(crate) fn id(name: &str) -> &str {
 }
 
 /// Whether a destination is standard output.
-fn is_stdout(destination: &Destination) -> bool {
+pub(crate) fn is_stdout(destination: &Destination) -> bool {
     matches!(destination, Destination::LayoutTar(path) | Destination::FilesTar(path) if path.as_os_str() == "-")
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn success(build: &v1::Build, result: &v1::Result, destination: &Dest
             Some(path.display().to_string())
         }
         Destination::FilesDirectory(path) | Destination::FilesTar(path) if !is_stdout(destination) => {
-            output.status("written", &path.display().to_string());
+            output.status("written", &format!("{}   (files only: no signature, provenance or evidence)", path.display()));
             None
         }
         _ => None,
