@@ -89,8 +89,8 @@ impl BuildError {
             Self::Trees { .. } => "CONTEXT_DAMAGED",
             Self::Materials(_) => "MATERIALS_UNACCOUNTED",
             Self::Keys(_) => "NO_EVIDENCE",
+            Self::Keep { .. } | Self::Layout(LayoutError::Io { .. }) => "RESULT_NOT_KEPT",
             Self::Layout(_) => "RESULT_INCONSISTENT",
-            Self::Keep { .. } => "RESULT_NOT_KEPT",
             Self::Push(error) => error.reason(),
             Self::Bug { .. } => "INTERNAL",
         }
@@ -99,8 +99,8 @@ impl BuildError {
     fn advice(&self) -> String {
         match self {
             Self::Refused(_) => {
-                "change the request, or ask the operator of the server which build policy it runs under \
-                 (sealwright inspect shows it in the instance document)"
+                "change the request, or ask the operator for another build policy; the one in force stands in the \
+                 instance document of every image of this server (sealwright inspect --json)"
             }
             Self::Name(_) => "give the image a name like registry.example/team/app:1.0",
             Self::Engine(error) => engine_advice(error),
@@ -134,7 +134,7 @@ fn engine_reason(error: &EngineError) -> &'static str {
         EngineError::DaemonStart { .. } => "ENGINE_NOT_STARTED",
         EngineError::DaemonDied { .. } => "ENGINE_DIED",
         EngineError::DiskFull { .. } => "DISK_FULL",
-        EngineError::Io { .. } => "SERVER_STORAGE",
+        EngineError::Io { .. } => "STATE_STORE",
         EngineError::Context { .. } => "CONTEXT_DAMAGED",
         EngineError::Cancelled => "CANCELLED",
         EngineError::Export { .. } => "EXPORT_INCONSISTENT",

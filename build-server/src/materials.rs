@@ -162,7 +162,8 @@ impl Account {
             .digest
             .clone()
             .ok_or_else(|| MaterialsError::SourceWithoutDigest { requested: source.requested.clone() })?;
-        let pinned = source.requested.contains(&digest.hex);
+        // An uploaded layout is named by digest in the request, whatever the Dockerfile calls it.
+        let pinned = source.kind == SourceKind::OciLayout || source.requested.contains(&digest.hex);
         let mut material = Material::new(class);
         material.digest.insert(digest.algorithm, digest.hex);
         material.uri = Some(source.uri.clone());

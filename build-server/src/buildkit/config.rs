@@ -13,7 +13,7 @@ pub struct EngineConfig {
     pub buildkitd: PathBuf,
     /// The runc program.
     pub runc: PathBuf,
-    /// Directory for the daemons' state; at most 70 bytes long, because sockets are in it.
+    /// Directory for the daemons' state; at most 75 bytes long, because sockets are in it.
     pub root: PathBuf,
     /// Registries (`host:port`) to be spoken to without TLS.
     pub plain_http_registries: Vec<String>,

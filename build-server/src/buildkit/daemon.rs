@@ -142,7 +142,7 @@ impl Engine {
                 return Err(problem(format!("{} is not an absolute path of a program", program.display())));
             }
         }
-        let longest = config.root.join("0123456789abcdef/socket");
+        let longest = config.root.join("0123456789abcdef01234567/socket");
         if !config.root.is_absolute() || longest.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(problem(format!(
                 "engine directory {} must be absolute and leave sockets in it at most {MAX_SOCKET_PATH} bytes; choose a shorter one",
@@ -237,7 +237,8 @@ fn command(config: &EngineConfig, directory: &Path, socket: &Path) -> Command {
 }
 
 async fn start(config: &EngineConfig, project: &ProjectId) -> Result<Daemon, EngineError> {
-    let name = &project.0.hex()[..16];
+    // 96 bits: with fewer, somebody could search for a project that shares another's cache.
+    let name = &project.0.hex()[..24];
     let directory = config.root.join(name);
     let cgroup = format!("/sealwright-{name}");
     let socket = directory.join("socket");

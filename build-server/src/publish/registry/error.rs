@@ -301,7 +301,7 @@ impl PushError {
                     .to_owned()
             }
             Self::Unreachable { .. } => {
-                "check the registry's host name and port; a registry without TLS must be listed in the server's trust configuration"
+                "check the registry's host name and port; a registry without TLS must be listed under `engine.plain_http_registries` of the server's operations configuration"
                     .to_owned()
             }
             Self::LocalBlob { .. } | Self::LocalRead { .. } => {
