@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proto::v1;
 use proto::v1::build_service_server::BuildService;
 use provenance::digest::Sha256Digest;
+use provenance::project::ProjectId;
 use provenance::request::{InvalidRequest, SignedRequest, authenticate_request};
 use provenance::timestamp::Timestamp;
 use tokio::sync::mpsc;
@@ -93,6 +94,18 @@ impl Builds {
         Ok(record.to_wire())
     }
 
+    /// Where a page begins. The token is the last build of the page before: a number of our own would tell how
+    /// many builds other projects have.
+    async fn page_start(&self, project: ProjectId, token: &str) -> Result<Option<i64>, ApiError> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let unknown = || ApiError::field("page_token", "is none that this server gave, or its build is no longer kept");
+        let build = token.to_owned().try_into().map_err(|_| unknown())?;
+        let record = self.record(BuildName { project, build }).await?;
+        record.map(|record| Some(record.row)).ok_or_else(unknown)
+    }
+
     /// Old requests are refused, so that a build id that retention has forgotten cannot be used again with a
     /// request from back then.
     fn check_issue_time(&self, signed: &SignedRequest) -> Result<(), ApiError> {
@@ -148,7 +161,7 @@ impl BuildService for Builds {
             _ => return Err(ApiError::field("page_size", format!("is {page_size}, wanted 0 to {MAX_PAGE}")).into()),
         };
         let size = usize::try_from(size).unwrap_or(1);
-        let before = parse_page_token(&page_token)?;
+        let before = self.page_start(project, &page_token).await?;
         let state = parse_filter(&filter)?;
         let store = self.queue.store().clone();
         // One more than the page tells whether there is a next one.
@@ -157,7 +170,7 @@ impl BuildService for Builds {
         let more = records.len() > size;
         records.truncate(size);
         let next_page_token = match records.last() {
-            Some(last) if more => format!("before-{}", last.row),
+            Some(last) if more => last.name.build.to_string(),
             _ => String::new(),
         };
         let builds = records.iter().map(BuildRecord::to_wire).collect();
@@ -214,14 +227,6 @@ impl BuildService for Builds {
         let stream = agents::attach(hub, &first, request.into_inner())?;
         Ok(Response::new(stream))
     }
-}
-
-fn parse_page_token(token: &str) -> Result<Option<i64>, ApiError> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let row = token.strip_prefix("before-").and_then(|row| row.parse().ok());
-    row.map(Some).ok_or_else(|| ApiError::field("page_token", "is none that this server gave"))
 }
 
 /// Empty, or `state = NAME`.
