@@ -23,7 +23,7 @@ const NEVER: &[(&str, &[&str])] = &[
 
 fn metadata() -> serde_json::Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", "x86_64-unknown-linux-gnu"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
@@ -86,10 +86,9 @@ fn no_crate_reaches_what_it_must_never_reach() {
     }
 }
 
-#[test]
-fn shipped_crates_use_one_crypto_stack() {
-    let metadata = metadata();
-    let (edges, names) = (edges(&metadata), names(&metadata));
+/// Ids of everything that the shipped programs are made of.
+fn shipped(metadata: &serde_json::Value) -> BTreeSet<String> {
+    let (edges, names) = (edges(metadata), names(metadata));
     let mut open: Vec<_> = names
         .iter()
         .filter(|(_, name)| ["sealwright-build-server", "sealwright-client"].contains(&name.as_str()))
@@ -101,7 +100,46 @@ fn shipped_crates_use_one_crypto_stack() {
             open.extend(edges[&id].iter().cloned());
         }
     }
-    for id in &seen {
+    seen
+}
+
+#[test]
+fn shipped_crates_use_one_crypto_stack() {
+    let metadata = metadata();
+    let names = names(&metadata);
+    for id in &shipped(&metadata) {
         assert!(!["aws-lc-rs", "openssl", "native-tls"].contains(&names[id].as_str()), "{} is linked", names[id]);
+    }
+}
+
+#[test]
+fn shipped_crates_come_in_one_version_but_for_those_that_deny_toml_gives_a_reason_for() {
+    let metadata = metadata();
+    let shipped = shipped(&metadata);
+    let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in metadata["packages"].as_array().expect("packages") {
+        let text = |key: &str| package[key].as_str().expect("text").to_owned();
+        if shipped.contains(&text("id")) {
+            versions.entry(text("name")).or_default().insert(text("version"));
+        }
+    }
+    let deny = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deny.toml")).expect("deny.toml");
+    let deny: toml::Table = deny.parse().expect("TOML");
+    let skipped: BTreeMap<&str, &str> = deny["bans"]["skip"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|entry| {
+            assert!(!entry["reason"].as_str().expect("a reason").is_empty());
+            entry["crate"].as_str().expect("a crate").split_once('@').expect("name@version")
+        })
+        .collect();
+    let doubled: BTreeSet<&str> =
+        versions.iter().filter(|(_, versions)| versions.len() > 1).map(|(name, _)| name.as_str()).collect();
+    let named: BTreeSet<&str> = skipped.keys().copied().collect();
+    assert_eq!(doubled, named, "in two versions (left) and excused in deny.toml (right)");
+    for (name, version) in skipped {
+        let excused = versions[name].iter().filter(|v| v.starts_with(version)).count();
+        assert_eq!((excused, versions[name].len()), (1, 2), "{name}");
     }
 }
