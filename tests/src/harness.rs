@@ -327,8 +327,8 @@ impl DevServer {
             .flatten()
         {
             for entry in std::fs::read_dir(project.path()).into_iter().flatten().flatten() {
-                let socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-                // Beside it lies the one for telemetry.
+                // A link to a short private directory.
+                let socket = std::fs::metadata(entry.path()).is_ok_and(|meta| meta.file_type().is_socket());
                 if socket && entry.file_name() == "socket" {
                     found.push(entry.path());
                 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::runtime::DaemonNames;
+
 /// Settings of the engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -13,7 +15,7 @@ pub struct EngineConfig {
     pub buildkitd: PathBuf,
     /// The runc program.
     pub runc: PathBuf,
-    /// Directory for the daemons' state; at most 75 bytes long, because sockets are in it.
+    /// Directory for the daemons' state and logs, `PROJECT/buildkitd.log`.
     pub root: PathBuf,
     /// Registries (`host:port`) to be spoken to without TLS.
     pub plain_http_registries: Vec<String>,
@@ -34,7 +36,7 @@ const HISTORY_ENTRIES: u64 = 50;
 
 impl EngineConfig {
     /// The daemon's buildkitd.toml. `directory` is the daemon's own.
-    pub(super) fn daemon_toml(&self, directory: &Path, cgroup: &str) -> String {
+    pub(super) fn daemon_toml(&self, directory: &Path, names: &DaemonNames) -> String {
         let mut registries = Map::new();
         for (host, mirrors) in &self.registry_mirrors {
             registries.insert(host.clone(), json!({ "mirrors": mirrors }));
@@ -50,7 +52,7 @@ impl EngineConfig {
             "insecure-entitlements": [],
             "provenanceEnvDir": directory.join("provenance.d"),
             "log": { "format": "text" },
-            "otel": { "socketPath": directory.join("otel") },
+            "otel": { "socketPath": names.directory.join("otel") },
             "cdi": { "disabled": true },
             "history": { "maxAge": HISTORY_SECONDS, "maxEntries": HISTORY_ENTRIES },
             "frontend": { "dockerfile.v0": { "enabled": true }, "gateway.v0": { "enabled": false } },
@@ -65,7 +67,7 @@ impl EngineConfig {
                     "gc": true,
                     "maxUsedSpace": self.cache_limit_bytes,
                     "max-parallelism": self.max_parallel_steps,
-                    "defaultCgroupParent": cgroup,
+                    "defaultCgroupParent": names.control_group,
                 },
             },
             "registry": registries,

@@ -6,8 +6,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,39 +16,48 @@ use std::time::{Duration, Instant};
 
 use proto::buildkit::moby::buildkit::v1::InfoRequest;
 use provenance::project::ProjectId;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::client::ControlChannel;
 use super::config::EngineConfig;
 use super::error::EngineError;
+use super::runtime::{DaemonNames, Runtime};
 
-/// Longest path of a unix socket in bytes (sockaddr_un without the final NUL).
-const MAX_SOCKET_PATH: usize = 107;
 /// How long a daemon may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a daemon may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long a daemon may take to forget its builds before it is stopped.
+const FORGET_LIMIT: Duration = Duration::from_secs(2);
 /// Log lines kept, and bytes of one.
 const LOG_LINES: usize = 100;
 const LOG_LINE: usize = 500;
+/// Bytes of a line that are read at once; what is longer counts as several.
+const LOG_READ: u64 = 64 << 10;
+/// Bytes of the log file; as many are kept of the one before.
+const LOG_FILE: u64 = 4 << 20;
 /// Log lines in an error.
 const LOG_SHOWN: usize = 10;
 
 /// Programs of util-linux that wrap a daemon.
 const SETPRIV: &str = "/usr/bin/setpriv";
 const UNSHARE: &str = "/usr/bin/unshare";
+/// The state of running steps that runc keeps under a fixed name: the daemon's own, and gone with its namespace.
+const SHELL: &str = "/bin/sh";
+const PRIVATE_RUNC: &str =
+    "mkdir -p /run/runc && /usr/bin/mount -t tmpfs -o mode=0700,size=64m runc /run/runc && exec \"$@\"";
 
 type Log = Arc<Mutex<VecDeque<String>>>;
 
 /// A running daemon of one project.
 pub struct Daemon {
     channel: ControlChannel,
-    group: Pid,
+    processes: Processes,
     socket: PathBuf,
+    names: DaemonNames,
     log: Log,
     ended: watch::Receiver<bool>,
-    cgroup: String,
     last_used: Mutex<Instant>,
     /// Trees that were transferred under each shared key, see [`super::shared_key`].
     pub(super) transfers: super::shared_key::Transfers,
@@ -67,10 +76,10 @@ impl Daemon {
         &self.socket
     }
 
-    /// Process group of the daemon.
+    /// Process id of buildkitd, which is the first process of its namespace: everything there ends with it.
     #[must_use]
-    pub fn process_group(&self) -> u32 {
-        self.group.as_raw_nonzero().get().unsigned_abs()
+    pub fn process_id(&self) -> u32 {
+        self.processes.first.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// Whether the daemon has ended.
@@ -96,23 +105,44 @@ impl Daemon {
     }
 
     async fn stop(&self) {
+        let _ = tokio::time::timeout(FORGET_LIMIT, super::record::forget_all(&self.channel)).await;
         // An error means that the group is gone already.
-        let _ = kill_process_group(self.group, Signal::TERM);
+        let _ = kill_process_group(self.processes.group, Signal::TERM);
         if tokio::time::timeout(STOP_LIMIT, self.ended()).await.is_err() {
-            let _ = kill_process_group(self.group, Signal::KILL);
+            self.processes.kill();
             self.ended().await;
         }
-        remove_cgroups(&self.cgroup);
-        let _ = fs::remove_file(&self.socket);
+        self.names.remove();
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
         if !self.has_ended() {
-            let _ = kill_process_group(self.group, Signal::KILL);
+            self.processes.kill();
         }
     }
+}
+
+/// The processes of a daemon: unshare, which waits for buildkitd, in a process group of their own.
+struct Processes {
+    group: Pid,
+    first: Pid,
+}
+
+impl Processes {
+    /// The kernel reports the end of a namespace's first process when all others there have ended, and unshare
+    /// passes that on; so unshare must live.
+    fn kill(&self) {
+        let _ = kill_process(self.first, Signal::KILL);
+    }
+}
+
+/// The only child of `unshare`.
+fn first_process(unshare: Pid) -> Option<Pid> {
+    let pid = unshare.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    Pid::from_raw(children.split_ascii_whitespace().next()?.parse().ok()?)
 }
 
 fn tail(log: &Log) -> Vec<String> {
@@ -124,6 +154,7 @@ type Slot = Arc<AsyncMutex<Option<Arc<Daemon>>>>;
 
 struct Inner {
     config: EngineConfig,
+    runtime: Runtime,
     slots: Mutex<HashMap<ProjectId, Slot>>,
 }
 
@@ -142,15 +173,12 @@ impl Engine {
                 return Err(problem(format!("{} is not an absolute path of a program", program.display())));
             }
         }
-        let longest = config.root.join("0123456789abcdef01234567/socket");
-        if !config.root.is_absolute() || longest.as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(problem(format!(
-                "engine directory {} must be absolute and leave sockets in it at most {MAX_SOCKET_PATH} bytes; choose a shorter one",
-                config.root.display()
-            )));
+        if !config.root.is_absolute() {
+            return Err(problem(format!("engine directory {} must be absolute", config.root.display())));
         }
         private_directory(&config.root)?;
-        let inner = Arc::new(Inner { config, slots: Mutex::default() });
+        let runtime = Runtime::new(&config.root)?;
+        let inner = Arc::new(Inner { config, runtime, slots: Mutex::default() });
         tokio::spawn(stop_idle(Arc::downgrade(&inner), inner.config.idle_stop));
         Ok(Self(inner))
     }
@@ -168,7 +196,7 @@ impl Engine {
             daemon.touch();
             return Ok(daemon.clone());
         }
-        let daemon = Arc::new(start(&self.0.config, project).await?);
+        let daemon = Arc::new(start(&self.0.config, self.0.runtime.next()?, project).await?);
         *slot = Some(daemon.clone());
         Ok(daemon)
     }
@@ -185,6 +213,7 @@ impl Engine {
             }
         });
         futures_util::future::join_all(stops).await;
+        self.0.runtime.remove();
     }
 }
 
@@ -218,12 +247,12 @@ fn private_directory(path: &Path) -> Result<(), EngineError> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(EngineError::io("set the mode of", path))
 }
 
-fn command(config: &EngineConfig, directory: &Path, socket: &Path) -> Command {
+fn command(config: &EngineConfig, directory: &Path, names: &DaemonNames) -> Command {
     let mut command = Command::new(SETPRIV);
     command.args(["--pdeathsig", "KILL", "--", UNSHARE, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    command.args(["--propagation", "slave", "--"]).arg(&config.buildkitd);
+    command.args(["--propagation", "slave", "--", SHELL, "-c", PRIVATE_RUNC, SHELL]).arg(&config.buildkitd);
     command.arg("--config").arg(directory.join("buildkitd.toml"));
-    command.arg("--addr").arg(format!("unix://{}", socket.display()));
+    command.arg("--addr").arg(format!("unix://{}", names.directory.join("socket").display()));
     // What the daemon inherits is what it needs to find git and the trusted roots of registries.
     command.env_clear();
     for name in ["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
@@ -231,32 +260,45 @@ fn command(config: &EngineConfig, directory: &Path, socket: &Path) -> Command {
             command.env(name, value);
         }
     }
-    command.env("HOME", directory).env("TMPDIR", directory.join("tmp"));
+    // By way of the short name: the sockets of forwarded agents are made there.
+    command.env("HOME", directory).env("TMPDIR", names.directory.join("tmp"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     command
 }
 
-async fn start(config: &EngineConfig, project: &ProjectId) -> Result<Daemon, EngineError> {
-    // 96 bits: with fewer, somebody could search for a project that shares another's cache.
-    let name = &project.0.hex()[..24];
-    let directory = config.root.join(name);
-    let cgroup = format!("/sealwright-{name}");
-    let socket = directory.join("socket");
-    private_directory(&directory)?;
-    private_directory(&directory.join("tmp"))?;
-    let file = directory.join("buildkitd.toml");
-    fs::write(&file, config.daemon_toml(&directory, &cgroup)).map_err(EngineError::io("write", &file))?;
-    if socket.exists() {
-        fs::remove_file(&socket).map_err(EngineError::io("remove", &socket))?;
+/// The directories of a daemon, without what an earlier one left in its temporary directory; gives the log file.
+fn prepare(config: &EngineConfig, directory: &Path, names: &DaemonNames) -> Result<LogFile, EngineError> {
+    private_directory(directory)?;
+    let temporary = directory.join("tmp");
+    match fs::remove_dir_all(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(EngineError::io("empty", &temporary)(error));
+        }
+        _ => private_directory(&temporary)?,
     }
+    let file = directory.join("buildkitd.toml");
+    fs::write(&file, config.daemon_toml(directory, names)).map_err(EngineError::io("write", &file))?;
+    let short = names.directory.join("tmp");
+    symlink(&temporary, &short).map_err(EngineError::io("link", &short))?;
+    // For people who look for the socket beside the rest of the daemon.
+    let link = directory.join("socket");
+    let _ = fs::remove_file(&link);
+    symlink(names.directory.join("socket"), &link).map_err(EngineError::io("link", &link))?;
+    LogFile::open(directory.join("buildkitd.log"))
+}
+
+async fn start(config: &EngineConfig, names: DaemonNames, project: &ProjectId) -> Result<Daemon, EngineError> {
+    let directory = config.root.join(project.0.hex());
+    let socket = names.directory.join("socket");
+    let mut log_file = prepare(config, &directory, &names)?;
 
     let log: Log = Log::default();
     let (end, ended) = watch::channel(false);
     let (report, spawned) = tokio::sync::oneshot::channel();
     let thread_log = log.clone();
-    let mut command = command(config, &directory, &socket);
+    let mut command = command(config, &directory, &names);
     // The parent-death signal is tied to the thread that starts the process, so this thread lives as long as it.
-    let watcher = std::thread::Builder::new().name(format!("buildkitd {name}")).spawn(move || {
+    let watcher = std::thread::Builder::new().name("buildkitd".to_owned()).spawn(move || {
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => return drop(report.send(Err(error))),
@@ -265,7 +307,7 @@ async fn start(config: &EngineConfig, project: &ProjectId) -> Result<Daemon, Eng
         if report.send(Ok(pid)).is_err() {
             let _ = kill_process_group(pid, Signal::KILL);
         }
-        watch_child(&mut child, &thread_log);
+        watch_child(&mut child, &thread_log, &mut log_file);
         end.send_replace(true);
     });
     let start_error = |problem: String| EngineError::DaemonStart { problem, log: tail(&log) };
@@ -285,14 +327,15 @@ async fn start(config: &EngineConfig, project: &ProjectId) -> Result<Daemon, Eng
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
         .map_err(EngineError::io("set the mode of", &socket))?;
     super::record::forget_all(&channel).await?;
+    let first = first_process(group).ok_or_else(|| start_error("its process is not to be found".to_owned()))?;
     guard.disarm();
     Ok(Daemon {
         channel,
-        group,
+        processes: Processes { group, first },
         socket,
+        names,
         log: log.clone(),
         ended,
-        cgroup,
         last_used: Mutex::new(Instant::now()),
         transfers: super::shared_key::Transfers::default(),
     })
@@ -314,13 +357,14 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// Keeps the last log lines until the process has ended.
-fn watch_child(child: &mut Child, log: &Log) {
+/// Keeps the log until the process has ended.
+fn watch_child(child: &mut Child, log: &Log, file: &mut LogFile) {
     if let Some(stderr) = child.stderr.take() {
         let mut reader = BufReader::new(stderr);
         let mut line = Vec::new();
-        while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+        while matches!(reader.by_ref().take(LOG_READ).read_until(b'\n', &mut line), Ok(1..)) {
             let text = String::from_utf8_lossy(&line[..line.len().min(LOG_LINE)]).trim_end().to_owned();
+            file.write(&line);
             line.clear();
             tracing::debug!(target: "buildkitd", "{text}");
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -331,6 +375,35 @@ fn watch_child(child: &mut Child, log: &Log) {
         }
     }
     let _ = child.wait();
+}
+
+/// The daemon's log in its directory: one file that is written and one before it.
+struct LogFile {
+    path: PathBuf,
+    file: fs::File,
+    written: u64,
+}
+
+impl LogFile {
+    fn open(path: PathBuf) -> Result<Self, EngineError> {
+        let file = fs::File::options().create(true).append(true).mode(0o600).open(&path);
+        let file = file.map_err(EngineError::io("open", &path))?;
+        let written = file.metadata().map_or(0, |metadata| metadata.len());
+        Ok(Self { path, file, written })
+    }
+
+    /// Writes a line. A log that cannot be written ends no build.
+    fn write(&mut self, line: &[u8]) {
+        if self.written >= LOG_FILE {
+            let renamed = fs::rename(&self.path, self.path.with_extension("log.1"));
+            if let (Ok(()), Ok(next)) = (renamed, Self::open(self.path.clone())) {
+                *self = next;
+            }
+        }
+        if self.file.write_all(line).is_ok() {
+            self.written += line.len() as u64;
+        }
+    }
 }
 
 /// Waits until the daemon answers; `None` when it ended instead.
@@ -346,24 +419,4 @@ async fn wait_ready(socket: &Path, mut ended: watch::Receiver<bool>) -> Option<C
             () = tokio::time::sleep(Duration::from_millis(10)) => {}
         }
     }
-}
-
-/// Removes the empty control groups that steps leave, in a unified hierarchy or one per controller.
-fn remove_cgroups(name: &str) {
-    let root = Path::new("/sys/fs/cgroup");
-    let name = name.trim_start_matches('/');
-    let controllers = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    for hierarchy in std::iter::once(root.to_owned()).chain(controllers) {
-        remove_tree_of_cgroups(&hierarchy.join(name));
-    }
-}
-
-fn remove_tree_of_cgroups(path: &Path) {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree_of_cgroups(&entry.path());
-        }
-    }
-    // Only empty ones can be removed; one in use is another daemon's business.
-    let _ = fs::remove_dir(path);
 }

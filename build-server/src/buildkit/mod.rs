@@ -35,6 +35,7 @@ mod filesync;
 mod mask;
 mod progress;
 mod record;
+mod runtime;
 mod session;
 mod shared_key;
 mod solve;
