@@ -226,7 +226,7 @@ impl Bench {
         Self::at(Path::new("/dev/shm"), |_| {})
     }
 
-    fn at(place: &Path, change: impl FnOnce(&mut EngineConfig)) -> Self {
+    pub fn at(place: &Path, change: impl FnOnce(&mut EngineConfig)) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("sw")
             .tempdir_in(place)
@@ -278,9 +278,108 @@ impl Bench {
         tokio::join!(solve(&daemon, inputs, sender, CancellationToken::new()), collect)
     }
 
+    /// Inputs for a Dockerfile on the small root file system; `root` holds it.
+    pub fn with_root(&self, root: &Path, steps: &str) -> SolveInputs {
+        let dockerfile = format!("FROM scratch\nCOPY root /\n{steps}\n");
+        std::fs::write(root.join("Dockerfile"), dockerfile).expect("written");
+        self.inputs(request(self.store.put_directory(root)))
+    }
+
     /// Builds a tree of files.
     pub async fn build_files(&self, files: &[(&str, &str)]) -> Result<Solved, EngineError> {
         let inputs = self.inputs(request(self.store.put_files(files)));
         self.build(inputs).await.0
     }
+
+    /// Starts a build that goes on by itself.
+    pub async fn start(&self, inputs: SolveInputs) -> Running {
+        let daemon = self.daemon().await;
+        let (sender, events) = tokio::sync::mpsc::channel(1024);
+        let cancel = CancellationToken::new();
+        let stop = cancel.clone();
+        let task = tokio::spawn(async move { solve(&daemon, inputs, sender, stop).await });
+        Running {
+            events,
+            seen: Vec::new(),
+            cancel,
+            task,
+        }
+    }
+}
+
+/// A build under way.
+pub struct Running {
+    events: tokio::sync::mpsc::Receiver<EngineEvent>,
+    pub seen: Vec<EngineEvent>,
+    pub cancel: CancellationToken,
+    task: tokio::task::JoinHandle<Result<Solved, EngineError>>,
+}
+
+impl Running {
+    /// Waits until a step has written `text`.
+    pub async fn wait_for_output(&mut self, text: &str) {
+        while !output(&self.seen).contains(text) {
+            let next = tokio::time::timeout(Duration::from_secs(60), self.events.recv());
+            match next.await.expect("the step writes") {
+                Some(event) => self.seen.push(event),
+                None => panic!("the build has ended: {:#?}", self.seen),
+            }
+        }
+    }
+
+    /// Its end.
+    pub async fn end(mut self) -> Result<Solved, EngineError> {
+        while let Some(event) = self.events.recv().await {
+            self.seen.push(event);
+        }
+        self.task.await.expect("no panic")
+    }
+}
+
+/// What the steps wrote, of all streams.
+pub fn output(events: &[EngineEvent]) -> String {
+    let logs = events.iter().filter_map(|event| match event {
+        EngineEvent::Log(log) => Some(String::from_utf8_lossy(&log.data).into_owned()),
+        _ => None,
+    });
+    logs.collect()
+}
+
+/// A small root file system: a static busybox under the names that the steps of the tests use.
+pub fn small_root(root: &Path) {
+    for directory in ["bin", "tmp", "proc", "sys", "dev", "run"] {
+        std::fs::create_dir_all(root.join(directory)).expect("created");
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
+    for name in [
+        "sh", "sleep", "cat", "dd", "ls", "mkdir", "mount", "ip", "readlink",
+    ] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("linked");
+    }
+}
+
+/// Command lines of all processes of this machine that hold `text`.
+pub fn processes_with(text: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("proc").flatten();
+    let lines = processes.filter_map(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains(text).then_some(line)
+    });
+    lines.collect()
+}
+
+/// Places in any process's view of the file system where something is mounted whose path holds `text`.
+pub fn mounts_with(text: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("proc").flatten();
+    let mut found: Vec<String> = processes
+        .filter_map(|process| std::fs::read_to_string(process.path().join("mountinfo")).ok())
+        .flat_map(|table| {
+            let lines = table.lines().filter(|line| line.contains(text));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    found.sort();
+    found.dedup();
+    found
 }
