@@ -302,9 +302,6 @@ const fn stopping() -> (Code, &'static str, &'static str) {
 
 fn request_verdict(error: &InvalidRequest) -> (Code, &'static str, &'static str) {
     match error {
-        InvalidRequest::NotAMember { .. } => {
-            (Code::PermissionDenied, "NOT_A_MEMBER", "sign with the key of a member, or name a project that you belong to")
-        }
         InvalidRequest::Envelope(_) => (
             Code::InvalidArgument,
             "INVALID_SIGNED_REQUEST",
