@@ -29,6 +29,9 @@ pub enum BuildError {
         /// What was seen.
         problem: String,
     },
+    /// A context did not arrive, or is none.
+    #[error("{}", .0.message)]
+    Context(Box<v1::Failure>),
     /// The materials cannot be accounted for.
     #[error(transparent)]
     Materials(#[from] MaterialsError),
@@ -61,6 +64,9 @@ impl BuildError {
     /// What the owner of the build is told.
     #[must_use]
     pub fn into_failure(self) -> v1::Failure {
+        if let Self::Context(failure) = self {
+            return *failure;
+        }
         let (step, exit_code) = match &self {
             Self::Engine(EngineError::Step { step, exit_code, .. }) => (step.clone(), *exit_code),
             _ => (String::new(), 0),
@@ -81,8 +87,9 @@ impl BuildError {
 
     /// Stable name of the failure, upper snake case.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &str {
         match self {
+            Self::Context(failure) => &failure.reason,
             Self::Refused(_) => "REFUSED_BY_BUILD_POLICY",
             Self::Name(_) => "INVALID_IMAGE_NAME",
             Self::Engine(error) => engine_reason(error),
@@ -110,6 +117,7 @@ impl BuildError {
             }
             Self::Push(error) => return error.advice(),
             Self::Trees { .. } => "submit the build again: what is damaged is uploaded anew",
+            Self::Context(failure) => return failure.advice.clone(),
             Self::Materials(_) | Self::Bug { .. } => "this is a defect of the server; report it with the build's log",
         }
         .to_owned()

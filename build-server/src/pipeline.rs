@@ -75,7 +75,7 @@ impl Pipeline {
         let permitted = self.policy.permit(job.signed.clone())?;
         self.done(Step::Permit);
 
-        let solved = self.solve(job, &permitted, events, cancel).await?;
+        let solved = self.solve_arriving(job, &permitted, events, cancel).await?;
         self.done(Step::Build);
         let (layout, image) = match solved.export {
             Export::Files { tar, descriptor } => return keep_files(job, &tar, &descriptor),
@@ -109,6 +109,39 @@ impl Pipeline {
 
     fn done(&self, step: Step) {
         (self.boundary)(step);
+    }
+
+    /// Builds while files of the context may still be arriving; returns when both are done.
+    async fn solve_arriving(
+        &self,
+        job: &Job,
+        permitted: &PermittedBuild,
+        events: &EventSink,
+        cancel: &CancellationToken,
+    ) -> Result<Solved, BuildError> {
+        let ends = cancel.child_token();
+        let complete = job.contexts.complete();
+        let solve = self.solve(job, permitted, events, &ends);
+        tokio::pin!(complete, solve);
+        tokio::select! {
+            context = &mut complete => {
+                if let Err(failure) = context {
+                    // The steps have ended before this returns; why they did is the context's failure.
+                    ends.cancel();
+                    let _ = solve.await;
+                    return Err(BuildError::Context(Box::new(failure)));
+                }
+                solve.await
+            }
+            solved = &mut solve => {
+                let solved = solved?;
+                tokio::select! {
+                    context = complete => context.map_err(|failure| BuildError::Context(Box::new(failure)))?,
+                    () = cancel.cancelled() => return Err(buildkit::EngineError::Cancelled.into()),
+                }
+                Ok(solved)
+            }
+        }
     }
 
     /// The engine's events reach the job store in order, and all of them before this returns.

@@ -7,13 +7,14 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::v1;
+use proto::v1::context_service_client::ContextServiceClient;
 use provenance::digest::Sha256Digest;
 use provenance::project::{Project, ProjectId};
 use provenance::timestamp::Timestamp;
 use tonic::{Code, Status};
 use verifier::Policy;
 
-use crate::channel::{AttestedChannel, ChannelError, Endpoint, UnappraisedChannel};
+use crate::channel::{AttestedChannel, AttestedService, ChannelError, Endpoint, UnappraisedChannel};
 use crate::context::{Blob, ContextError, Tree, Uploaded, upload};
 use crate::key::CallerKey;
 use crate::request::Prepared;
@@ -101,6 +102,58 @@ impl Connector {
         let channel = UnappraisedChannel::connect(&self.endpoint, &self.key).await?;
         channel.appraise(&self.policy, &self.project, now()).await
     }
+
+    /// Connects again, with pauses, and appraises. Gives the last error when all attempts fail.
+    async fn attest_again(&self) -> Result<AttestedChannel, SessionError> {
+        let mut last = None;
+        for pause in PAUSES {
+            tokio::time::sleep(pause).await;
+            match self.attest().await {
+                Ok(channel) => return Ok(channel),
+                Err(error) => {
+                    let error = SessionError::from(error);
+                    // A server that the verifier refuses does not become another one by asking again.
+                    if !error.is_cut() {
+                        return Err(error);
+                    }
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.expect("there is at least one pause, so at least one attempt"))
+    }
+}
+
+/// Uploads beside a conversation; when the connection breaks it makes one of its own.
+pub struct Uploader {
+    connector: Connector,
+    contexts: ContextServiceClient<AttestedService>,
+}
+
+impl Uploader {
+    /// Uploads what the project's store lacks. A cut connection is made again a few times; what the server
+    /// has received is kept.
+    pub async fn upload(
+        &mut self,
+        trees: &[Tree],
+        blobs: &HashMap<Sha256Digest, Blob>,
+        sent: Arc<AtomicU64>,
+    ) -> Result<Uploaded, SessionError> {
+        let trees: Vec<&Tree> = trees.iter().collect();
+        let mut attempts = 0;
+        loop {
+            let result = upload(self.contexts.clone(), self.connector.project.id(), &trees, blobs, sent.clone()).await;
+            let error = match result {
+                Ok(uploaded) => return Ok(uploaded),
+                Err(error) => SessionError::from(error),
+            };
+            attempts += 1;
+            if !error.is_cut() || attempts > 3 {
+                return Err(error);
+            }
+            self.contexts = self.connector.attest_again().await?.contexts();
+        }
+    }
 }
 
 /// An attested conversation.
@@ -136,49 +189,14 @@ impl Session {
 
     /// Connects again, with pauses, and appraises. Gives the last error when all attempts fail.
     pub async fn reconnect(&mut self) -> Result<(), SessionError> {
-        let mut last = None;
-        for pause in PAUSES {
-            tokio::time::sleep(pause).await;
-            match self.connector.attest().await {
-                Ok(channel) => {
-                    self.channel = channel;
-                    return Ok(());
-                }
-                Err(error) => {
-                    let error = SessionError::from(error);
-                    // A server that the verifier refuses does not become another one by asking again.
-                    if !error.is_cut() {
-                        return Err(error);
-                    }
-                    last = Some(error);
-                }
-            }
-        }
-        Err(last.expect("there is at least one pause, so at least one attempt"))
+        self.channel = self.connector.attest_again().await?;
+        Ok(())
     }
 
-    /// Uploads what the project's store lacks. A cut connection is made again a few times; what the server
-    /// has received is kept.
-    pub async fn upload(
-        &mut self,
-        trees: &[Tree],
-        blobs: &HashMap<Sha256Digest, Blob>,
-        sent: Arc<AtomicU64>,
-    ) -> Result<Uploaded, SessionError> {
-        let trees: Vec<&Tree> = trees.iter().collect();
-        let mut attempts = 0;
-        loop {
-            let result = upload(self.channel.contexts(), self.project(), &trees, blobs, sent.clone()).await;
-            let error = match result {
-                Ok(uploaded) => return Ok(uploaded),
-                Err(error) => SessionError::from(error),
-            };
-            attempts += 1;
-            if !error.is_cut() || attempts > 3 {
-                return Err(error);
-            }
-            self.reconnect().await?;
-        }
+    /// The uploading part of this conversation. It starts on the same connection.
+    #[must_use]
+    pub fn uploader(&self) -> Uploader {
+        Uploader { connector: self.connector.clone(), contexts: self.channel.contexts() }
     }
 
     /// Starts the build. Idempotent, so a cut connection is no reason to wonder.

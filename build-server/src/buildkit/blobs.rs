@@ -5,7 +5,7 @@ use std::io::Read;
 use provenance::context::Directory;
 use provenance::digest::Sha256Digest;
 
-use crate::context_store::ProjectStore;
+use crate::context_store::{Gone, ProjectStore, StoreError};
 
 /// Read access to one project's context store. Calls block.
 pub trait ContextBlobs: Send + Sync + 'static {
@@ -15,6 +15,12 @@ pub trait ContextBlobs: Send + Sync + 'static {
     fn open_blob(&self, digest: &Sha256Digest) -> Result<Box<dyn Read + Send>, BlobError>;
     /// Size of a stored blob in bytes.
     fn blob_size(&self, digest: &Sha256Digest) -> Result<Option<u64>, BlobError>;
+    /// Like [`Self::open_blob`], and where the blob may still arrive, the reader waits until it has come or `gone`
+    /// says that nobody wants it any more.
+    fn open_arriving(&self, digest: &Sha256Digest, size: u64, gone: Gone) -> Result<Box<dyn Read + Send>, BlobError> {
+        let _ = (size, gone);
+        self.open_blob(digest)
+    }
 }
 
 impl ContextBlobs for ProjectStore {
@@ -30,6 +36,14 @@ impl ContextBlobs for ProjectStore {
 
     fn blob_size(&self, digest: &Sha256Digest) -> Result<Option<u64>, BlobError> {
         Self::blob_size(self, digest).map_err(|e| BlobError::new(digest, e))
+    }
+
+    fn open_arriving(&self, digest: &Sha256Digest, size: u64, gone: Gone) -> Result<Box<dyn Read + Send>, BlobError> {
+        match Self::open_blob(self, digest) {
+            Ok(reader) => Ok(Box::new(reader)),
+            Err(StoreError::NotStored { .. }) => Ok(Box::new(Self::open_arriving(self, digest, size, gone))),
+            Err(error) => Err(BlobError::new(digest, error)),
+        }
     }
 }
 

@@ -123,14 +123,19 @@ impl Transfer {
             let _ = self.out.blocking_send(Err(Status::invalid_argument(format!("no file with number {id}"))));
             return Err(TreeError::Closed);
         };
-        let mut reader = self.tree.store().open_blob(&contents.digest)?;
+        let out = self.out.clone();
+        let gone = Box::new(move || out.is_closed());
+        let mut reader = self.tree.store().open_arriving(&contents.digest, contents.size, gone)?;
         let unreadable =
             |problem: String| TreeError::Blob(super::blobs::BlobError { digest: contents.digest, problem });
         let mut left = contents.size;
         loop {
             let wanted = usize::try_from(left).unwrap_or(CHUNK).clamp(1, CHUNK);
             let mut buffer = vec![0; wanted];
-            let count = reader.read(&mut buffer).map_err(|e| unreadable(e.to_string()))?;
+            let count = reader.read(&mut buffer).map_err(|e| match e.kind() {
+                std::io::ErrorKind::BrokenPipe => TreeError::Closed,
+                _ => unreadable(e.to_string()),
+            })?;
             if count == 0 {
                 break;
             }

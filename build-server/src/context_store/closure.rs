@@ -1,9 +1,10 @@
 //! Whether everything below a root is stored, with a marker so that an unchanged context costs one look-up.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io;
-use std::sync::PoisonError;
+use std::fs;
+use std::io::{self, Read as _};
+use std::sync::{OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use provenance::context::MAX_DEPTH;
 use provenance::digest::Sha256Digest;
@@ -58,10 +59,7 @@ impl ProjectStore {
         let outcome = self.walk(root, &mut seen)?;
         if outcome == Completeness::Complete {
             self.inner.create()?;
-            // A marker that outlived its blobs would make the server wait for nobody: sync first.
-            let directory = File::open(&self.inner.directory).map_err(io_error("open a project's context store"))?;
-            rustix::fs::syncfs(&directory).map_err(|e| io_error("sync the context store")(e.into()))?;
-            File::create(&marker).map_err(io_error("mark a context complete"))?;
+            fs::write(&marker, boot()).map_err(io_error("mark a context complete"))?;
         }
         Ok(outcome)
     }
@@ -69,12 +67,27 @@ impl ProjectStore {
     /// Adds every stored blob below `root` to `seen` and stops at the first that is missing.
     pub(super) fn walk(&self, root: &PinnedRoot, seen: &mut HashSet<Sha256Digest>) -> Result<Completeness, StoreError> {
         match root {
-            PinnedRoot::Tree(digest) => self.walk_tree(digest, seen),
+            PinnedRoot::Tree(digest) => self.walk_tree(digest, seen, true),
             PinnedRoot::Layout(digest) => self.walk_layout(digest, seen, 0),
         }
     }
 
-    fn walk_tree(&self, root: &Sha256Digest, seen: &mut HashSet<Sha256Digest>) -> Result<Completeness, StoreError> {
+    /// Whether every directory of the tree under `root` is stored: enough to walk it, while files still arrive.
+    pub fn structure(&self, root: &Sha256Digest) -> Result<Completeness, StoreError> {
+        if refresh(&self.inner.marker_path("", root)).map_err(io_error("look up a context's marker"))? {
+            return Ok(Completeness::Complete);
+        }
+        let _guard = self.inner.retention.read().unwrap_or_else(PoisonError::into_inner);
+        self.walk_tree(root, &mut HashSet::new(), false)
+    }
+
+    /// Names the missing blob that comes last on the way: uploads go the same way, so it is likely to come last.
+    fn walk_tree(
+        &self,
+        root: &Sha256Digest,
+        seen: &mut HashSet<Sha256Digest>,
+        with_files: bool,
+    ) -> Result<Completeness, StoreError> {
         let mut missing = None;
         let mut entries = 0;
         let mut level = vec![*root];
@@ -86,7 +99,7 @@ impl ProjectStore {
                 }
                 let directory = match self.directory(&digest) {
                     Err(StoreError::NotStored { digest }) => {
-                        missing.get_or_insert(digest);
+                        missing = Some(digest);
                         continue;
                     }
                     other => other?,
@@ -96,14 +109,12 @@ impl ProjectStore {
                     return Err(StoreError::TooManyEntries { limit: self.inner.limits.tree_entries });
                 }
                 let (directories, files) = directory.references();
-                for (blob, wanted) in files {
+                for (blob, wanted) in files.into_iter().filter(|_| with_files) {
                     if !seen.insert(blob) {
                         continue;
                     }
                     match self.blob_size(&blob)? {
-                        None => {
-                            missing.get_or_insert(blob);
-                        }
+                        None => missing = Some(blob),
                         Some(got) if got != wanted => {
                             return Err(StoreError::EntrySize { directory: digest, blob, wanted, got });
                         }
@@ -169,14 +180,33 @@ impl ProjectStore {
     }
 }
 
-/// Whether the marker exists; its time says when the context was last used.
+/// Whether the marker is of this boot; its time says when the context was last used.
 fn refresh(marker: &std::path::Path) -> io::Result<bool> {
-    match fs::OpenOptions::new().write(true).open(marker) {
-        Ok(file) => {
-            file.set_modified(std::time::SystemTime::now())?;
-            Ok(true)
+    match fs::OpenOptions::new().read(true).write(true).open(marker) {
+        Ok(mut file) => {
+            let mut written = Vec::new();
+            (&mut file).take(BOOT_LIMIT).read_to_end(&mut written)?;
+            file.set_modified(SystemTime::now())?;
+            Ok(written == boot())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Longest marker that is looked at, in bytes.
+const BOOT_LIMIT: u64 = 256;
+
+/// Names this boot of the machine. Blobs are not synced: that would cost a first build more than all the rest of
+/// the upload. A process that ends loses no written byte; a machine that ends may, so a marker of another boot
+/// counts for nothing and the tree is looked through again.
+fn boot() -> &'static [u8] {
+    static BOOT: OnceLock<Vec<u8>> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| {
+            // Without it, markers hold for this process only.
+            let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            format!("{} {}", std::process::id(), started.as_nanos()).into_bytes()
+        })
+    })
 }

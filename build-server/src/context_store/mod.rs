@@ -4,7 +4,7 @@
 //! ```text
 //! <root>/<project>/blobs/ab/cdef…   a blob under its digest
 //!                  uploads/<digest> what came so far of a large blob
-//!                  roots/<digest>   marker: everything below this root was stored and synced
+//!                  roots/<digest>   marker: everything below this root was stored, in the boot that it names
 //!                  tmp/             files being written
 //! ```
 //! The disk is the operator's: every blob is hashed again when it is read, so a changed or torn file is an
@@ -13,6 +13,7 @@
 //!
 //! The API blocks; call it from `spawn_blocking`.
 
+mod arriving;
 mod closure;
 mod project;
 mod retention;
@@ -28,6 +29,7 @@ use provenance::context::InvalidDirectory;
 use provenance::digest::Sha256Digest;
 use provenance::project::ProjectId;
 
+pub use arriving::{ArrivingReader, Gone};
 pub use closure::Completeness;
 pub use project::{BlobReader, ProjectStore};
 pub use retention::{Pin, PinnedRoot, Swept};

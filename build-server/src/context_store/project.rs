@@ -116,8 +116,8 @@ impl ProjectStore {
         Ok(missing)
     }
 
-    /// Stores small blobs under the digests of their bytes; gives how many were new. Nothing is synced here:
-    /// a marker is written only after a sync, and what a crash tears is found when it is read.
+    /// Stores small blobs under the digests of their bytes; gives how many were new. Nothing is synced: what a
+    /// crash of the machine tears or loses is found when the tree is looked through again, or when it is read.
     pub fn put_small<B: AsRef<[u8]>>(&self, blobs: &[B]) -> Result<u64, StoreError> {
         let inner = &self.inner;
         inner.create()?;

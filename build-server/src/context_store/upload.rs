@@ -100,6 +100,7 @@ impl UploadSession {
                 upload.file.write_all(data).map_err(io_error(format!("write the upload of {digest}")))?;
                 upload.hasher.update(data);
                 upload.written = end;
+                self.store.inner.notify();
             }
         }
         if end < size {

@@ -4,6 +4,7 @@
 //! streams are not: they live in the [`Job`] alone, so a build that had some cannot go on after a restart and
 //! fails with that reason.
 
+mod contexts;
 mod events;
 mod queue;
 mod record;
@@ -25,6 +26,7 @@ use crate::context_store::{PinnedRoot, ProjectStore};
 use crate::secrets::{RegistryCredentials, SecretValues};
 
 pub use crate::buildkit::AgentHub;
+pub use contexts::JobContexts;
 pub use events::EventSink;
 pub use queue::{Queue, QueueLimits, Submission, SubmitError};
 pub use record::{BuildRecord, Created, EventPage, NewBuild, State, Volatile};
@@ -47,8 +49,11 @@ pub struct Job {
     pub credentials: Arc<RegistryCredentials>,
     /// Forwarded SSH agents, when the request names some.
     pub agents: Option<AgentHub>,
-    /// The project's contexts. Those of this build are complete and stay until it ends.
+    /// The project's contexts. Those of this build stay until it ends.
     pub store: ProjectStore,
+    /// Its contexts: all directories are stored, files may still be arriving. A result may be released only when
+    /// [`JobContexts::complete`] has returned.
+    pub contexts: JobContexts,
     /// An empty directory for this build's result. The runner leaves an OCI layout in `layout/`; every blob
     /// that the result names is there under `blobs/sha256/`. Removed when the build does not succeed.
     pub result_directory: PathBuf,

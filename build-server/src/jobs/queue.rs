@@ -14,10 +14,11 @@ use tokio_util::task::TaskTracker;
 
 use super::record::{BuildRecord, Created, NewBuild, State, Volatile};
 use super::store::{JobError, JobStore};
+use super::contexts::JobContexts;
 use super::{BuildRunner, EventSink, Job, stored_contexts};
 use crate::api::names::BuildName;
 use crate::jobs::AgentHub;
-use crate::context_store::{Completeness, ContextStore, ProjectStore, StoreError};
+use crate::context_store::{ContextStore, ProjectStore};
 use crate::secrets::{RegistryCredentials, SecretValues};
 
 /// How often a build may be begun: one that takes the server down with it must not do so for ever.
@@ -309,6 +310,7 @@ impl Queue {
             agents,
             result_directory: self.result_directory(&record.name),
             scratch: self.inner.scratch.join(record.row.to_string()),
+            contexts: JobContexts::new(signed.request(), &store, self.inner.limits.context_deadline),
             store: store.clone(),
             signed,
         };
@@ -326,7 +328,7 @@ impl Queue {
         let _pin = store.pin(stored_contexts(job.signed.request()));
         let (result, scratch) = (job.result_directory.clone(), job.scratch.clone());
         let row = record.row;
-        let ended = match self.wait_for_turn(&job, &active, &store).await {
+        let ended = match self.wait_for_turn(&job, &active).await {
             Ok(Some(_slot)) => match self.run(&record, job, &active).await {
                 Some(ended) => ended,
                 None => return,
@@ -343,10 +345,9 @@ impl Queue {
         &self,
         job: &Job,
         active: &Active,
-        store: &ProjectStore,
     ) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, v1::Failure> {
         let turn = async {
-            self.wait_for_contexts(job, store).await?;
+            job.contexts.walkable().await?;
             Ok(self.inner.slots.clone().acquire_owned().await.ok())
         };
         tokio::select! {
@@ -358,36 +359,6 @@ impl Queue {
             () = self.inner.draining.cancelled() => Ok(None),
             turn = turn => turn,
         }
-    }
-
-    async fn wait_for_contexts(&self, job: &Job, store: &ProjectStore) -> Result<(), v1::Failure> {
-        let deadline = tokio::time::Instant::now() + self.inner.limits.context_deadline;
-        let mut changes = store.changes();
-        for root in stored_contexts(job.signed.request()) {
-            loop {
-                changes.mark_unchanged();
-                let look = store.clone();
-                let complete = tokio::task::spawn_blocking(move || look.completeness(&root)).await;
-                let missing = match complete {
-                    Ok(Ok(Completeness::Complete)) => break,
-                    Ok(Ok(Completeness::Missing(blob))) => blob,
-                    Ok(Err(error)) => return Err(context_failure(&error)),
-                    Err(panic) => return Err(internal(&panic.to_string())),
-                };
-                if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
-                    return Err(failure(
-                        "CONTEXT_INCOMPLETE",
-                        format!(
-                            "context {} is not complete after {} s: blob {missing} is missing",
-                            root.digest(),
-                            self.inner.limits.context_deadline.as_secs()
-                        ),
-                        "upload what FindMissingBlobs names, then submit the build again under a new id",
-                    ));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Runs the build. `None` when it must stay as it is for the next process.
@@ -534,7 +505,7 @@ fn image_names(request: &provenance::request::Request) -> Vec<String> {
     }
 }
 
-fn failure(reason: &str, message: impl Into<String>, advice: &str) -> v1::Failure {
+pub(super) fn failure(reason: &str, message: impl Into<String>, advice: &str) -> v1::Failure {
     v1::Failure { reason: reason.into(), message: message.into(), advice: advice.into(), ..Default::default() }
 }
 
@@ -550,22 +521,13 @@ fn lost(volatile: Volatile, what: &str) -> v1::Failure {
     )
 }
 
-fn internal(what: &str) -> v1::Failure {
+pub(super) fn internal(what: &str) -> v1::Failure {
     tracing::error!(what, "a build's task panicked");
     failure("INTERNAL", "the server failed while it ran the build", "tell the operator; the server's log says more")
 }
 
 fn store_failure(error: &JobError) -> v1::Failure {
     failure("STATE_STORE", error.to_string(), "ask the operator to free space, then submit the build again under a new id")
-}
-
-fn context_failure(error: &StoreError) -> v1::Failure {
-    let (reason, advice) = match error {
-        StoreError::Corrupt { .. } => ("CONTEXT_DAMAGED", "submit the build again under a new id; what is missing is uploaded again"),
-        StoreError::DiskFull { .. } | StoreError::Io { .. } => ("STATE_STORE", "ask the operator to look at the state directory"),
-        _ => ("CONTEXT_INVALID", "upload a well-formed context; see docs/formats.md"),
-    };
-    failure(reason, error.to_string(), advice)
 }
 
 fn remove_directory(path: &Path) {

@@ -168,10 +168,7 @@ async fn build(
         output.status("attested", &session.channel().accepted().summary());
         output.status("policy", &format!("{} accepts it", policy.file()));
     }
-    let uploaded = session.upload(&prepared.trees, &prepared.blobs, Arc::new(AtomicU64::new(0))).await?;
-    if chatty {
-        summary::context(&prepared, uploaded, output);
-    }
+    let mut uploader = session.uploader();
     let created = session.create(&prepared).await?;
     let forwards: Vec<_> = prepared
         .agents
@@ -181,10 +178,21 @@ async fn build(
         })
         .collect();
     // The values are needed no more: the server has them, and a retry would be another request.
-    let Prepared { destination, request, .. } = prepared;
+    let Prepared { destination, request, trees, blobs, .. } = prepared;
     let display = Arc::new(Mutex::new(Display::new(style, output.color(), terminal_size, std::io::stderr())));
     let watching = Watching { display: &display, timeout: args.timeout.map(Duration::from_secs), chatty };
-    let ended = watching.run(&mut session, &connector, &created.name, output).await;
+    // The server begins as soon as it knows the directories, and waits for a file when a step wants it.
+    let upload = async {
+        let uploaded = uploader.upload(&trees, &blobs, Arc::new(AtomicU64::new(0))).await?;
+        if chatty {
+            let text = summary::context(&request, &trees, uploaded);
+            let milestone = v1::Milestone { stage: "context".to_owned(), text };
+            let event = Some(v1::build_event::Event::Milestone(milestone));
+            display.lock().unwrap_or_else(PoisonError::into_inner).event(&v1::BuildEvent { event, ..Default::default() });
+        }
+        Ok(())
+    };
+    let ended = watching.run(&mut session, &connector, &created.name, output, upload).await;
     forwards.iter().for_each(tokio::task::JoinHandle::abort);
     let Ended { build, cause } = ended?;
     let failed_output = display.lock().unwrap_or_else(PoisonError::into_inner).failed_output();
@@ -271,6 +279,7 @@ impl Watching<'_> {
         connector: &Connector,
         name: &str,
         output: &Output,
+        beside: impl Future<Output = Result<(), SessionError>>,
     ) -> Result<Ended, Failure> {
         let lock = || self.display.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ask = session.channel().builds();
@@ -279,7 +288,8 @@ impl Watching<'_> {
             shown.lock().unwrap_or_else(PoisonError::into_inner).event(event);
         };
         let watch = session.watch(name, 0, &mut on_event);
-        tokio::pin!(watch);
+        tokio::pin!(watch, beside);
+        let mut beside_runs = true;
         let mut redraw = tokio::time::interval(Duration::from_millis(100));
         let deadline = tokio::time::sleep(self.timeout.unwrap_or(Duration::from_secs(365 * 24 * 3600)));
         tokio::pin!(deadline);
@@ -289,6 +299,14 @@ impl Watching<'_> {
         let build = loop {
             let stop = tokio::select! {
                 result = &mut watch => break result?,
+                done = &mut beside, if beside_runs => {
+                    beside_runs = false;
+                    let Err(error) = done else { continue };
+                    lock().finish();
+                    // The build would wait for what cannot come.
+                    let _ = ask.cancel_build(v1::CancelBuildRequest { name: name.to_owned() }).await;
+                    return Err(error.into());
+                }
                 _ = redraw.tick() => { lock().tick(); continue }
                 _ = tokio::signal::ctrl_c() => Cause::Interrupt,
                 _ = terminate.recv() => Cause::Interrupt,
@@ -311,6 +329,10 @@ impl Watching<'_> {
                 channel.builds().cancel_build(request).await.map_err(SessionError::from)?;
             }
         };
+        // The server has all blobs when a build has succeeded; what is left is its answer and our line.
+        if beside_runs && build.state() == v1::build::State::Succeeded {
+            let _ = beside.await;
+        }
         lock().finish();
         Ok(Ended { build, cause })
     }

@@ -1,11 +1,10 @@
 //! The words around a build: what was sent, how it ended, where it is.
 
-use client::context::Uploaded;
+use client::context::{Tree, Uploaded};
 use client::progress::{build_json, human_size};
-use client::request::Prepared;
 use client::spec::Destination;
 use proto::v1;
-use provenance::request::Source;
+use provenance::request::{Request, Source};
 use serde_json::{Value, json};
 
 use super::build::Cause;
@@ -22,20 +21,19 @@ pub(crate) fn is_stdout(destination: &Destination) -> bool {
     matches!(destination, Destination::LayoutTar(path) | Destination::FilesTar(path) if path.as_os_str() == "-")
 }
 
-/// The context line.
-pub(crate) fn context(prepared: &Prepared, uploaded: Uploaded, output: &Output) {
+/// What was sent of the context.
+pub(crate) fn context(request: &Request, trees: &[Tree], uploaded: Uploaded) -> String {
     let sent = match uploaded.blobs {
         0 => "nothing new".to_owned(),
         blobs => format!("{blobs} new, {} sent", human_size(uploaded.bytes)),
     };
-    let text = match (&prepared.request.context, prepared.trees.first()) {
+    match (&request.context, trees.first()) {
         (Source::Git { url }, _) => format!("{url} ({sent})"),
         (_, Some(tree)) => {
             format!("{} files, {}, root {} ({sent})", tree.files, human_size(tree.bytes), tree.root.short())
         }
         _ => sent,
-    };
-    output.status("context", &text);
+    }
 }
 
 /// The lines after a build that succeeded.
