@@ -127,14 +127,15 @@ fn killed_at_any_boundary_the_build_is_resumed_and_the_command_sees_every_event_
 
 #[test]
 fn a_build_that_takes_the_server_down_every_time_is_given_up() {
-    let mut server = DevServer::with(Settings { crash_at: Some("permit"), ..Settings::default() });
+    // Late, so that the restarted server has said where it listens before the resumed build gets there.
+    let mut server = DevServer::with(Settings { crash_at: Some("sign"), ..Settings::default() });
     let source = context(&server, "deadly", "FROM scratch\nCOPY Dockerfile /\n").display().to_string();
     let output = format!("type=oci,dest={}", server.work().join("deadly.oci").display());
     let arguments = ["build", "--progress", "plain", "--build-id", "deadly", "--output", &output, &source];
     let mut running = Running::start(&server, "deadly", &arguments);
     for _ in 0..3 {
         server.wait_for_crash();
-        server.crash_next(Some("permit"));
+        server.crash_next(Some("sign"));
         server.restart();
     }
     running
