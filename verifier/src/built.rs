@@ -290,6 +290,10 @@ pub(crate) fn appraise_request(
             }
         })?),
     };
+    // Also where the policy holds the key itself: nothing in the bundle may say something else.
+    if let Some(got) = bundle.caller_key.as_deref().map(Sha256Digest::of).filter(|got| *got != claimed) {
+        return Err(RequestRefusal::OtherCallerKey { got, wanted: claimed });
+    }
     let key = match caller.and_then(|caller| caller.key.clone()) {
         Some(key) => key,
         None => PublicKey::from_spki_der(bundle.caller_key.as_deref().ok_or(RequestRefusal::NoCallerKey { caller: claimed })?)?,

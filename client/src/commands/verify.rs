@@ -108,14 +108,22 @@ fn local(
     output: &Output,
 ) -> Result<Report, Failure> {
     let image = open_local(path, selector)?;
-    let (input, damaged) = gather(&image, image.image.digest, &image.attached)?;
-    note_damage(&damaged, output);
+    let (input, _) = gather(&image, image.image.digest, &image.attached)?;
+    let damaged = image.damage();
+    let mut seen = std::collections::BTreeSet::new();
+    for error in damaged.iter().map(ToString::to_string).filter(|error| seen.insert(error.clone())) {
+        output.status("damaged", &error);
+    }
     let verdict = verify_image(policy, &complete(input), now());
     let checks = match verdict.into_blob_checks() {
         Ok(checks) => checks,
         Err(report) => return Ok(*report),
     };
-    Ok(finish(check_local(&image, checks)))
+    let checked = check_local(&image, checks).and_then(|checks| match damaged.first() {
+        None => Ok(checks),
+        Some(error) => Err(Box::new((checks, damaged_blob(error, image.image.digest)))),
+    });
+    Ok(finish(checked))
 }
 
 fn remote(
@@ -144,6 +152,16 @@ fn remote(
         }
         Ok(finish(Ok(checks)))
     })
+}
+
+/// Damage beside an image as the verifier takes it.
+fn damaged_blob(error: &ImageError, image: Sha256Digest) -> BlobError {
+    let (digest, problem) = match error {
+        ImageError::MissingBlob { digest } => (*digest, "it is missing".to_owned()),
+        ImageError::BadBlob { digest, problem } | ImageError::Manifest { digest, problem } => (*digest, problem.clone()),
+        other => (image, other.to_string()),
+    };
+    BlobError::Missing { digest, problem }
 }
 
 fn note_damage(damaged: &[ImageError], output: &Output) {

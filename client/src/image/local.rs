@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 
 use provenance::digest::Sha256Digest;
 
-use super::{AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_MANIFEST, REF_NAME};
+use super::{
+    AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, MAX_MANIFEST, REF_NAME,
+    parse_manifest,
+};
 
 /// Most entries of a layout's tar file.
 const MAX_TAR_ENTRIES: usize = 100_000;
@@ -94,6 +97,39 @@ fn select(
         .map(|descriptor| Attached { descriptor: descriptor.clone(), tag: tag(descriptor) })
         .collect();
     Ok((found.clone(), attached))
+}
+
+impl LocalImage {
+    /// What is damaged of all that the layout says stands beside the image: its index lists it, so it was whole once.
+    /// Strangers can put damaged things beside an image of a registry; into a layout they cannot.
+    #[must_use]
+    pub fn damage(&self) -> Vec<ImageError> {
+        let root = self.document(&self.image.digest, MAX_MANIFEST).and_then(|bytes| parse_manifest(self.image.digest, &bytes));
+        let children = root.map_or_else(|_| Vec::new(), |root| root.manifests);
+        let targets: Vec<Sha256Digest> =
+            std::iter::once(self.image.digest).chain(children.iter().map(|child| child.digest)).collect();
+        let attached = self.attached.iter().filter(|item| is_attached(&item.descriptor)).take(MAX_ATTACHED);
+        attached.filter_map(|item| self.check_attached(item, &targets).err()).collect()
+    }
+
+    /// Checks one thing that stands beside one of `targets`.
+    fn check_attached(&self, item: &Attached, targets: &[Sha256Digest]) -> Result<(), ImageError> {
+        let digest = item.descriptor.digest;
+        let manifest = parse_manifest(digest, &self.document(&digest, MAX_MANIFEST)?)?;
+        let tag = item.tag.as_deref().and_then(|tag| tag.strip_prefix("sha256-"));
+        let tagged = tag.is_some_and(|tag| targets.iter().any(|target| tag.starts_with(&target.hex())));
+        if !tagged && manifest.subject.as_ref().is_none_or(|subject| !targets.contains(&subject.digest)) {
+            return Ok(());
+        }
+        for part in manifest.config.iter().chain(&manifest.layers) {
+            let size = self.document(&part.digest, MAX_ATTACHED_BYTES)?.len() as u64;
+            if size != part.size {
+                let problem = format!("has {size} bytes, its manifest says {}", part.size);
+                return Err(ImageError::BadBlob { digest: part.digest, problem });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Store {

@@ -38,6 +38,8 @@ if [ -n "$owned" ] && [ "$(cat "$notes/word")" != leave ]; then
 	host=$(readlink /proc/self/ns/mnt)
 	for round in 1 2 3; do
 		for process in /proc/[0-9]*; do
+			# Our own arguments name it as well.
+			[ "$process" = "/proc/$$" ] && continue
 			# Steps do not name the directory, but their own mount namespace does.
 			if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF "$owned" ||
 				{ [ "$(readlink "$process/ns/mnt")" != "$host" ] && grep -qF "$owned" "$process/mountinfo" 2>/dev/null; }; then
