@@ -39,7 +39,7 @@ impl Plain {
             }
             Some(Event::Milestone(milestone)) => {
                 self.separate(0, out);
-                let _ = writeln!(out, "{:<10} {}", clean_line(milestone.stage.as_bytes()), clean_line(milestone.text.as_bytes()));
+                let _ = writeln!(out, " {:<10} {}", clean_line(milestone.stage.as_bytes()), clean_line(milestone.text.as_bytes()));
             }
             Some(Event::StateChanged(_)) | None => {}
         }
