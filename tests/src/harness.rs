@@ -147,6 +147,8 @@ pub struct Settings {
     pub trust: Option<&'static str>,
     /// Text of the operations configuration.
     pub operations: Option<&'static str>,
+    /// Name of the state directory; `state` when absent.
+    pub state: Option<&'static str>,
 }
 
 /// A development server with a state directory of its own; both go when it is dropped.
@@ -173,7 +175,6 @@ impl DevServer {
     /// When it does not become ready, with its log.
     #[must_use]
     pub fn with(settings: Settings) -> Self {
-        // Short, because sockets lie in it.
         let directory = tempfile::Builder::new()
             .prefix("sw-e2e-")
             .tempdir_in("/tmp")
@@ -272,7 +273,7 @@ impl DevServer {
     /// The state directory.
     #[must_use]
     pub fn state(&self) -> PathBuf {
-        self.directory.join("state")
+        self.directory.join(self.settings.state.unwrap_or("state"))
     }
 
     /// A directory for the test's own files, gone with the server.
@@ -362,7 +363,7 @@ const ANY_PORT: &str = "127.0.0.1:0";
 fn launch(directory: &Path, settings: &Settings, listen: &str) -> Result<(Supervised, Ready), String> {
     let log = directory.join("server.log");
     let earlier = std::fs::metadata(&log).map_or(0, |meta| meta.len());
-    let state = directory.join("state");
+    let state = directory.join(settings.state.unwrap_or("state"));
     let tools = tool("buildkitd").parent().expect("has a parent").to_owned();
     let mut environment: Vec<(&str, &OsStr)> = Vec::new();
     if let Some(step) = settings.crash_at {
