@@ -40,7 +40,9 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often retention looks.
+/// When retention looks for the first time: also a server that is restarted often must keep to its limits.
+const FIRST_SWEEP: Duration = Duration::from_secs(60);
+/// How often it looks then.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// How long calls may go on after the last build has ended.
 const CALLS_GRACE: Duration = Duration::from_secs(3);
@@ -231,10 +233,11 @@ async fn sweep(
     results: PathBuf,
     stop: CancellationToken,
 ) {
+    let mut pause = FIRST_SWEEP;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+            () = tokio::time::sleep(pause) => pause = SWEEP_INTERVAL,
         }
         let (jobs, contexts, limits, results) = (jobs.clone(), contexts.clone(), operations.job_limits(), results.clone());
         let swept = tokio::task::spawn_blocking(move || {

@@ -342,9 +342,11 @@ fn context_verdict(error: &StoreError) -> (Code, &'static str, &'static str) {
         StoreError::Directory { .. }
         | StoreError::EntrySize { .. }
         | StoreError::TooDeep { .. }
-        | StoreError::TooManyEntries { .. }
         | StoreError::Manifest { .. } => {
             (Code::InvalidArgument, "CONTEXT_INVALID", "upload a well-formed context; see docs/formats.md")
+        }
+        StoreError::TooManyEntries { .. } => {
+            (Code::InvalidArgument, "CONTEXT_INVALID", "leave files out (.dockerignore), or ask the operator for a larger limit")
         }
         StoreError::NotStored { .. } => (Code::NotFound, "BLOB_NOT_FOUND", "upload the blob"),
         StoreError::Corrupt { .. } => (Code::DataLoss, "CONTEXT_DAMAGED", "upload the context again"),

@@ -94,6 +94,9 @@ fn context_failure(error: &StoreError) -> v1::Failure {
         StoreError::DiskFull { .. } | StoreError::Io { .. } => {
             ("STATE_STORE", "ask the operator to look at the state directory")
         }
+        StoreError::TooManyEntries { .. } => {
+            ("CONTEXT_INVALID", "leave files out (.dockerignore), or ask the operator for a larger limit")
+        }
         _ => ("CONTEXT_INVALID", "upload a well-formed context; see docs/formats.md"),
     };
     failure(reason, error.to_string(), advice)
