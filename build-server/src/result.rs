@@ -35,7 +35,12 @@ pub fn image(layout: &ResultLayout, image: &ReleasableImage, statement: &Stateme
 #[must_use]
 pub fn files(files: &FilesDescriptor) -> v1::Result {
     let archive = Descriptor::new(TAR, files.digest, files.size);
-    v1::Result { files: Some(descriptor(&archive)), blobs: vec![descriptor(&archive)], ..Default::default() }
+    v1::Result {
+        files: Some(descriptor(&archive)),
+        blobs: vec![descriptor(&archive)],
+        metadata_json: b"{}".to_vec().into(),
+        ..Default::default()
+    }
 }
 
 fn descriptor(descriptor: &Descriptor) -> v1::Descriptor {

@@ -42,7 +42,7 @@ struct AnyManifest {
     manifests: Vec<Descriptor>,
     config: Option<Descriptor>,
     #[serde(default)]
-    layers: Vec<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
 }
 
 /// Why an image of a layout cannot be a context. Fault: the caller's files.
@@ -185,7 +185,7 @@ fn collect(
             collect(layout, child, depth + 1, blobs)?;
         }
     }
-    for leaf in manifest.config.iter().chain(&manifest.layers) {
+    for leaf in manifest.config.iter().chain(manifest.layers.iter().flatten()) {
         let path = blob_path(layout, &leaf.digest);
         let metadata = std::fs::metadata(&path).map_err(|source| LayoutError::Read { path: path.clone(), source })?;
         if metadata.len() != leaf.size {

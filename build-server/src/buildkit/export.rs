@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::capture::{FilesDescriptor, ImageDescriptor};
 use super::error::EngineError;
+use crate::publish::oci::null_is_empty;
 
 /// Largest manifest, index or index.json in bytes (registries take no larger ones).
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -233,10 +234,24 @@ struct Platform {
 #[serde(rename_all = "camelCase")]
 struct Manifest {
     config: Option<Descriptor>,
-    #[serde(default)]
+    // BuildKit writes `null` for an image without layers.
+    #[serde(default, deserialize_with = "null_is_empty")]
     layers: Vec<Descriptor>,
     #[serde(default)]
     manifests: Vec<Descriptor>,
+}
+
+impl Export {
+    /// Whether it is an image of which no platform has a layer.
+    pub(super) fn has_no_layers(&self) -> bool {
+        let Self::Image { layout, root, platform_manifests } = self else { return false };
+        let images = if platform_manifests.is_empty() { std::slice::from_ref(root) } else { platform_manifests };
+        images.iter().all(|image| {
+            let bytes = fs::read(layout.join("blobs/sha256").join(image.digest.hex()));
+            let manifest = bytes.ok().and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok());
+            manifest.is_some_and(|manifest| manifest.config.is_some() && manifest.layers.is_empty())
+        })
+    }
 }
 
 impl Descriptor {

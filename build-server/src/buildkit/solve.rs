@@ -116,7 +116,10 @@ pub async fn solve(
     let run = Run { daemon, inputs: &inputs, translated: &translated, shared: &shared, masks: &masks };
     let (outcome, progress) = run.build(&session, &reference, progress, &cancel).await;
     let solved = match outcome {
-        Ok(export) => run.capture(&reference, syntax, progress).await.map(|capture| Solved { export, capture }),
+        Ok(export) => {
+            let captured = run.capture(&reference, export.has_no_layers(), syntax, progress).await;
+            captured.map(|capture| Solved { export, capture })
+        }
         Err(failure) => Err(run.explain(failure, progress.as_ref())),
     };
     record::forget(daemon.channel(), &reference).await;
@@ -308,11 +311,12 @@ impl Run<'_> {
     async fn capture(
         &self,
         reference: &str,
+        is_empty: bool,
         syntax: Option<String>,
         progress: Option<Progress>,
     ) -> Result<Capture, EngineError> {
         let channel = self.daemon.channel();
-        let provenance = record::provenance(channel, reference).await?;
+        let provenance = record::provenance(channel, reference, is_empty).await?;
         let questions = std::mem::take(&mut *self.shared.questions.lock().unwrap_or_else(PoisonError::into_inner));
         let mut capture = Capture {
             vertices: progress.map(Progress::into_vertices).unwrap_or_default(),

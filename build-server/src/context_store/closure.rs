@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::project::ProjectStore;
 use super::retention::PinnedRoot;
 use super::{StoreError, io_error};
+use crate::publish::oci::null_is_empty;
 
 /// Largest manifest or index of an OCI layout in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -30,7 +31,7 @@ pub enum Completeness {
 #[derive(Deserialize)]
 struct Manifest {
     config: Option<Reference>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     layers: Vec<Reference>,
     #[serde(default)]
     manifests: Vec<Reference>,

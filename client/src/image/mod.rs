@@ -63,6 +63,11 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+/// Reads `null` as an empty list.
+pub(crate) fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Descriptor>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// An image manifest or index, whatever of it there is.
 #[derive(Debug, Clone, Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
@@ -71,7 +76,8 @@ pub struct AnyManifest {
     pub manifests: Vec<Descriptor>,
     /// Configuration of an image.
     pub config: Option<Descriptor>,
-    /// Layers of an image or artefact.
+    /// Layers of an image or artefact; BuildKit writes `null` for an image without any.
+    #[serde(deserialize_with = "null_is_empty")]
     pub layers: Vec<Descriptor>,
     /// What an artefact refers to.
     pub subject: Option<Descriptor>,
