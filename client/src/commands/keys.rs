@@ -72,8 +72,9 @@ pub(crate) fn project(command: &ProjectCommand, setup: &Setup, output: &Output) 
             output.status("project", &format!("{} with {} members", project.id(), project.members.len()));
         }
         ProjectCommand::Show { file } => {
-            let project = match file {
-                Some(file) => read_project(file)?,
+            // A document can be shown by anybody; without one the project is that of the own key.
+            let project = match file.clone().or_else(|| setup.project_file()) {
+                Some(file) => read_project(&file)?,
                 None => setup.project(&setup.key()?)?,
             };
             if output.is_json() {

@@ -106,7 +106,10 @@ impl Setup {
 /// Reads a text file of at most `limit` bytes.
 pub(crate) fn read_file(path: &Path, limit: usize, what: &str) -> Result<Vec<u8>, Failure> {
     use std::io::Read as _;
-    let failed = |e: std::io::Error| Failure::usage(format!("cannot read {what} {}: {e}", path.display()));
+    let failed = |e: std::io::Error| {
+        Failure::usage(format!("cannot read {what} {}: {e}", path.display()))
+            .advise("check the path, and where it was set: sealwright config show")
+    };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
     file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;

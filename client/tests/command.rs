@@ -1,0 +1,188 @@
+//! The `sealwright` command as a process, as far as it goes without a server: settings, keys, projects, misuse.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A home directory of its own, so that nothing of the machine's user matters.
+struct Home {
+    directory: tempfile::TempDir,
+}
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().expect("ended by itself"),
+            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    }
+
+    /// Demands an exit code and texts on stderr.
+    #[track_caller]
+    fn fails(&self, code: i32, texts: &[&str]) {
+        assert_eq!(self.code, code, "{}", self.stderr);
+        assert!(self.stdout.is_empty(), "stdout is for data: {}", self.stdout);
+        for text in texts {
+            assert!(self.stderr.contains(text), "`{text}` is missing: {}", self.stderr);
+        }
+    }
+
+    #[track_caller]
+    fn ok(&self) -> &str {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        &self.stdout
+    }
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealwright"));
+        command.env_clear().env("HOME", self.directory.path()).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(self.command(arguments).output().expect("runs"))
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("has a parent")).expect("directories");
+        std::fs::write(&path, text).expect("a file");
+        self.text(name)
+    }
+}
+
+const CONFIG: &str = ".config/sealwright/config.toml";
+
+fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).expect("exists").permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_key_is_made_once_for_its_owner_only_and_shown() {
+    let home = Home::new();
+    let file = home.text("caller.pem");
+    let made = home.run(&["key", "new", &file]).ok().to_owned();
+    assert!(made.starts_with("sha256:") && made.contains("-----BEGIN PUBLIC KEY-----"), "{made}");
+    assert_eq!(mode(&home.path("caller.pem")), 0o600);
+    assert_eq!(home.run(&["key", "show", &file]).ok(), made);
+    assert_eq!(home.run(&["key", "show", "--key", &file]).ok(), made);
+    let before = std::fs::read(&file).expect("the key");
+    home.run(&["key", "new", &file]).fails(2, &["exists", "never overwritten", "what to do"]);
+    assert_eq!(std::fs::read(&file).expect("the key"), before);
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    let file = home.text("caller.pem");
+    home.run(&["key", "new", &file]).ok();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("changed");
+    home.run(&["key", "show", &file]).fails(2, &["has mode 0644", "wanted 0600", "chmod 600"]);
+}
+
+#[test]
+fn a_project_is_its_document() {
+    let home = Home::new();
+    let (first, second) = (home.text("first.pem"), home.text("second.pem"));
+    home.run(&["key", "new", &first]).ok();
+    home.run(&["key", "new", &second]).ok();
+    let document = home.run(&["project", "new", "acme/app", "--member", &first, "--member", &second]).ok().to_owned();
+    let turned = home.run(&["project", "new", "acme/app", "--member", &second, "--member", &first]).ok().to_owned();
+    assert_eq!(document, turned, "the order of members says nothing");
+    let file = home.write("project.json", &document);
+    let shown = home.run(&["project", "show", "--project", &file]).ok().to_owned();
+    assert!(shown.contains("acme/app") && shown.matches("member").count() == 2, "{shown}");
+    let alone = home.run(&["project", "new", "acme/app", "--member", &first]).ok().to_owned();
+    assert_ne!(alone, document, "another membership is another project");
+}
+
+#[test]
+fn flags_go_before_the_environment_and_that_before_the_file() {
+    let home = Home::new();
+    home.write(CONFIG, "endpoint = \"file:1\"\nprogress = \"plain\"\n");
+    let endpoint = |command: &mut Command| {
+        let ran = Ran::of(command.output().expect("runs"));
+        let shown: serde_json::Value = serde_json::from_str(ran.ok()).expect("JSON");
+        let setting = &shown["settings"]["endpoint"];
+        (setting["value"].as_str().unwrap_or("-").to_owned(), setting["origin"].as_str().unwrap_or("-").to_owned())
+    };
+    let show = ["config", "show", "--json"];
+    let (value, origin) = endpoint(&mut home.command(&show));
+    assert_eq!((value.as_str(), origin.ends_with("config.toml")), ("file:1", true), "{origin}");
+    let (value, origin) = endpoint(home.command(&show).env("SEALWRIGHT_ENDPOINT", "env:2"));
+    assert_eq!((value.as_str(), origin.as_str()), ("env:2", "environment SEALWRIGHT_ENDPOINT"));
+    let (value, origin) =
+        endpoint(home.command(&show).env("SEALWRIGHT_ENDPOINT", "env:2").args(["--endpoint", "flag:3"]));
+    assert_eq!((value.as_str(), origin.contains("--endpoint")), ("flag:3", true), "{origin}");
+}
+
+#[test]
+fn an_unknown_key_of_the_configuration_is_named_with_its_line() {
+    let home = Home::new();
+    home.write(CONFIG, "endpoint = \"a:1\"\nverify = false\n");
+    home.run(&["config", "show"]).fails(2, &["config.toml", "line 2", "unknown field `verify`", "what to do"]);
+}
+
+#[test]
+fn without_policy_nothing_is_verified_and_without_endpoint_nothing_is_built() {
+    let home = Home::new();
+    home.write("context/Dockerfile", "FROM scratch\n");
+    let context = home.text("context");
+    home.run(&["verify", &context]).fails(2, &["no policy", "SEALWRIGHT_POLICY", "what to do"]);
+    home.run(&["build", &context]).fails(2, &["no endpoint", "SEALWRIGHT_ENDPOINT", "what to do"]);
+    let missing = home.text("missing.toml");
+    home.run(&["verify", "--policy", &missing, &context]).fails(2, &["missing.toml", "what to do"]);
+    let partial = home.write("partial.toml", "format = \"sealwright-policy/1\"\n");
+    home.run(&["policy", "check", &partial]).fails(2, &["partial.toml", "what to do"]);
+}
+
+#[test]
+fn errors_are_documents_under_json() {
+    let home = Home::new();
+    let ran = home.run(&["--json", "verify", &home.text("nothing")]);
+    assert_eq!(ran.code, 2);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON document");
+    assert_eq!((&document["error"]["exit"], &document["error"]["reason"]), (&2.into(), &"USAGE".into()));
+}
+
+#[test]
+fn misuse_is_told_with_the_usage() {
+    let home = Home::new();
+    home.run(&[]).fails(2, &["Usage: sealwright"]);
+    home.run(&["verify"]).fails(2, &["<IMAGE|LAYOUT|TAR>"]);
+    home.run(&["frobnicate"]).fails(2, &["unrecognized subcommand"]);
+    home.run(&["build", "--no-such-flag", "."]).fails(2, &["--no-such-flag"]);
+    assert!(home.run(&["--help"]).ok().contains("Build an image from a Dockerfile"));
+    assert!(home.run(&["--version"]).ok().starts_with("sealwright "));
+}
+
+#[test]
+fn completions_are_printed_for_every_shell_even_with_a_broken_configuration() {
+    let home = Home::new();
+    home.write(CONFIG, "this is no TOML");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(home.run(&["completion", shell]).ok().contains("sealwright"), "{shell}");
+    }
+}
