@@ -50,6 +50,15 @@ if [ -n "$owned" ] && [ "$(cat "$notes/word")" != leave ]; then
 			while read -r mount; do umount -l "$(printf '%b' "$mount")"; done
 		sleep 0.1
 	done 2>/dev/null
+	# What a killed server could not remove; its next start would.
+	for link in /run/sealwright-*/*/tmp; do
+		case $(readlink "$link") in "$owned"/*)
+			private=${link%/*/*}
+			find /sys/fs/cgroup -depth -type d -path "*/${private##*/}-*" -exec rmdir {} \;
+			rm -rf "$private"
+			;;
+		esac
+	done 2>/dev/null
 	rm -rf --one-file-system "$owned"
 fi
 rm -rf "$notes"
