@@ -147,6 +147,8 @@ pub struct Settings {
     pub trust: Option<&'static str>,
     /// Text of the operations configuration.
     pub operations: Option<&'static str>,
+    /// The state directory is a file system of its own with this many megabytes.
+    pub state_megabytes: Option<u32>,
     /// Name of the state directory; `state` when absent.
     pub state: Option<&'static str>,
 }
@@ -175,14 +177,7 @@ impl DevServer {
     /// When it does not become ready, with its log.
     #[must_use]
     pub fn with(settings: Settings) -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("sw-e2e-")
-            .tempdir_in("/tmp")
-            .expect("a directory")
-            .keep();
-        for name in ["home", "docker", "work"] {
-            std::fs::create_dir(directory.join(name)).expect("a directory");
-        }
+        let directory = directory(&settings);
         let (running, ready) =
             launch(&directory, &settings, ANY_PORT).unwrap_or_else(|log| panic!("dev-server is not ready\n{log}"));
         Self {
@@ -191,6 +186,18 @@ impl DevServer {
             running: Some(running),
             ready,
         }
+    }
+
+    /// What a server says that must not start with these settings.
+    ///
+    /// # Panics
+    /// When it does start.
+    #[must_use]
+    pub fn refuses(settings: &Settings) -> String {
+        let directory = directory(settings);
+        let said = launch(&directory, settings, ANY_PORT).err();
+        let _ = std::fs::remove_dir_all(&directory);
+        said.expect("a server that refuses to start")
     }
 
     /// From its next start on, the server kills itself once after `step`; never when absent.
@@ -355,6 +362,22 @@ impl DevServer {
             .args(arguments);
         command
     }
+}
+
+/// A new directory for a server.
+fn directory(settings: &Settings) -> PathBuf {
+    // Short, because sockets lie in it.
+    let directory = tempfile::Builder::new().prefix("sw-e2e-").tempdir_in("/tmp").expect("a directory").keep();
+    for name in ["home", "docker", "work"] {
+        std::fs::create_dir(directory.join(name)).expect("a directory");
+    }
+    if let Some(megabytes) = settings.state_megabytes {
+        let state = directory.join(settings.state.unwrap_or("state"));
+        std::fs::create_dir(&state).expect("a directory");
+        let mut mount = Command::new("mount");
+        Output::of(mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(state)).ok();
+    }
+    directory
 }
 
 /// A free port of the loopback.

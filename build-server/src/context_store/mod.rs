@@ -184,7 +184,7 @@ pub enum StoreError {
         got: Sha256Digest,
     },
     /// No space left on the state directory's file system.
-    #[error("no space left for {what}")]
+    #[error("no space left on the disk of the build server to {what}")]
     DiskFull {
         /// What was being written.
         what: String,

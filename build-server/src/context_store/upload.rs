@@ -97,7 +97,13 @@ impl UploadSession {
         match partial {
             Partial::Stored { at, .. } => *at = end,
             Partial::Open(upload) => {
-                upload.file.write_all(data).map_err(io_error(format!("write the upload of {digest}")))?;
+                if let Err(error) = upload.file.write_all(data) {
+                    let error = io_error(format!("write the upload of {digest}"))(error);
+                    if matches!(error, StoreError::DiskFull { .. }) {
+                        self.discard(&digest);
+                    }
+                    return Err(error);
+                }
                 upload.hasher.update(data);
                 upload.written = end;
                 self.store.inner.notify();
@@ -181,6 +187,17 @@ impl UploadSession {
         inner.adopt(&path, &digest)?;
         inner.notify();
         Ok(())
+    }
+
+    /// Forgets what came of a blob: kept for a later try, it would fill the disk for everybody until then.
+    fn discard(&mut self, digest: &Sha256Digest) {
+        if let Some(Partial::Open(upload)) = self.open.remove(digest) {
+            let inner = &self.store.inner;
+            drop(upload.file);
+            let _ = fs::remove_file(inner.upload_path(digest));
+            inner.release(upload.size);
+            self.leave(digest);
+        }
     }
 
     fn leave(&self, digest: &Sha256Digest) {
