@@ -4,5 +4,6 @@ pub mod registry;
 pub mod reference_values;
 pub mod release_fixture;
 pub mod harness;
+pub mod small_disk;
 pub mod software_tee;
 pub mod tools;

@@ -15,6 +15,7 @@ use proto::v1::build::State;
 use provenance::context::{Directory, Entry, Kind, Name};
 use provenance::digest::Sha256Digest;
 use provenance::request::Source;
+use sealwright_tests::small_disk::SmallDisk;
 use tonic::Code;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -444,4 +445,39 @@ async fn contexts_go_by_age_and_those_that_a_build_holds_stay() {
     assert_eq!(look(&held), Completeness::Complete);
     assert_eq!(look(&idle), Completeness::Missing(Sha256Digest::of(&idle)));
     drop(pin);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_what_is_new_and_loses_nothing() {
+    let disk = SmallDisk::new(24);
+    let directory = disk.path().join("state");
+    std::fs::create_dir(&directory).expect("created");
+    let server = TestServer::start(&directory);
+    let caller = Caller::new();
+    let client = server.client(&caller).await;
+    let parent = caller.parent();
+    client.create(caller.create(&caller.request("ok-before"))).await.expect("created");
+    let before = client.end(&caller.build("ok-before")).await.result.expect("a result").blobs[0].digest.clone();
+    client.create(caller.create(&caller.request("wait-1"))).await.expect("created");
+    while client.state(&caller.build("wait-1")).await.state() != State::Running {
+        tokio::task::yield_now().await;
+    }
+    disk.fill();
+
+    let blob = vec![7; 2 << 20];
+    let message = v1::UploadBlobsRequest { parent: parent.clone(), blobs: vec![blob.clone().into()], chunk: None };
+    let refused = client.upload(vec![message.clone()]).await.expect_err("no space");
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "DISK_FULL"), "{refused}");
+    let refused = client.create(caller.create(&caller.request("ok-full"))).await.expect_err("no space");
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "DISK_FULL"), "{refused}");
+    // What was there can still be read, and a build can be told to end.
+    assert_eq!(client.read(&caller.build("ok-before"), &before, 0).await.expect("readable").len(), 5 << 19);
+    client.cancel(&caller.build("wait-1")).await.expect("told");
+
+    disk.empty();
+    let ended = client.end(&caller.build("wait-1")).await;
+    assert_eq!((ended.state(), ended.failure.expect("a reason").reason.as_str()), (State::Cancelled, "CANCELLED"));
+    client.upload(vec![message]).await.expect("stored");
+    client.create(caller.create(&caller.request("ok-full"))).await.expect("created");
+    assert_eq!(client.end(&caller.build("ok-full")).await.state(), State::Succeeded);
 }

@@ -12,6 +12,7 @@ use buildkit_support::{Bench, mounts_with, output, processes_with, request, smal
 use http::Method;
 use provenance::request::{Compression, Output, SecretsCommitment};
 use sealwright_tests::registry::{Fault, FaultRegistry, Guard};
+use sealwright_tests::small_disk::SmallDisk;
 use zeroize::Zeroizing;
 
 /// A directory with the small root file system in `root`.
@@ -119,35 +120,6 @@ fn uncompressed() -> Output {
         names: Vec::new(),
         push: false,
         rewrite_timestamp: false,
-    }
-}
-
-/// A tmpfs for a test, unmounted with it.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new(megabytes: u32) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let size = format!("size={megabytes}m");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-            .arg(directory.path())
-            .status();
-        assert!(
-            mounted.expect("mount is installed").success(),
-            "the tests mount file systems, as root"
-        );
-        Self(directory)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
     }
 }
 
