@@ -5,12 +5,12 @@ mod buildkit_support;
 use std::collections::BTreeMap;
 
 use build_server::buildkit::{EngineError, Export, SourceKind};
-use buildkit_support::{Bench, request};
+use buildkit_support::{Bench, request, small_root};
 use provenance::request::Source;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_tree_becomes_a_checked_layout() {
-    let bench = Bench::new();
+    let bench = Bench::in_memory();
     let solved = bench
         .build_files(&[("Dockerfile", "# syntax=docker/dockerfile:1\nFROM scratch\nCOPY a /a\n"), ("a", "hello")])
         .await
@@ -27,8 +27,11 @@ async fn a_stored_tree_becomes_a_checked_layout() {
 /// A base image by way of an uploaded layout; a RUN step in it that fails is named with its exit code.
 #[tokio::test(flavor = "multi_thread")]
 async fn run_steps_and_base_images_are_captured_and_failures_name_the_step() {
-    let bench = Bench::new();
-    let layout = sealwright_tests::tools::base_image();
+    let bench = Bench::in_memory();
+    let context = tempfile::tempdir().expect("a directory");
+    small_root(&context.path().join("root"));
+    let built = bench.build(bench.with_root(context.path(), "")).await.0.expect("builds");
+    let Export::Image { layout, .. } = built.export else { panic!("an image") };
     for blob in std::fs::read_dir(layout.join("blobs/sha256")).expect("blobs") {
         bench.store.put(std::fs::read(blob.expect("blob").path()).expect("readable"));
     }
@@ -61,7 +64,7 @@ async fn run_steps_and_base_images_are_captured_and_failures_name_the_step() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_of_the_dockerfile_are_told_apart() {
-    let bench = Bench::new();
+    let bench = Bench::in_memory();
     let error = bench.build_files(&[("Dockerfile", "FROM scratch\nCOPPY a b\n")]).await.expect_err("fails");
     let EngineError::Frontend { source_excerpts, .. } = &error else { panic!("{error:?}") };
     assert_eq!(source_excerpts[0].marked, [2]);

@@ -96,7 +96,7 @@ async fn two_projects_build_at_once_in_daemons_of_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_daemon_is_stopped_and_its_cache_stays() {
-    let bench = Bench::at(Path::new("/dev/shm"), |config| {
+    let bench = Bench::in_memory_with(|config| {
         config.idle_stop = Duration::from_millis(300)
     });
     let files = [("Dockerfile", "FROM scratch\nCOPY a /\n"), ("a", "a")];
@@ -128,7 +128,7 @@ async fn an_idle_daemon_is_stopped_and_its_cache_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_reach_the_daemon_and_its_log_and_history_are_where_they_belong() {
-    let bench = Bench::at(Path::new("/dev/shm"), |config| {
+    let bench = Bench::in_memory_with(|config| {
         config.cache_limit_bytes = 123_000_000;
         config.max_parallel_steps = 1;
     });
@@ -186,7 +186,7 @@ async fn an_image_comes_from_the_mirror_over_plain_http_on_loopback() {
         ("docker.io".to_owned(), vec![host.clone()]),
         ("registry.example".to_owned(), vec![format!("{host}/below")]),
     ]);
-    let bench = Bench::at(Path::new("/dev/shm"), |config| config.registry_mirrors = mirrors);
+    let bench = Bench::in_memory_with(|config| config.registry_mirrors = mirrors);
     let base = bench
         .build_files(&[("Dockerfile", "FROM scratch\nCOPY a /a\n"), ("a", "a")])
         .await

@@ -223,7 +223,13 @@ impl Bench {
 
     /// On the memory file system: for many small builds, whose time would else go into waiting for the disk.
     pub fn in_memory() -> Self {
-        Self::at(Path::new("/dev/shm"), |_| {})
+        Self::in_memory_with(|_| {})
+    }
+
+    /// The same with other settings.
+    pub fn in_memory_with(change: impl FnOnce(&mut EngineConfig)) -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::at(memory, change) } else { Self::with(change) }
     }
 
     pub fn at(place: &Path, change: impl FnOnce(&mut EngineConfig)) -> Self {
