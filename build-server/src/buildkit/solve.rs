@@ -122,7 +122,10 @@ pub async fn solve(
         }
         Err(failure) => Err(run.explain(failure, progress.as_ref())),
     };
-    record::forget(daemon.channel(), &reference).await;
+    let channel = daemon.channel().clone();
+    // The build does not wait: BuildKit collects garbage before it answers, which takes longer than a cached build.
+    // A daemon that is stopped first forgets all its builds then, and at its next start.
+    tokio::spawn(async move { record::forget(&channel, &reference).await });
     solved
 }
 
