@@ -43,10 +43,12 @@ const LOG_SHOWN: usize = 10;
 /// Programs of util-linux that wrap a daemon.
 const SETPRIV: &str = "/usr/bin/setpriv";
 const UNSHARE: &str = "/usr/bin/unshare";
-/// The state of running steps that runc keeps under a fixed name: the daemon's own, and gone with its namespace.
 const SHELL: &str = "/bin/sh";
-const PRIVATE_RUNC: &str =
-    "mkdir -p /run/runc && /usr/bin/mount -t tmpfs -o mode=0700,size=64m runc /run/runc && exec \"$@\"";
+/// Mounts of the daemon's own, gone with its namespace: the state of running steps, which runc keeps under a fixed name,
+/// and the temporary directory under its short name. That is no link, because BuildKit opens files in it by path and
+/// refuses those whose path then reads otherwise: every bind mount of a file or subdirectory.
+const OWN_MOUNTS: &str = "mkdir -p /run/runc && /usr/bin/mount -t tmpfs -o mode=0700,size=64m runc /run/runc && \
+                          /usr/bin/mount --bind \"$HOME/tmp\" \"$TMPDIR\" && exec \"$@\"";
 
 type Log = Arc<Mutex<VecDeque<String>>>;
 
@@ -250,7 +252,7 @@ fn private_directory(path: &Path) -> Result<(), EngineError> {
 fn command(config: &EngineConfig, directory: &Path, names: &DaemonNames) -> Command {
     let mut command = Command::new(SETPRIV);
     command.args(["--pdeathsig", "KILL", "--", UNSHARE, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    command.args(["--propagation", "slave", "--", SHELL, "-c", PRIVATE_RUNC, SHELL]).arg(&config.buildkitd);
+    command.args(["--propagation", "slave", "--", SHELL, "-c", OWN_MOUNTS, SHELL]).arg(&config.buildkitd);
     command.arg("--config").arg(directory.join("buildkitd.toml"));
     command.arg("--addr").arg(format!("unix://{}", names.directory.join("socket").display()));
     // What the daemon inherits is what it needs to find git and the trusted roots of registries.
@@ -278,8 +280,7 @@ fn prepare(config: &EngineConfig, directory: &Path, names: &DaemonNames) -> Resu
     }
     let file = directory.join("buildkitd.toml");
     fs::write(&file, config.daemon_toml(directory, names)).map_err(EngineError::io("write", &file))?;
-    let short = names.directory.join("tmp");
-    symlink(&temporary, &short).map_err(EngineError::io("link", &short))?;
+    private_directory(&names.directory.join("tmp"))?;
     // For people who look for the socket beside the rest of the daemon.
     let link = directory.join("socket");
     let _ = fs::remove_file(&link);
