@@ -45,11 +45,9 @@ pub(crate) fn success(build: &v1::Build, result: &v1::Result, destination: &Dest
         output.status("incomplete", &format!("materials of class {}: {}", class.material_class, class.reason));
     }
     let digest = result.image.as_ref().map_or("", |image| image.digest.as_str());
-    for name in &result.pushed {
-        output.status("pushed", name);
-    }
+    // The names have been told by the build's milestones.
     if !result.pushed.is_empty() {
-        output.status("", &format!("{digest}   (signature, provenance, evidence attached)"));
+        output.status("image", &format!("{digest}   (signature, provenance, evidence attached)"));
     }
     let verify = match destination {
         Destination::LayoutDirectory(path) | Destination::LayoutTar(path) if !is_stdout(destination) => {
