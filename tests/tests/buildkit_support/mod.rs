@@ -229,7 +229,11 @@ impl Bench {
     /// The same with other settings.
     pub fn in_memory_with(change: impl FnOnce(&mut EngineConfig)) -> Self {
         let memory = Path::new("/dev/shm");
-        if memory.is_dir() { Self::at(memory, change) } else { Self::with(change) }
+        if memory.is_dir() {
+            Self::at(memory, change)
+        } else {
+            Self::with(change)
+        }
     }
 
     pub fn at(place: &Path, change: impl FnOnce(&mut EngineConfig)) -> Self {
