@@ -129,6 +129,7 @@ fn engine_reason(error: &EngineError) -> &'static str {
         EngineError::Frontend { .. } => "INVALID_DOCKERFILE",
         EngineError::Step { .. } => "STEP_FAILED",
         EngineError::ForeignStep { .. } => "PLATFORM_CANNOT_RUN",
+        EngineError::Privilege { .. } => "PRIVILEGE_REFUSED",
         EngineError::ContextFileMissing { .. } => "CONTEXT_FILE_MISSING",
         EngineError::DockerfileMissing { .. } => "DOCKERFILE_MISSING",
         EngineError::UnsupportedSyntax { .. } => "UNSUPPORTED_SYNTAX",
@@ -163,6 +164,7 @@ fn engine_advice(error: &EngineError) -> &'static str {
         EngineError::ForeignStep { .. } => {
             "build this platform on a server of it, or let the step run on the server's own: FROM --platform=$BUILDPLATFORM"
         }
+        EngineError::Privilege { .. } => "remove `--security=insecure` or `--network=host` from the RUN step",
         EngineError::ContextFileMissing { .. } => {
             "add the file to the context, or take it out of the ignore file, and build again"
         }

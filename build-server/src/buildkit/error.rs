@@ -36,6 +36,12 @@ pub enum EngineError {
         /// The place in the Dockerfile.
         source_excerpts: Vec<SourceExcerpt>,
     },
+    /// A RUN step asks for a privilege that no build gets.
+    #[error("a RUN step asks for `{privilege}`, which no build gets here")]
+    Privilege {
+        /// BuildKit's name of it: `security.insecure` or `network.host`.
+        privilege: String,
+    },
     /// COPY or ADD names something that is not there.
     #[error("`{path}` is not in the build context (left out by an ignore file, or not sent)")]
     ContextFileMissing {

@@ -155,6 +155,11 @@ pub(super) fn solve_error(
         }
         return EngineError::Remote { message, source_excerpts };
     }
+    // `failed to load LLB: network.host is not allowed`
+    let privilege = message.strip_suffix(" is not allowed").and_then(|text| text.rsplit(": ").next());
+    if let Some(privilege @ ("security.insecure" | "network.host")) = privilege {
+        return EngineError::Privilege { privilege: privilege.to_owned() };
+    }
     let from_frontend = has("dockerfile parse error")
         || has("failed to solve with frontend")
         || has("target stage")
