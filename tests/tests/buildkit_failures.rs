@@ -420,3 +420,22 @@ fn foreign_program() -> Vec<u8> {
     program[19] = if cfg!(target_arch = "s390x") { 62 } else { 22 };
     program
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_get_no_privileges_however_they_ask() {
+    let (bench, context) = (Bench::in_memory(), rooted());
+    for (step, privilege) in
+        [("RUN --security=insecure true", "security.insecure"), ("RUN --network=host true", "network.host")]
+    {
+        let error = bench.build(bench.with_root(context.path(), step)).await.0.expect_err(step);
+        let EngineError::Privilege { privilege: asked } = &error else { panic!("{error:?}") };
+        assert_eq!(asked, privilege);
+    }
+    // A step sees no device but those that every container has, and no more of the kernel's switches.
+    let look = "RUN for file in /dev/kmsg /dev/mem /dev/fuse /dev/sda /dev/vda /dev/sev-guest /sys/kernel/config/tsm; do \
+        test -e $file && echo found $file; done; (echo x > /proc/sysrq-trigger) 2>/dev/null && echo written; true";
+    let (result, events) = bench.build(bench.with_root(context.path(), look)).await;
+    result.expect("builds");
+    assert_eq!(output(&events), "");
+    bench.engine.shutdown().await;
+}
