@@ -57,7 +57,7 @@ fn private_directories(state: &Path) -> Vec<String> {
     let ours = engines.filter(|engine| {
         let daemons = std::fs::read_dir(engine.path()).into_iter().flatten().flatten();
         daemons.into_iter().any(|daemon| {
-            std::fs::read_link(daemon.path().join("tmp")).is_ok_and(|target| target.starts_with(state))
+            std::fs::read_link(daemon.path().join("state")).is_ok_and(|target| target.starts_with(state))
         })
     });
     ours.map(|engine| engine.path().display().to_string()).collect()

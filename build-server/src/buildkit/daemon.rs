@@ -281,7 +281,9 @@ fn prepare(config: &EngineConfig, directory: &Path, names: &DaemonNames) -> Resu
     let file = directory.join("buildkitd.toml");
     fs::write(&file, config.daemon_toml(directory, names)).map_err(EngineError::io("write", &file))?;
     private_directory(&names.directory.join("tmp"))?;
-    // For people who look for the socket beside the rest of the daemon.
+    // For people who come upon the short name, or look for the socket beside the rest of the daemon.
+    let link = names.directory.join("state");
+    symlink(directory, &link).map_err(EngineError::io("link", &link))?;
     let link = directory.join("socket");
     let _ = fs::remove_file(&link);
     symlink(names.directory.join("socket"), &link).map_err(EngineError::io("link", &link))?;
