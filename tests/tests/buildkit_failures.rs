@@ -431,8 +431,8 @@ async fn steps_get_no_privileges_however_they_ask() {
         let EngineError::Privilege { privilege: asked } = &error else { panic!("{error:?}") };
         assert_eq!(asked, privilege);
     }
-    // A step sees no device but those that every container has, and no more of the kernel's switches.
-    let look = "RUN for file in /dev/kmsg /dev/mem /dev/fuse /dev/sda /dev/vda /dev/sev-guest /sys/kernel/config/tsm; do \
+    // A step sees no device but those that every container has, no socket of the daemon's, no switch of the kernel's.
+    let look = "RUN for file in /dev/otel-grpc.sock /dev/kmsg /dev/mem /dev/fuse /dev/sda /dev/vda /dev/sev-guest /sys/kernel/config/tsm; do \
         test -e $file && echo found $file; done; (echo x > /proc/sysrq-trigger) 2>/dev/null && echo written; true";
     let (result, events) = bench.build(bench.with_root(context.path(), look)).await;
     result.expect("builds");

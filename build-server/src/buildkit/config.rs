@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::daemon::TELEMETRY;
 use super::runtime::DaemonNames;
 
 /// Settings of the engine.
@@ -52,7 +53,7 @@ impl EngineConfig {
             "insecure-entitlements": [],
             "provenanceEnvDir": directory.join("provenance.d"),
             "log": { "format": "text" },
-            "otel": { "socketPath": names.directory.join("otel") },
+            "otel": { "socketPath": names.directory.join(TELEMETRY) },
             "cdi": { "disabled": true },
             "history": { "maxAge": HISTORY_SECONDS, "maxEntries": HISTORY_ENTRIES },
             "frontend": { "dockerfile.v0": { "enabled": true }, "gateway.v0": { "enabled": false } },

@@ -40,6 +40,9 @@ const LOG_FILE: u64 = 4 << 20;
 /// Log lines in an error.
 const LOG_SHOWN: usize = 10;
 
+/// Name of the telemetry socket.
+pub(super) const TELEMETRY: &str = "otel";
+
 /// Programs of util-linux that wrap a daemon.
 const SETPRIV: &str = "/usr/bin/setpriv";
 const UNSHARE: &str = "/usr/bin/unshare";
@@ -329,6 +332,9 @@ async fn start(config: &EngineConfig, names: DaemonNames, project: &ProjectId) -
     };
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
         .map_err(EngineError::io("set the mode of", &socket))?;
+    // BuildKit puts its telemetry socket into every step, a way from there to the daemon; not when it is gone.
+    let telemetry = names.directory.join(TELEMETRY);
+    fs::remove_file(&telemetry).map_err(EngineError::io("remove", &telemetry))?;
     super::record::forget_all(&channel).await?;
     let first = first_process(group).ok_or_else(|| start_error("its process is not to be found".to_owned()))?;
     guard.disarm();
