@@ -10,6 +10,7 @@ pub mod assembly;
 pub mod build_files;
 pub mod buildkit;
 pub mod clock;
+pub mod compress;
 pub mod config;
 pub mod context_store;
 pub mod failure;

@@ -211,10 +211,11 @@ fn exporter(request: &Request) -> Result<(Exporter, Expected), EngineError> {
     };
     let mut set = |name: String, value: &str| attrs.insert(name, value.to_owned());
     set("oci-mediatypes".to_owned(), "true");
-    let compression = match compression {
-        Compression::Gzip => "gzip",
-        Compression::Zstd => "zstd",
-        Compression::Uncompressed => "uncompressed",
+    // Gzip is ours to do: the engine has one thread for it. Layers of base images stay as they are either way.
+    let (compression, compress) = match compression {
+        Compression::Gzip => ("uncompressed", true),
+        Compression::Zstd => ("zstd", false),
+        Compression::Uncompressed => ("uncompressed", false),
     };
     set("compression".to_owned(), compression);
     if *rewrite_timestamp {
@@ -223,5 +224,5 @@ fn exporter(request: &Request) -> Result<(Exporter, Expected), EngineError> {
     for (key, value) in &request.annotations {
         set(format!("annotation.{key}"), value);
     }
-    Ok((Exporter { r#type: "oci".to_owned(), attrs }, Expected::OciLayout))
+    Ok((Exporter { r#type: "oci".to_owned(), attrs }, Expected::OciLayout { compress }))
 }

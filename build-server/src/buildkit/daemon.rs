@@ -22,6 +22,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use super::client::ControlChannel;
 use super::config::EngineConfig;
 use super::error::EngineError;
+use super::layer_cache::LayerCache;
 use super::runtime::{DaemonNames, Runtime};
 
 /// How long a daemon may take to answer.
@@ -37,6 +38,8 @@ const LOG_LINE: usize = 500;
 const LOG_READ: u64 = 64 << 10;
 /// Bytes of the log file; as many are kept of the one before.
 const LOG_FILE: u64 = 4 << 20;
+/// Compressed layers take this part of what a daemon's cache may take, beside it.
+const LAYERS_PART: u64 = 8;
 /// Log lines in an error.
 const LOG_SHOWN: usize = 10;
 
@@ -66,6 +69,8 @@ pub struct Daemon {
     last_used: Mutex<Instant>,
     /// Trees that were transferred under each shared key, see [`super::shared_key`].
     pub(super) transfers: super::shared_key::Transfers,
+    /// Compressed layers of its builds.
+    pub(super) layers: Arc<LayerCache>,
 }
 
 impl Daemon {
@@ -297,6 +302,8 @@ async fn start(config: &EngineConfig, names: DaemonNames, project: &ProjectId) -
     let directory = config.root.join(project.0.hex());
     let socket = names.directory.join("socket");
     let mut log_file = prepare(config, &directory, &names)?;
+    let layers = directory.join("layers");
+    let layers = LayerCache::new(layers.clone(), config.cache_limit_bytes / LAYERS_PART).map_err(EngineError::io("make", &layers))?;
 
     let log: Log = Log::default();
     let (end, ended) = watch::channel(false);
@@ -347,6 +354,7 @@ async fn start(config: &EngineConfig, names: DaemonNames, project: &ProjectId) -
         ended,
         last_used: Mutex::new(Instant::now()),
         transfers: super::shared_key::Transfers::default(),
+        layers: Arc::new(layers),
     })
 }
 

@@ -16,6 +16,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::capture::{FilesDescriptor, ImageDescriptor};
 use super::error::EngineError;
+use super::layer_cache::LayerCache;
+use super::layers::{BLOCK, Layers, is_tar};
 use crate::publish::oci::null_is_empty;
 
 /// Largest manifest, index or index.json in bytes (registries take no larger ones).
@@ -23,7 +25,7 @@ const MAX_MANIFEST: u64 = 4 << 20;
 /// Most blobs of one export.
 const MAX_BLOBS: usize = 100_000;
 /// Deepest nesting of indexes.
-const MAX_NESTING: usize = 3;
+pub(super) const MAX_NESTING: usize = 3;
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
 
@@ -51,7 +53,10 @@ pub enum Export {
 /// What is expected on FileSend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expected {
-    OciLayout,
+    OciLayout {
+        /// New layers come uncompressed and are kept compressed.
+        compress: bool,
+    },
     Tar,
 }
 
@@ -59,10 +64,11 @@ pub(super) enum Expected {
 pub(super) struct FileSendService {
     pub(super) expected: Expected,
     pub(super) scratch: PathBuf,
+    pub(super) layers: Arc<LayerCache>,
     pub(super) outcome: Arc<Mutex<Option<Result<Export, EngineError>>>>,
 }
 
-fn inconsistent(problem: impl Into<String>) -> EngineError {
+pub(super) fn inconsistent(problem: impl Into<String>) -> EngineError {
     EngineError::Export { problem: problem.into() }
 }
 
@@ -96,11 +102,13 @@ impl FileSend for FileSendService {
     ) -> Result<Response<Self::DiffCopyStream>, Status> {
         let mut messages = request.into_inner();
         let (sender, parts) = mpsc::channel(8);
-        let (expected, scratch) = (self.expected, self.scratch.clone());
+        let (expected, scratch, cache) = (self.expected, self.scratch.clone(), self.layers.clone());
         let receiver = tokio::task::spawn_blocking(move || {
             let reader = StreamReader { parts, current: Bytes::new() };
             match expected {
-                Expected::OciLayout => receive_layout(reader, &scratch.join("image")),
+                Expected::OciLayout { compress } => {
+                    receive_layout(reader, &scratch.join("image"), compress.then_some(&*cache))
+                }
                 Expected::Tar => receive_tar(reader, scratch.join("files.tar")),
             }
         });
@@ -132,7 +140,7 @@ impl FileSend for FileSendService {
 }
 
 /// Copies `reader` to a new file; gives digest and size.
-fn copy_hashed(reader: &mut impl Read, path: &Path) -> Result<(Sha256Digest, u64), EngineError> {
+pub(super) fn copy_hashed(reader: &mut impl Read, path: &Path) -> Result<(Sha256Digest, u64), EngineError> {
     let mut file = File::create_new(path).map_err(EngineError::io("create", path))?;
     let mut hasher = Sha256Hasher::new();
     let mut buffer = vec![0; CHUNK];
@@ -156,10 +164,12 @@ fn receive_tar(mut reader: impl Read, path: PathBuf) -> Result<Export, EngineErr
     Ok(Export::Files { tar: path, descriptor: FilesDescriptor { digest, size } })
 }
 
-fn receive_layout(reader: impl Read, layout: &Path) -> Result<Export, EngineError> {
+/// With a cache of compressed layers, new layers are compressed.
+fn receive_layout(reader: impl Read, layout: &Path, cache: Option<&LayerCache>) -> Result<Export, EngineError> {
     let blobs_dir = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs_dir).map_err(EngineError::io("create", &blobs_dir))?;
     let mut blobs = BTreeMap::new();
+    let mut layers = cache.map(|cache| Layers::new(&blobs_dir, cache));
     let mut index = None;
     let mut archive = tar::Archive::new(reader);
     let broken = |e: io::Error| inconsistent(format!("the archive does not parse: {e}"));
@@ -187,10 +197,19 @@ fn receive_layout(reader: impl Read, layout: &Path) -> Result<Export, EngineErro
                 if blobs.contains_key(&digest) {
                     return Err(inconsistent(format!("the archive holds blob {digest} twice")));
                 }
-                let (got, size) = copy_hashed(&mut entry, &blobs_dir.join(digest.hex()))?;
-                if got != digest {
-                    return Err(inconsistent(format!("blob {digest} has digest {got}")));
-                }
+                let mut beginning = Vec::with_capacity(BLOCK);
+                entry.by_ref().take(BLOCK as u64).read_to_end(&mut beginning).map_err(broken)?;
+                let mut whole = Read::chain(beginning.as_slice(), entry);
+                let size = match &mut layers {
+                    Some(layers) if is_tar(&beginning) => layers.receive(digest, &mut whole)?,
+                    _ => {
+                        let (got, size) = copy_hashed(&mut whole, &blobs_dir.join(digest.hex()))?;
+                        if got != digest {
+                            return Err(inconsistent(format!("blob {digest} has digest {got}")));
+                        }
+                        size
+                    }
+                };
                 blobs.insert(digest, size);
             }
         }
@@ -198,7 +217,10 @@ fn receive_layout(reader: impl Read, layout: &Path) -> Result<Export, EngineErro
     // The sender goes on until it is read to the end.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
     let index = index.ok_or_else(|| inconsistent("the archive has no index.json"))?;
-    let (root, platform_manifests) = check_image(&index, &blobs, &blobs_dir)?;
+    let (mut root, mut platform_manifests) = check_image(&index, &blobs, &blobs_dir)?;
+    if let Some(layers) = layers {
+        (root, platform_manifests) = layers.finish(&root, &platform_manifests)?;
+    }
     write_layout_files(layout, &root)?;
     Ok(Export::Image { layout: layout.to_owned(), root, platform_manifests })
 }
@@ -269,7 +291,7 @@ impl Descriptor {
     }
 }
 
-fn is_index(media_type: &str) -> bool {
+pub(super) fn is_index(media_type: &str) -> bool {
     media_type == "application/vnd.oci.image.index.v1+json"
 }
 

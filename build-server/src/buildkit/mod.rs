@@ -32,6 +32,8 @@ mod error;
 mod export;
 mod failure;
 mod filesync;
+mod layer_cache;
+mod layers;
 mod mask;
 mod progress;
 mod record;

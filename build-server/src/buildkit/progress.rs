@@ -70,7 +70,8 @@ impl Progress {
             let data = mask.push(&log.msg);
             events.extend(log_event(log.vertex, log.stream, data));
         }
-        for status in status.statuses {
+        // Manifests are ours once layers are compressed, so the engine's digests of them name nothing.
+        for status in status.statuses.into_iter().filter(|status| !status.id.starts_with("exporting manifest ")) {
             events.push(EngineEvent::Status(v1::VertexStatus {
                 id: self.masks.text(&status.id),
                 vertex: status.vertex,

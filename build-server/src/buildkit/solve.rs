@@ -98,6 +98,7 @@ pub async fn solve(
         file_send: FileSendService {
             expected: translated.expected,
             scratch: inputs.scratch.clone(),
+            layers: daemon.layers.clone(),
             outcome: shared.export.clone(),
         },
         auth: AuthService(inputs.credentials.clone()),

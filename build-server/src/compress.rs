@@ -1,12 +1,9 @@
-//! Parallel gzip (RFC 1952) for layers, and layouts whose new layers are compressed with it.
+//! Parallel gzip (RFC 1952) for layers.
 //!
 //! One pass: the uncompressed bytes are hashed while they are cut into blocks, the blocks are deflated
 //! (RFC 1951) on several threads, and the compressed bytes are hashed while they are written. Each block starts
 //! with the window of the block before and ends on a byte boundary, so the blocks join into one member that any
-//! gzip reads. The output depends on the input and [`FORMAT`] only, never on the number of threads.
-
-pub mod cache;
-pub mod image;
+//! gzip reads. The output depends on the input only, never on the number of threads.
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -14,9 +11,6 @@ use std::sync::{Arc, Mutex};
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use provenance::digest::{Sha256Digest, Sha256Hasher};
-
-/// Names this exact way of compressing. Another level, block size or zlib may give other bytes: then it changes.
-pub const FORMAT: &str = "gzip-v1-1MiB-6";
 
 /// Uncompressed bytes per block.
 const BLOCK: usize = 1 << 20;
