@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -75,7 +75,6 @@ pub struct Workshop {
     archive_sha256: String,
     agent: OnceLock<(Supervised, PathBuf)>,
     parent: OnceLock<PathBuf>,
-    serial: Mutex<()>,
 }
 
 /// Folder of a case.
@@ -136,7 +135,6 @@ impl Workshop {
             archive_sha256: sha256(&archive),
             agent: OnceLock::new(),
             parent: OnceLock::new(),
-            serial: Mutex::new(()),
         }
     }
 
@@ -266,12 +264,7 @@ impl Workshop {
     /// # Panics
     /// When anything differs.
     pub fn run(&self, name: &str) {
-        // Before the lock: it may build the parent, and starts what is shared.
         let (case, flags) = self.load(name);
-        let _serial = self
-            .serial
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let (said, ours) = self.build(name, "ours");
         let theirs = self.reference(name, &case, &flags);
         compare(name, &case, &ours, &theirs);
