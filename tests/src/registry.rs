@@ -16,6 +16,11 @@ use provenance::digest::Sha256Digest;
 
 use crate::tools::tool;
 
+/// User and password of [`RegistryProcess::distribution_with_login`].
+pub const LOGIN: (&str, &str) = ("tester", "registry-password-31c7");
+/// The same as bcrypt has it.
+const LOGIN_HTPASSWD: &str = "tester:$2y$05$abcdefghijklmnopqrstuuXFnh1BtyjGwLLg8e4DP/XzY28YU4li.\n";
+
 /// A real registry as a process; it ends with the value.
 pub struct RegistryProcess {
     child: Child,
@@ -51,6 +56,27 @@ impl RegistryProcess {
                 state.join("data").display()
             );
             std::fs::write(&configuration, text).expect("the state directory is writable");
+            let mut command = Command::new(tool("registry"));
+            command.arg("serve").arg(configuration).env("OTEL_TRACES_EXPORTER", "none");
+            command
+        })
+    }
+
+    /// The same, for those only who log in as [`LOGIN`].
+    ///
+    /// # Panics
+    /// When the tool is missing or does not start.
+    #[must_use]
+    pub fn distribution_with_login() -> Self {
+        Self::start(|address, state| {
+            let configuration = state.join("config.yml");
+            let text = format!(
+                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\n\
+                 http: {{addr: '{address}'}}\nauth: {{htpasswd: {{realm: tests, path: {0}/htpasswd}}}}\n",
+                state.display()
+            );
+            std::fs::write(&configuration, text).expect("the state directory is writable");
+            std::fs::write(state.join("htpasswd"), LOGIN_HTPASSWD).expect("the state directory is writable");
             let mut command = Command::new(tool("registry"));
             command.arg("serve").arg(configuration).env("OTEL_TRACES_EXPORTER", "none");
             command

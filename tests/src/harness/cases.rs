@@ -359,7 +359,9 @@ impl Workshop {
                 "--ssh" => drop(command.args(["--ssh", value()])),
                 "--no-cache" => drop(command.arg("--no-cache")),
                 "--pull" => drop(command.args(["--opt", "image-resolve-mode=pull"])),
-                "-t" => drop(value()),
+                "-t" => {
+                    value();
+                }
                 "-f" => {
                     let file = Path::new(value());
                     dockerfile = file.parent().map(|parent| parent.display().to_string());
