@@ -147,10 +147,13 @@ pub(super) fn solve_error(
         named.unwrap_or("the registry").to_owned()
     };
     if has("failed to resolve source metadata") || has("failed to do request") || has("failed to fetch") || has("failed to authorize") {
-        if has("401") || has("403") || has("authorization failed") || has("Unauthorized") || has("pull access denied") {
+        // `unexpected status from HEAD request to URL: 403 Forbidden`; the bare number may be part of a port.
+        let answered = |status: &str| has(&format!(": {status} "));
+        let denied = answered("401") || answered("403");
+        if denied || has("authorization failed") || has("Unauthorized") || has("pull access denied") {
             return EngineError::RegistryAuth { reference: reference(), message, source_excerpts };
         }
-        if has(": not found") || has("404") || has("manifest unknown") {
+        if has(": not found") || answered("404") || has("manifest unknown") {
             return EngineError::BaseImageMissing { reference: reference(), message, source_excerpts };
         }
         return EngineError::Remote { message, source_excerpts };
