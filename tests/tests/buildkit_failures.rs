@@ -7,7 +7,7 @@ use std::process::Command;
 
 use build_server::buildkit::{AgentHub, EngineError, Export};
 use build_server::secrets::{RegistryCredentials, RegistryLogin, SecretValues};
-use buildkit_support::{Bench, mounts_with, output, processes_with, request, small_root};
+use buildkit_support::{Bench, endless, mounts_with, output, processes_with, request, small_root};
 use http::Method;
 use provenance::request::{Compression, Output, SecretsCommitment};
 use sealwright_tests::registry::{Fault, FaultRegistry, Guard};
@@ -80,7 +80,7 @@ async fn a_syntax_error_shows_its_lines() {
 async fn a_daemon_that_dies_takes_its_steps_along_and_the_next_build_gets_a_new_one() {
     let (bench, context) = (Bench::in_memory(), rooted());
     let mut running = bench
-        .start(bench.with_root(context.path(), "RUN echo running; exec sleep 36001"))
+        .start(bench.with_root(context.path(), &format!("RUN echo running; exec {}", endless(1))))
         .await;
     running.wait_for_output("running").await;
     let daemon = bench.daemon().await.process_id();
@@ -88,7 +88,7 @@ async fn a_daemon_that_dies_takes_its_steps_along_and_the_next_build_gets_a_new_
     rustix::process::kill_process(daemon, rustix::process::Signal::KILL).expect("it runs");
     let error = running.end().await.expect_err("dies");
     assert!(matches!(error, EngineError::DaemonDied { .. }), "{error:?}");
-    assert_eq!(processes_with("sleep 36001"), Vec::<String>::new());
+    assert_eq!(processes_with(&endless(1)), Vec::<String>::new());
     let again = bench
         .build(bench.with_root(context.path(), "RUN echo again"))
         .await;
@@ -100,15 +100,15 @@ async fn a_daemon_that_dies_takes_its_steps_along_and_the_next_build_gets_a_new_
 async fn a_cancelled_build_has_no_process_left_and_the_daemon_goes_on() {
     let (bench, context) = (Bench::in_memory(), rooted());
     // A step that does not end when asked to, with a child of its own.
-    let step = "RUN trap '' TERM INT; sleep 36002 & echo running; sleep 36002";
-    let mut running = bench.start(bench.with_root(context.path(), step)).await;
+    let step = format!("RUN trap '' TERM INT; {0} & echo running; {0}", endless(2));
+    let mut running = bench.start(bench.with_root(context.path(), &step)).await;
     running.wait_for_output("running").await;
-    assert!(!processes_with("sleep 36002").is_empty());
+    assert!(!processes_with(&endless(2)).is_empty());
     let before = bench.daemon().await.process_id();
     running.cancel.cancel();
     let error = running.end().await.expect_err("is cancelled");
     assert!(matches!(error, EngineError::Cancelled), "{error:?}");
-    assert_eq!(processes_with("sleep 36002"), Vec::<String>::new());
+    assert_eq!(processes_with(&endless(2)), Vec::<String>::new());
     assert_eq!(bench.daemon().await.process_id(), before);
     bench.engine.shutdown().await;
 }
@@ -164,7 +164,7 @@ async fn what_a_registry_answers_is_told_apart() {
     let build = async |host: &str, logins: RegistryCredentials| {
         let root = bench
             .store
-            .put_files(&[("Dockerfile", &format!("FROM {host}/app:1\nCOPY Dockerfile /\n"))]);
+            .put_files(&[("Dockerfile", &format!("FROM {host}/app401.403.404:1\nCOPY Dockerfile /\n"))]);
         let mut inputs = bench.inputs(request(root));
         inputs.credentials = std::sync::Arc::new(logins);
         bench.build(inputs).await.0.expect_err("there is no such image")
@@ -189,7 +189,7 @@ async fn what_a_registry_answers_is_told_apart() {
     else {
         panic!("{error:?}")
     };
-    assert_eq!(*reference, format!("{}/app:1", open.host()));
+    assert_eq!(*reference, format!("{}/app401.403.404:1", open.host()));
     assert_eq!(source_excerpts[0].marked, [1]);
 
     let guarded = FaultRegistry::start(Guard::Basic("robot", "right"), true).await;
@@ -197,7 +197,7 @@ async fn what_a_registry_answers_is_told_apart() {
     let EngineError::RegistryAuth { reference, .. } = &error else {
         panic!("{error:?}")
     };
-    assert_eq!(*reference, format!("{}/app:1", guarded.host()));
+    assert_eq!(*reference, format!("{}/app401.403.404:1", guarded.host()));
     let error = build(&guarded.host(), login(&guarded.host(), "wrong-password")).await;
     assert!(matches!(error, EngineError::RegistryAuth { .. }), "{error:?}");
     assert!(!error.to_string().contains("wrong-password"), "{error}");
@@ -251,7 +251,11 @@ async fn a_step_for_a_machine_that_this_is_not_says_so() {
     let mut inputs = bench.with_root(context.path(), "RUN echo never");
     inputs.request.platforms = vec![foreign.to_owned()];
     let error = bench.build(inputs).await.0.expect_err("cannot run");
-    let EngineError::ForeignStep { step, source_excerpts } = &error else {
+    let EngineError::ForeignStep {
+        step,
+        source_excerpts,
+    } = &error
+    else {
         panic!("{error:?}")
     };
     assert!(step.contains("RUN echo never"), "{step}");
@@ -361,8 +365,8 @@ async fn a_secret_is_in_no_log_no_image_and_on_no_disk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_shutdown_in_the_middle_of_a_build_nothing_is_left() {
     let (bench, context) = (Bench::in_memory(), rooted());
-    let running = "RUN echo running; exec sleep 36003";
-    let mut running = bench.start(bench.with_root(context.path(), running)).await;
+    let running = format!("RUN echo running; exec {}", endless(3));
+    let mut running = bench.start(bench.with_root(context.path(), &running)).await;
     running.wait_for_output("running").await;
     let root = bench.root.display().to_string();
     let socket = bench.daemon().await.socket().to_owned();
@@ -370,7 +374,7 @@ async fn after_a_shutdown_in_the_middle_of_a_build_nothing_is_left() {
     bench.engine.shutdown().await;
     let error = running.end().await.expect_err("its daemon is gone");
     assert!(matches!(error, EngineError::DaemonDied { .. }), "{error:?}");
-    assert_eq!(processes_with("sleep 36003"), Vec::<String>::new());
+    assert_eq!(processes_with(&endless(3)), Vec::<String>::new());
     assert_eq!(processes_with(&root), Vec::<String>::new());
     assert_eq!(mounts_with(&root), Vec::<String>::new());
     let private = socket
@@ -424,11 +428,18 @@ fn foreign_program() -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_get_no_privileges_however_they_ask() {
     let (bench, context) = (Bench::in_memory(), rooted());
-    for (step, privilege) in
-        [("RUN --security=insecure true", "security.insecure"), ("RUN --network=host true", "network.host")]
-    {
-        let error = bench.build(bench.with_root(context.path(), step)).await.0.expect_err(step);
-        let EngineError::Privilege { privilege: asked } = &error else { panic!("{error:?}") };
+    for (step, privilege) in [
+        ("RUN --security=insecure true", "security.insecure"),
+        ("RUN --network=host true", "network.host"),
+    ] {
+        let error = bench
+            .build(bench.with_root(context.path(), step))
+            .await
+            .0
+            .expect_err(step);
+        let EngineError::Privilege { privilege: asked } = &error else {
+            panic!("{error:?}")
+        };
         assert_eq!(asked, privilege);
     }
     // A step sees no device but those that every container has, no socket of the daemon's, no switch of the kernel's.

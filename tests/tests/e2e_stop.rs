@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use buildkit_support::{mounts_with, processes_with, small_root};
+use buildkit_support::{endless, mounts_with, processes_with, small_root};
 use sealwright_tests::harness::supervise::wait_for;
 use sealwright_tests::harness::{DevServer, Settings};
 
@@ -73,9 +73,9 @@ fn a_server_stopped_or_killed_in_the_middle_of_a_build_leaves_nothing_and_takes_
     assert!(server.state().as_os_str().len() > 150);
     let context = server.work().join("context");
     small_root(&context.join("root"));
-    let dockerfile = "FROM scratch\nCOPY root /\nRUN echo begun; exec sleep 36004\n";
+    let step = &endless(4);
+    let dockerfile = format!("FROM scratch\nCOPY root /\nRUN echo begun; exec {step}\n");
     std::fs::write(context.join("Dockerfile"), dockerfile).expect("written");
-    let step = "sleep 36004";
     let running = || {
         wait_for("the step", LIMIT, || {
             (!processes_with(step).is_empty()).then_some(())

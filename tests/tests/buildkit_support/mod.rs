@@ -368,6 +368,11 @@ pub fn small_root(root: &Path) {
     }
 }
 
+/// A command that runs longer than any test, and that no other test process uses: it is looked for by name.
+pub fn endless(number: u32) -> String {
+    format!("sleep {}", 100_000_000 + std::process::id() * 10 + number)
+}
+
 /// Command lines of all processes of this machine that hold `text`.
 pub fn processes_with(text: &str) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").expect("proc").flatten();
