@@ -360,6 +360,9 @@ async fn odd_files_links_and_nodes_arrive_as_with_buildctl() {
     comparison.bench.engine.shutdown().await;
 }
 
+/// A name, a Dockerfile, and the ignore files with their contents.
+type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// A tree with one ignore file or several, in odd places.
 fn with_ignore_files(root: &Path, files: &[(&str, &str)]) {
     for name in ["a", "b", "c", "sub/a", "sub/b"] {
@@ -375,7 +378,7 @@ fn with_ignore_files(root: &Path, files: &[(&str, &str)]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ignore_file_that_counts_is_the_one_that_counts_for_buildctl() {
     let comparison = Comparison::new();
-    let cases: &[(&str, &str, &[(&str, &str)])] = &[
+    let cases: &[Case] = &[
         (
             "own",
             "Dockerfile",

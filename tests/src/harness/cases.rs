@@ -353,7 +353,7 @@ impl Workshop {
                 "--target" => drop(command.args(["--opt", &format!("target={}", value())])),
                 "--platform" => drop(command.args(["--opt", &format!("platform={}", value())])),
                 "--add-host" => {
-                    drop(command.args(["--opt", &format!("add-hosts={}", value().replacen(':', "=", 1))]))
+                    command.args(["--opt", &format!("add-hosts={}", value().replacen(':', "=", 1))]);
                 }
                 "--secret" => drop(command.args(["--secret", value()])),
                 "--ssh" => drop(command.args(["--ssh", value()])),
