@@ -64,7 +64,11 @@ pub struct Assembled {
 }
 
 /// Starts everything in the order in which it depends on each other; serves only once Evidence was obtained.
-pub async fn assemble(operations: &Operations, trust: &Trust, parts: Parts) -> Result<Assembled, AssemblyError> {
+pub async fn assemble(
+    operations: &Operations,
+    trust: &Trust,
+    parts: Parts,
+) -> Result<Assembled, AssemblyError> {
     let state = State::open(operations)?;
     let engine = Engine::new(EngineConfig {
         buildkitd: operations.engine.buildkitd.clone(),

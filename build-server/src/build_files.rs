@@ -77,7 +77,10 @@ mod tests {
                 mode: 0o644,
                 mtime_ns: 0,
                 xattrs: BTreeMap::new(),
-                kind: Kind::File { size: contents.len() as u64, digest: Sha256Digest::of(contents.as_bytes()) },
+                kind: Kind::File {
+                    size: contents.len() as u64,
+                    digest: Sha256Digest::of(contents.as_bytes()),
+                },
             });
             let directory = Directory::new(entries.collect()).unwrap();
             let digest = directory.digest();

@@ -53,7 +53,11 @@ struct Job {
 /// Compresses everything `reader` gives into `writer` on `threads` threads (at least one).
 ///
 /// Memory stays below `4 * threads + 4` MiB. Errors are those of reader and writer.
-pub fn compress_layer(reader: impl Read, writer: impl Write + Send, threads: usize) -> io::Result<CompressedLayer> {
+pub fn compress_layer(
+    reader: impl Read,
+    writer: impl Write + Send,
+    threads: usize,
+) -> io::Result<CompressedLayer> {
     let threads = threads.max(1);
     let (jobs, queue) = sync_channel::<Job>(threads);
     let queue = Mutex::new(queue);
@@ -82,7 +86,11 @@ struct ReadSide {
 }
 
 /// Cuts the input into blocks, hashes it and hands the blocks out in order.
-fn read_blocks(mut reader: impl Read, jobs: &SyncSender<Job>, ordered: &SyncSender<Receiver<Vec<u8>>>) -> io::Result<ReadSide> {
+fn read_blocks(
+    mut reader: impl Read,
+    jobs: &SyncSender<Job>,
+    ordered: &SyncSender<Receiver<Vec<u8>>>,
+) -> io::Result<ReadSide> {
     let mut hasher = Sha256Hasher::new();
     let mut crc = Crc::new();
     let mut size = 0;
@@ -99,7 +107,9 @@ fn read_blocks(mut reader: impl Read, jobs: &SyncSender<Job>, ordered: &SyncSend
         let block = Arc::new(block);
         let (done, result) = sync_channel(1);
         // Either fails only when the writer has given up.
-        if ordered.send(result).is_err() || jobs.send(Job { window, block: Arc::clone(&block), done }).is_err() {
+        if ordered.send(result).is_err()
+            || jobs.send(Job { window, block: Arc::clone(&block), done }).is_err()
+        {
             break;
         }
         window = block;
@@ -136,7 +146,9 @@ fn deflate(window: &[u8], block: &[u8], level: u32) -> Vec<u8> {
     loop {
         let input = &block[compress.total_in() as usize..];
         let before = output.len();
-        let status = compress.compress_vec(input, &mut output, FlushCompress::Sync).expect("memory to memory cannot fail");
+        let status = compress
+            .compress_vec(input, &mut output, FlushCompress::Sync)
+            .expect("memory to memory cannot fail");
         let full = output.len() == output.capacity();
         if compress.total_in() as usize == block.len() && !full {
             return output;
@@ -239,7 +251,12 @@ mod tests {
     }
 
     fn gunzip(compressed: &[u8]) -> Vec<u8> {
-        let mut child = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip");
+        let mut child = Command::new("gzip")
+            .arg("-dc")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("gzip");
         let mut input = child.stdin.take().expect("piped");
         std::thread::scope(|scope| {
             scope.spawn(move || input.write_all(compressed).expect("gzip reads all"));
@@ -311,7 +328,10 @@ mod tests {
         struct Full(usize);
         impl Write for Full {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0 = self.0.checked_sub(bytes.len()).ok_or_else(|| io::Error::from(io::ErrorKind::StorageFull))?;
+                self.0 = self
+                    .0
+                    .checked_sub(bytes.len())
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::StorageFull))?;
                 Ok(bytes.len())
             }
             fn flush(&mut self) -> io::Result<()> {

@@ -84,7 +84,8 @@ fn scaled(value: NumberOrText, units: &[(&str, u64)]) -> Option<u64> {
 
 impl<'de> Deserialize<'de> for ByteCount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let units = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+        let units =
+            [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
         scaled(NumberOrText::deserialize(deserializer)?, &units)
             .map(Self)
             .ok_or_else(|| D::Error::custom("wanted a number of bytes like 1048576 or \"20GiB\""))
@@ -96,7 +97,9 @@ impl<'de> Deserialize<'de> for Span {
         let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
         scaled(NumberOrText::deserialize(deserializer)?, &units)
             .map(|seconds| Self(Duration::from_secs(seconds)))
-            .ok_or_else(|| D::Error::custom("wanted a time span like 90, \"90s\", \"30m\", \"12h\" or \"14d\""))
+            .ok_or_else(|| {
+                D::Error::custom("wanted a time span like 90, \"90s\", \"30m\", \"12h\" or \"14d\"")
+            })
     }
 }
 
@@ -324,9 +327,9 @@ impl<'de> Deserialize<'de> for ProjectHex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let hex = text.strip_prefix("projects/").unwrap_or(&text);
-        provenance::digest::Sha256Digest::from_hex(hex)
-            .map(|digest| Self(ProjectId(digest)))
-            .map_err(|_| D::Error::custom(format!("`{hex}` is no project id; wanted 64 lower-case hex digits")))
+        provenance::digest::Sha256Digest::from_hex(hex).map(|digest| Self(ProjectId(digest))).map_err(|_| {
+            D::Error::custom(format!("`{hex}` is no project id; wanted 64 lower-case hex digits"))
+        })
     }
 }
 
@@ -339,7 +342,9 @@ impl Operations {
     /// Parses and checks text; `path` is for messages.
     pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
         let operations: Self = parse(text, path)?;
-        let key = |key, problem: &str| Err(ConfigError::Key { path: path.to_owned(), key, problem: problem.to_owned() });
+        let key = |key, problem: &str| {
+            Err(ConfigError::Key { path: path.to_owned(), key, problem: problem.to_owned() })
+        };
         let builds = &operations.builds;
         for (name, zero) in [
             ("builds.parallel", builds.parallel == 0),
@@ -429,7 +434,10 @@ impl Trust {
             return key("builder_id", format!("is `{id}`, wanted a URI of at most 512 characters"));
         }
         if trust.admit_any_project && !trust.admitted_projects.is_empty() {
-            return key("admit_any_project", "is true although `admitted_projects` names some; choose one".into());
+            return key(
+                "admit_any_project",
+                "is true although `admitted_projects` names some; choose one".into(),
+            );
         }
         if !trust.admit_any_project && trust.admitted_projects.is_empty() {
             return key(
@@ -467,27 +475,33 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 fn parse<T: DeserializeOwned>(text: &str, path: &str) -> Result<T, ConfigError> {
-    toml::from_str(text)
-        .map_err(|error| ConfigError::Shape { path: path.to_owned(), problem: error.to_string().trim_end().to_owned() })
+    toml::from_str(text).map_err(|error| ConfigError::Shape {
+        path: path.to_owned(),
+        problem: error.to_string().trim_end().to_owned(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const OPERATIONS: &str = "listen = \"127.0.0.1:0\"\nstate_directory = \"/s\"\n[engine]\nbuildkitd = \"/b\"\nrunc = \"/r\"\n";
+    const OPERATIONS: &str =
+        "listen = \"127.0.0.1:0\"\nstate_directory = \"/s\"\n[engine]\nbuildkitd = \"/b\"\nrunc = \"/r\"\n";
 
     #[test]
     fn a_minimal_file_of_each_kind_is_enough() {
         let operations = Operations::parse(OPERATIONS, "operations.toml").expect("valid");
         assert_eq!(operations.builds.parallel, 4);
-        let trust = Trust::parse("builder_id = \"https://b.example/1\"\nadmit_any_project = true", "trust.toml");
+        let trust =
+            Trust::parse("builder_id = \"https://b.example/1\"\nadmit_any_project = true", "trust.toml");
         assert_eq!(trust.expect("valid").document()["issued_window"], 900);
     }
 
     #[test]
     fn sizes_and_spans_have_units() {
-        let text = format!("{OPERATIONS}cache_bytes = \"3GiB\"\nidle_stop = \"2m\"\n[builds]\nlog_bytes = 7\ndeadline = \"1h\"\n");
+        let text = format!(
+            "{OPERATIONS}cache_bytes = \"3GiB\"\nidle_stop = \"2m\"\n[builds]\nlog_bytes = 7\ndeadline = \"1h\"\n"
+        );
         let operations = Operations::parse(&text, "operations.toml").expect("valid");
         assert_eq!(operations.engine.cache_bytes, ByteCount(3 << 30));
         assert_eq!(operations.engine.idle_stop, seconds(120));
@@ -506,7 +520,8 @@ mod tests {
 
     #[test]
     fn a_trust_file_that_admits_nobody_is_refused() {
-        let error = Trust::parse("builder_id = \"https://b.example\"\n", "trust.toml").expect_err("admits nobody");
+        let error =
+            Trust::parse("builder_id = \"https://b.example\"\n", "trust.toml").expect_err("admits nobody");
         assert!(matches!(error, ConfigError::Key { key: "admitted_projects", .. }), "{error}");
     }
 

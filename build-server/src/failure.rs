@@ -159,8 +159,12 @@ fn engine_advice(error: &EngineError) -> &'static str {
         {
             "correct the Dockerfile, or the flag that it does not fit (--target, --build-arg, --platform)"
         }
-        EngineError::Frontend { .. } | EngineError::Other { .. } => "correct the Dockerfile at the place shown",
-        EngineError::Step { .. } => "see the step's output in the build's log; nothing was signed or published",
+        EngineError::Frontend { .. } | EngineError::Other { .. } => {
+            "correct the Dockerfile at the place shown"
+        }
+        EngineError::Step { .. } => {
+            "see the step's output in the build's log; nothing was signed or published"
+        }
         EngineError::ForeignStep { .. } => {
             "build this platform on a server of it, or let the step run on the server's own: FROM --platform=$BUILDPLATFORM"
         }
@@ -170,14 +174,20 @@ fn engine_advice(error: &EngineError) -> &'static str {
         }
         EngineError::DockerfileMissing { .. } => "name the Dockerfile with -f",
         EngineError::UnsupportedSyntax { .. } => "use `# syntax=docker/dockerfile:1`, or remove the line",
-        EngineError::BaseImageMissing { .. } => "check name and tag, or supply the image with --build-context NAME=oci-layout://…",
+        EngineError::BaseImageMissing { .. } => {
+            "check name and tag, or supply the image with --build-context NAME=oci-layout://…"
+        }
         EngineError::Request { .. } => "change the request",
         EngineError::AgentGone { .. } => "keep the client running until the build ends, and build again",
         EngineError::SourceDenied { .. } => "use a source that the build policy of the server allows",
-        EngineError::RegistryAuth { .. } => "log in to that registry on the machine that submits the build, and build again",
+        EngineError::RegistryAuth { .. } => {
+            "log in to that registry on the machine that submits the build, and build again"
+        }
         EngineError::Remote { .. } => "check that the source can be reached from the server, and build again",
         EngineError::DiskFull { .. } => "ask the operator to free space; build again afterwards",
-        EngineError::DaemonDied { .. } => "build again: a new engine is started; if it stays, ask the operator about memory",
+        EngineError::DaemonDied { .. } => {
+            "build again: a new engine is started; if it stays, ask the operator about memory"
+        }
         EngineError::Cancelled => "submit the build again when you want it",
         EngineError::Context { .. } => "submit the build again: what is damaged is uploaded anew",
         _ => "ask the operator of the server; its log tells more",

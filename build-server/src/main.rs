@@ -75,7 +75,8 @@ fn arguments() -> Result<(PathBuf, PathBuf), String> {
             Some("--trust") => &mut trust,
             _ => return Err(format!("unknown argument `{}`\n{usage}", argument.display())),
         };
-        let value = arguments.next().ok_or_else(|| format!("`{}` needs a file\n{usage}", argument.display()))?;
+        let value =
+            arguments.next().ok_or_else(|| format!("`{}` needs a file\n{usage}", argument.display()))?;
         if place.replace(PathBuf::from(value)).is_some() {
             return Err(format!("`{}` is given twice\n{usage}", argument.display()));
         }

@@ -17,7 +17,8 @@ use crate::buildkit::{Capture, CapturedSource, SourceKind};
 /// Why RUN steps leave the network class incomplete until their traffic goes through a recording gateway.
 const NETWORK_REASON: &str = "RUN steps used the guest's network, which is not recorded";
 /// Why a cached step leaves the cache class incomplete.
-const CACHE_REASON: &str = "steps were served from the project's cache; what they fetched when they ran is not re-stated";
+const CACHE_REASON: &str =
+    "steps were served from the project's cache; what they fetched when they ran is not re-stated";
 /// Why a cache mount leaves the cache class incomplete.
 const CACHE_MOUNT_REASON: &str = "a cache mount carries bytes of earlier builds that are not recorded";
 /// Why a forwarded agent leaves the ssh class incomplete.
@@ -66,7 +67,11 @@ pub fn describe(materials: &Materials) -> String {
         .filter(|(_, state)| matches!(state, Completeness::Incomplete { .. }))
         .map(|(class, _)| class.name())
         .collect();
-    let state = if incomplete.is_empty() { "complete".to_owned() } else { format!("incomplete: {}", incomplete.join(", ")) };
+    let state = if incomplete.is_empty() {
+        "complete".to_owned()
+    } else {
+        format!("incomplete: {}", incomplete.join(", "))
+    };
     format!("{} materials, {state}", materials.items().len())
 }
 
@@ -233,7 +238,8 @@ impl Account {
         if capture.has_cache_mounts {
             self.incomplete(MaterialClass::Cache, CACHE_MOUNT_REASON);
         }
-        let cached: Vec<_> = capture.vertices.iter().filter(|vertex| vertex.cached && vertex.is_run).collect();
+        let cached: Vec<_> =
+            capture.vertices.iter().filter(|vertex| vertex.cached && vertex.is_run).collect();
         for vertex in &cached {
             let mut material = Material::new(MaterialClass::Cache);
             material.name = Some(vertex.name.clone());

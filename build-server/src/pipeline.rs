@@ -15,7 +15,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::build_files::{BuildFile, build_files};
-use crate::buildkit::{self, Capture, ContextBlobs, Engine, EngineEvent, Export, FilesDescriptor, SolveInputs, Solved};
+use crate::buildkit::{
+    self, Capture, ContextBlobs, Engine, EngineEvent, Export, FilesDescriptor, SolveInputs, Solved,
+};
 use crate::clock;
 use crate::failure::BuildError;
 use crate::jobs::{BuildRunner, EventSink, Job};
@@ -69,7 +71,12 @@ pub enum Step {
 }
 
 impl Pipeline {
-    async fn build(&self, job: &Job, events: &EventSink, cancel: &CancellationToken) -> Result<v1::Result, BuildError> {
+    async fn build(
+        &self,
+        job: &Job,
+        events: &EventSink,
+        cancel: &CancellationToken,
+    ) -> Result<v1::Result, BuildError> {
         self.done(Step::Created);
         let started = clock::now();
         let permitted = self.policy.permit(job.signed.clone())?;
@@ -79,11 +86,14 @@ impl Pipeline {
         self.done(Step::Build);
         let (layout, image) = match solved.export {
             Export::Files { tar, descriptor } => return keep_files(job, &tar, &descriptor),
-            Export::Image { layout, root, platform_manifests } => (layout, BuiltImage { root, platform_manifests }),
+            Export::Image { layout, root, platform_manifests } => {
+                (layout, BuiltImage { root, platform_manifests })
+            }
         };
 
         let files = self.files(job, &permitted).await?;
-        let materials = materials::account(permitted.request(), &files, &solved.capture, self.keys.instance())?;
+        let materials =
+            materials::account(permitted.request(), &files, &solved.capture, self.keys.instance())?;
         events.milestone("materials", materials::describe(&materials)).await;
         self.done(Step::Materials);
 
@@ -94,7 +104,12 @@ impl Pipeline {
         let statement = self.state(job, &releasable, &solved.capture, &key, started);
         let released = self.sign(&releasable, &statement).await?;
         events.milestone("evidence", self.describe_evidence(&released)).await;
-        events.milestone("signed", format!("key {} of project {}", key.public.spki_sha256().short(), job.name.project)).await;
+        events
+            .milestone(
+                "signed",
+                format!("key {} of project {}", key.public.spki_sha256().short(), job.name.project),
+            )
+            .await;
         self.done(Step::Sign);
 
         let parts = artefacts(released, key, &statement);
@@ -184,7 +199,14 @@ impl Pipeline {
         Ok(blocking(move || keys.project_key(&project)).await??)
     }
 
-    fn state(&self, job: &Job, image: &ReleasableImage, capture: &Capture, key: &ProjectKey, started: Timestamp) -> Statement {
+    fn state(
+        &self,
+        job: &Job,
+        image: &ReleasableImage,
+        capture: &Capture,
+        key: &ProjectKey,
+        started: Timestamp,
+    ) -> Statement {
         let engine_provenance = provenance::canonical::to_canonical_json(&capture.provenance);
         state(
             image,
@@ -218,7 +240,8 @@ impl Pipeline {
     }
 
     fn describe_evidence(&self, released: &Released) -> String {
-        let leaves = provenance::evidence::EvidenceBundle::parse(&released.evidence).map_or(1, |b| b.proof.tree_size);
+        let leaves =
+            provenance::evidence::EvidenceBundle::parse(&released.evidence).map_or(1, |b| b.proof.tree_size);
         let hardware = match self.keys.instance().key_origin {
             provenance::instance::KeyOrigin::DangerousSoftware => "NOT HARDWARE: software TEE",
             _ => "hardware",
@@ -252,7 +275,12 @@ impl Pipeline {
 
 #[tonic::async_trait]
 impl BuildRunner for Pipeline {
-    async fn run(&self, job: Job, events: EventSink, cancel: CancellationToken) -> Result<v1::Result, v1::Failure> {
+    async fn run(
+        &self,
+        job: Job,
+        events: EventSink,
+        cancel: CancellationToken,
+    ) -> Result<v1::Result, v1::Failure> {
         self.build(&job, &events, &cancel).await.map_err(|error| {
             tracing::info!(build = %job.name, reason = error.reason(), "build failed");
             error.into_failure()
@@ -312,13 +340,16 @@ async fn write_result(
 }
 
 /// Keeps the archive of the files of the last stage as the one blob of the result.
-fn keep_files(job: &Job, tar: &std::path::Path, descriptor: &FilesDescriptor) -> Result<v1::Result, BuildError> {
+fn keep_files(
+    job: &Job,
+    tar: &std::path::Path,
+    descriptor: &FilesDescriptor,
+) -> Result<v1::Result, BuildError> {
     let blobs = job.result_directory.join("layout/blobs/sha256");
     let path = blobs.join(descriptor.digest.hex());
-    std::fs::create_dir_all(&blobs).and_then(|()| std::fs::rename(tar, &path)).map_err(|error| BuildError::Keep {
-        path: path.display().to_string(),
-        problem: error.to_string(),
-    })?;
+    std::fs::create_dir_all(&blobs)
+        .and_then(|()| std::fs::rename(tar, &path))
+        .map_err(|error| BuildError::Keep { path: path.display().to_string(), problem: error.to_string() })?;
     Ok(result::files(descriptor))
 }
 

@@ -34,7 +34,10 @@ impl BuildPolicy {
         if let Output::Image { names, push: true, .. } = &request.output {
             for name in names {
                 if !self.allow_push_to.iter().any(|prefix| is_below(name, prefix)) {
-                    return Err(Refusal::PushTarget { name: name.clone(), allowed: self.allow_push_to.clone() });
+                    return Err(Refusal::PushTarget {
+                        name: name.clone(),
+                        allowed: self.allow_push_to.clone(),
+                    });
                 }
             }
         }
@@ -67,7 +70,8 @@ impl BuildPolicy {
 
 /// Whether the image name lies below a prefix, compared by whole path components; `*` stands for everything.
 fn is_below(name: &str, prefix: &str) -> bool {
-    prefix == "*" || name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
+    prefix == "*"
+        || name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
 }
 
 /// Why the build policy refuses.

@@ -14,7 +14,12 @@ const TAR: &str = "application/x-tar";
 
 /// The result of a build that gave an image.
 #[must_use]
-pub fn image(layout: &ResultLayout, image: &ReleasableImage, statement: &Statement, pushed: Vec<String>) -> v1::Result {
+pub fn image(
+    layout: &ResultLayout,
+    image: &ReleasableImage,
+    statement: &Statement,
+    pushed: Vec<String>,
+) -> v1::Result {
     let root = &layout.image().descriptor;
     let config = layout.config_digest().map(|digest| digest.to_string()).unwrap_or_default();
     v1::Result {

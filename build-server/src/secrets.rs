@@ -100,7 +100,11 @@ impl SecretValues {
         values: Vec<(String, Zeroizing<Vec<u8>>)>,
     ) -> Result<Self, InvalidSecrets> {
         let Some(commitment) = commitment else {
-            return if values.is_empty() { Ok(Self::default()) } else { Err(InvalidSecrets::NotCommitted { got: values.len() }) };
+            return if values.is_empty() {
+                Ok(Self::default())
+            } else {
+                Err(InvalidSecrets::NotCommitted { got: values.len() })
+            };
         };
         if values.is_empty() {
             return Err(InvalidSecrets::Missing { wanted: commitment.ids.len() });
@@ -113,7 +117,8 @@ impl SecretValues {
             return Err(InvalidSecrets::TooLarge { id: id.clone(), got: value.len() });
         }
         // The shared function wants plain vectors; they are wiped again right after.
-        let mut plain: BTreeMap<String, Vec<u8>> = values.iter().map(|(id, v)| (id.clone(), v.to_vec())).collect();
+        let mut plain: BTreeMap<String, Vec<u8>> =
+            values.iter().map(|(id, v)| (id.clone(), v.to_vec())).collect();
         let got = commit_to_secrets(key, &plain);
         for value in plain.values_mut() {
             zeroize::Zeroize::zeroize(value);
@@ -176,11 +181,16 @@ impl RegistryCredentials {
         for (index, (host, login)) in logins.into_iter().enumerate() {
             let fits = !host.is_empty()
                 && host.len() <= 261
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']'));
+                && host.bytes().all(|b| {
+                    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']')
+                });
             if !fits {
                 return Err(InvalidCredentials::Host { index });
             }
-            if [&login.username, &*login.password, &*login.identity_token].iter().any(|part| part.len() > MAX_CREDENTIAL) {
+            if [&login.username, &*login.password, &*login.identity_token]
+                .iter()
+                .any(|part| part.len() > MAX_CREDENTIAL)
+            {
                 return Err(InvalidCredentials::TooLong { host });
             }
             if checked.contains_key(&host) {

@@ -41,7 +41,8 @@ impl Files {
             path
         };
         let state = self.state();
-        let operations = write("operations.toml", &operations.replace("STATE", state.to_str().expect("UTF-8")));
+        let operations =
+            write("operations.toml", &operations.replace("STATE", state.to_str().expect("UTF-8")));
         let trust = write("trust.toml", trust);
         let mut command = Command::new(env!("CARGO_BIN_EXE_build-server"));
         command.arg("--operations").arg(operations).arg("--trust").arg(trust);
@@ -91,7 +92,9 @@ fn no_variable_or_working_directory_selects_another_device_or_root() {
     }
     let mut command = files.command(OPERATIONS, TRUST);
     command.current_dir(&root);
-    for name in ["ROOT", "SYSROOT", "SYSFS_PATH", "TSM_PATH", "CONFIGFS", "SEV_GUEST", "DEV", "TEE", "ATTESTER"] {
+    for name in
+        ["ROOT", "SYSROOT", "SYSFS_PATH", "TSM_PATH", "CONFIGFS", "SEV_GUEST", "DEV", "TEE", "ATTESTER"]
+    {
         for prefix in ["", "SEALWRIGHT_", "SEALWRIGHT_DEV_", "BUILD_SERVER_"] {
             command.env(format!("{prefix}{name}"), &root);
         }
@@ -104,7 +107,9 @@ fn no_variable_or_working_directory_selects_another_device_or_root() {
 #[test]
 fn neither_file_has_a_key_for_the_tee_or_anything_else_unknown() {
     let files = Files::new();
-    for key in ["tee", "attester", "device", "tsm_path", "root_key", "dangerous_roots", "dangerous_software_tee"] {
+    for key in
+        ["tee", "attester", "device", "tsm_path", "root_key", "dangerous_roots", "dangerous_software_tee"]
+    {
         for (operations, trust, file) in [
             (format!("{key} = \"/x\"\n{OPERATIONS}"), TRUST.to_owned(), "operations.toml"),
             (OPERATIONS.to_owned(), format!("{key} = \"/x\"\n{TRUST}"), "trust.toml"),
@@ -121,7 +126,8 @@ fn neither_file_has_a_key_for_the_tee_or_anything_else_unknown() {
 #[test]
 fn wrong_arguments_are_told_apart() {
     let start = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_build-server")).args(arguments).output().expect("starts");
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_build-server")).args(arguments).output().expect("starts");
         assert_eq!(output.status.code(), Some(64));
         stderr(&output)
     };

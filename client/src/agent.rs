@@ -92,8 +92,11 @@ async fn answers(mut agent: OwnedReadHalf, number: u32, sender: mpsc::Sender<v1:
             Ok(0) | Err(_) => break,
             Ok(length) => {
                 let data = Bytes::copy_from_slice(&buffer[..length]);
-                let message =
-                    v1::ForwardAgentRequest { connection: number, data, ..v1::ForwardAgentRequest::default() };
+                let message = v1::ForwardAgentRequest {
+                    connection: number,
+                    data,
+                    ..v1::ForwardAgentRequest::default()
+                };
                 if sender.send(message).await.is_err() {
                     return;
                 }

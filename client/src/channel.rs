@@ -203,12 +203,15 @@ impl UnappraisedChannel {
     pub async fn connect(endpoint: &Endpoint, key: &CallerKey) -> Result<Self, ChannelError> {
         match tokio::time::timeout(CONNECT_TIMEOUT, Self::connect_unlimited(endpoint, key)).await {
             Ok(result) => result,
-            Err(_) => Err(ChannelError::ConnectTimeout { endpoint: endpoint.clone(), limit: CONNECT_TIMEOUT }),
+            Err(_) => {
+                Err(ChannelError::ConnectTimeout { endpoint: endpoint.clone(), limit: CONNECT_TIMEOUT })
+            }
         }
     }
 
     async fn connect_unlimited(endpoint: &Endpoint, key: &CallerKey) -> Result<Self, ChannelError> {
-        let tls_error = |e: &dyn fmt::Display| ChannelError::Tls { endpoint: endpoint.clone(), problem: e.to_string() };
+        let tls_error =
+            |e: &dyn fmt::Display| ChannelError::Tls { endpoint: endpoint.clone(), problem: e.to_string() };
         let mut nonce = [0; 32];
         SystemRandom::new().fill(&mut nonce).map_err(|_| ChannelError::NoRandomness)?;
         let config = tls::client_config(key).map_err(|e| tls_error(&e))?;
@@ -225,7 +228,8 @@ impl UnappraisedChannel {
                 .export_keying_material([0; 32], SESSION_EXPORTER_LABEL, Some(&nonce))
                 .map_err(|e| tls_error(&e))?;
             let certificates = session.peer_certificates().unwrap_or_default();
-            let certificate = certificates.first().ok_or_else(|| tls_error(&"the server showed no certificate"))?;
+            let certificate =
+                certificates.first().ok_or_else(|| tls_error(&"the server showed no certificate"))?;
             (exporter, tls::spki_sha256(certificate).map_err(|e| tls_error(&e))?)
         };
         let http2_error =
@@ -274,11 +278,15 @@ impl UnappraisedChannel {
         let evidence = client
             .get_evidence(request)
             .await
-            .map_err(|status| ChannelError::NoEvidence { endpoint: endpoint.clone(), status: Box::new(status) })?
+            .map_err(|status| ChannelError::NoEvidence {
+                endpoint: endpoint.clone(),
+                status: Box::new(status),
+            })?
             .into_inner()
             .evidence;
-        let accepted = verifier::appraise_session(policy, &evidence, tls_spki_sha256, exporter, nonce, now)
-            .map_err(|e| ChannelError::Rejected { endpoint: endpoint.clone(), rejection: Box::new(e) })?;
+        let accepted =
+            verifier::appraise_session(policy, &evidence, tls_spki_sha256, exporter, nonce, now)
+                .map_err(|e| ChannelError::Rejected { endpoint: endpoint.clone(), rejection: Box::new(e) })?;
         let document = MetadataValue::from_bytes(&project.document());
         Ok(AttestedChannel { connection, origin, endpoint, accepted, project: WithProject { document } })
     }
@@ -359,7 +367,8 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(shown.to_owned()));
         }
-        for bad in ["", "build.example", "build.example:0", "build.example:99999", "::1", "a b:1", "http://x"] {
+        for bad in ["", "build.example", "build.example:0", "build.example:99999", "::1", "a b:1", "http://x"]
+        {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
         }
     }

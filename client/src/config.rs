@@ -156,7 +156,8 @@ impl Settings {
             } else if let Some(value) = variable(&name).filter(|value| !value.is_empty()) {
                 Some((value, Origin::Variable(name)))
             } else if let (Some(value), Some(path)) = (from_file, &file) {
-                let value = if setting.is_path() { in_file(value, path, home.as_deref()) } else { value.clone() };
+                let value =
+                    if setting.is_path() { in_file(value, path, home.as_deref()) } else { value.clone() };
                 Some((value, Origin::File(path.clone())))
             } else {
                 setting.default_value().map(|value| (value.to_owned(), Origin::Default))
@@ -182,12 +183,14 @@ impl Settings {
 fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     let shape = |problem: String| ConfigError::Shape { path: path.to_owned(), problem };
     match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() > MAX_CONFIG => return Err(shape(format!("{} bytes are too many", metadata.len()))),
+        Ok(metadata) if metadata.len() > MAX_CONFIG => {
+            return Err(shape(format!("{} bytes are too many", metadata.len())));
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(ConfigFile::default()),
         _ => {}
     }
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     toml::from_str(&text).map_err(|e| shape(e.to_string().trim_end().to_owned()))
 }
 
@@ -215,7 +218,8 @@ pub fn cache_folder(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf
 fn user_folder(variable: &dyn Fn(&str) -> Option<String>, name: &str, below_home: &str) -> Option<PathBuf> {
     // The XDG specification has relative paths ignored.
     let named = variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || variable("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(below_home));
+    let home =
+        || variable("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(below_home));
     Some(named.or_else(home)?.join("sealwright"))
 }
 
@@ -223,7 +227,11 @@ fn user_folder(variable: &dyn Fn(&str) -> Option<String>, name: &str, below_home
 mod tests {
     use super::*;
 
-    fn gather(flags: &[(Setting, &str)], environment: &[(&str, &str)], file: &str) -> Result<Settings, ConfigError> {
+    fn gather(
+        flags: &[(Setting, &str)],
+        environment: &[(&str, &str)],
+        file: &str,
+    ) -> Result<Settings, ConfigError> {
         let folder = tempfile::tempdir().expect("folder");
         std::fs::write(folder.path().join("config.toml"), file).expect("written");
         let flags = flags.iter().map(|(setting, value)| (*setting, (*value).to_owned())).collect();
@@ -251,7 +259,9 @@ mod tests {
 
     #[test]
     fn paths_in_the_file_begin_at_home_or_at_the_file() {
-        let all = gather(&[], &[("HOME", "/home/me")], "key = \"~/k\"\npolicy = \"p.toml\"\nproject = \"/abs\"").expect("valid");
+        let all =
+            gather(&[], &[("HOME", "/home/me")], "key = \"~/k\"\npolicy = \"p.toml\"\nproject = \"/abs\"")
+                .expect("valid");
         assert_eq!(all.value(Setting::Key), Some("/home/me/k"));
         assert!(all.value(Setting::Policy).expect("there").ends_with("/p.toml"));
         assert!(Path::new(all.value(Setting::Policy).expect("there")).is_absolute());

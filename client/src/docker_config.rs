@@ -96,7 +96,10 @@ impl DockerConfig {
         let path = folder.join("config.json");
         let bytes = match std::fs::metadata(&path).map(|metadata| metadata.len()) {
             Ok(length) if length > MAX_CONFIG => {
-                return Err(DockerConfigError::Shape { path, problem: format!("{length} bytes are too many") });
+                return Err(DockerConfigError::Shape {
+                    path,
+                    problem: format!("{length} bytes are too many"),
+                });
             }
             _ => match std::fs::read(&path) {
                 Ok(bytes) => bytes,
@@ -112,7 +115,10 @@ impl DockerConfig {
     }
 
     /// Logins for these registries; a registry without one is left out.
-    pub fn credentials(&self, registries: &BTreeSet<String>) -> Result<Vec<RegistryCredential>, DockerConfigError> {
+    pub fn credentials(
+        &self,
+        registries: &BTreeSet<String>,
+    ) -> Result<Vec<RegistryCredential>, DockerConfigError> {
         registries.iter().filter_map(|registry| self.credential(registry).transpose()).collect()
     }
 
@@ -127,9 +133,16 @@ impl DockerConfig {
                 true => (String::new(), String::new(), answer.secret),
                 false => (answer.username, answer.secret, String::new()),
             };
-            return Ok(Some(RegistryCredential { host: api_host(registry).to_owned(), username, password, identity_token }));
+            return Ok(Some(RegistryCredential {
+                host: api_host(registry).to_owned(),
+                username,
+                password,
+                identity_token,
+            }));
         }
-        let Some(auth) = self.auths.iter().find(|(written, _)| host_of(written) == host_of(key)).map(|(_, a)| a) else {
+        let Some(auth) =
+            self.auths.iter().find(|(written, _)| host_of(written) == host_of(key)).map(|(_, a)| a)
+        else {
             return Ok(None);
         };
         let (mut username, mut password) = (auth.username.clone(), auth.password.clone());
@@ -145,7 +158,12 @@ impl DockerConfig {
             return Ok(None);
         }
         let identity_token = auth.identity_token.clone();
-        Ok(Some(RegistryCredential { host: api_host(registry).to_owned(), username, password, identity_token }))
+        Ok(Some(RegistryCredential {
+            host: api_host(registry).to_owned(),
+            username,
+            password,
+            identity_token,
+        }))
     }
 }
 
@@ -156,8 +174,11 @@ fn host_of(key: &str) -> &str {
 }
 
 fn ask_helper(helper: &str, registry: &str) -> Result<Option<HelperAnswer>, DockerConfigError> {
-    let failed =
-        |problem: String| DockerConfigError::Helper { helper: helper.to_owned(), registry: registry.to_owned(), problem };
+    let failed = |problem: String| DockerConfigError::Helper {
+        helper: helper.to_owned(),
+        registry: registry.to_owned(),
+        problem,
+    };
     if helper.contains('/') {
         return Err(failed("the name of a helper must not hold a slash".to_owned()));
     }
@@ -178,7 +199,11 @@ fn ask_helper(helper: &str, registry: &str) -> Result<Option<HelperAnswer>, Dock
         if said.trim() == "credentials not found in native keychain" {
             return Ok(None);
         }
-        return Err(failed(format!("{}: {}", output.status, said.trim().chars().take(200).collect::<String>())));
+        return Err(failed(format!(
+            "{}: {}",
+            output.status,
+            said.trim().chars().take(200).collect::<String>()
+        )));
     }
     let answer: HelperAnswer =
         serde_json::from_slice(&output.stdout).map_err(|_| failed("its answer is not JSON".to_owned()))?;
@@ -213,8 +238,12 @@ mod tests {
             r#"{{"auths":{{"r.example:5000":{{"auth":"{auth}"}},"https://other.example/v2/":{{"auth":"{auth}"}},
                 "https://index.docker.io/v1/":{{"identitytoken":"t"}}}},"psFormat":"x"}}"#
         ));
-        let found = config.credentials(&registries(&["r.example:5000", "docker.io", "none.example"])).expect("works");
-        let shown: Vec<_> = found.iter().map(|c| (c.host.as_str(), c.username.as_str(), c.password.as_str(), c.identity_token.as_str())).collect();
+        let found =
+            config.credentials(&registries(&["r.example:5000", "docker.io", "none.example"])).expect("works");
+        let shown: Vec<_> = found
+            .iter()
+            .map(|c| (c.host.as_str(), c.username.as_str(), c.password.as_str(), c.identity_token.as_str()))
+            .collect();
         assert_eq!(shown, [("registry-1.docker.io", "", "", "t"), ("r.example:5000", "me", "pa:ss", "")]);
     }
 
@@ -223,6 +252,9 @@ mod tests {
         let config = config(r#"{"auths":{"r.example":{"auth":"c2VjcmV0"}}}"#);
         let Err(error) = config.credentials(&registries(&["r.example"])) else { panic!("no colon") };
         let error = error.to_string();
-        assert!(error.contains("r.example") && !error.contains("secret") && !error.contains("c2Vj"), "{error}");
+        assert!(
+            error.contains("r.example") && !error.contains("secret") && !error.contains("c2Vj"),
+            "{error}"
+        );
     }
 }

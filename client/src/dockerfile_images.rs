@@ -46,7 +46,9 @@ pub(crate) fn registries(dockerfile: &str, build_args: &BTreeMap<String, String>
                     stages.insert(name.to_ascii_lowercase());
                 }
             }
-            "COPY" | "ADD" => words.iter().filter_map(|w| w.strip_prefix("--from=")).for_each(|r| note(r, &stages)),
+            "COPY" | "ADD" => {
+                words.iter().filter_map(|w| w.strip_prefix("--from=")).for_each(|r| note(r, &stages))
+            }
             "RUN" => words
                 .iter()
                 .filter_map(|word| word.strip_prefix("--mount="))

@@ -83,7 +83,9 @@ pub fn check_target(target: &Path) -> Result<(), DownloadError> {
     if empty {
         return Ok(());
     }
-    let index = fs::read(target.join("index.json")).ok().and_then(|bytes| serde_json::from_slice::<Index>(&bytes).ok());
+    let index = fs::read(target.join("index.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Index>(&bytes).ok());
     let Some(index) = index.filter(|_| metadata.is_dir() && target.join("oci-layout").is_file()) else {
         return Err(DownloadError::NotALayout { path: target.to_owned() });
     };
@@ -91,7 +93,8 @@ pub fn check_target(target: &Path) -> Result<(), DownloadError> {
         let name = m.annotations.get("org.opencontainers.image.ref.name");
         m.artifact_type.is_some() || name.is_some_and(|name| name.starts_with("sha256-"))
     };
-    let images: HashSet<&String> = index.manifests.iter().filter(|m| !attached(m)).map(|m| &m.digest).collect();
+    let images: HashSet<&String> =
+        index.manifests.iter().filter(|m| !attached(m)).map(|m| &m.digest).collect();
     if images.len() > 1 {
         return Err(DownloadError::SeveralImages { path: target.to_owned(), images: images.len() });
     }
@@ -137,14 +140,20 @@ pub async fn layout_tar(
     target: &Path,
 ) -> Result<(), DownloadError> {
     let stdout = target.as_os_str() == "-";
-    let partial = if stdout { std::env::temp_dir().join(format!("sealwright-{}", std::process::id())) } else { beside(target, "partial")? };
+    let partial = if stdout {
+        std::env::temp_dir().join(format!("sealwright-{}", std::process::id()))
+    } else {
+        beside(target, "partial")?
+    };
     fill(session, name, result, &partial, None).await?;
     let written = (|| {
         if stdout {
             return pack(result, &partial, std::io::stdout().lock()).map(|_| ());
         }
         let mut file = tempfile::NamedTempFile::new_in(parent(target))?;
-        pack(result, &partial, std::io::BufWriter::new(file.as_file_mut()))?.into_inner().map_err(|e| e.into_error())?;
+        pack(result, &partial, std::io::BufWriter::new(file.as_file_mut()))?
+            .into_inner()
+            .map_err(|e| e.into_error())?;
         file.as_file().sync_all()?;
         make_readable(file.as_file())?;
         file.persist(target).map_err(|e| e.error)?;
@@ -230,7 +239,8 @@ async fn fetch_archive(
     result: &v1::Result,
     folder: &Path,
 ) -> Result<tempfile::NamedTempFile, DownloadError> {
-    let files = result.files.as_ref().ok_or_else(|| DownloadError::Malformed("it has no files".to_owned()))?;
+    let files =
+        result.files.as_ref().ok_or_else(|| DownloadError::Malformed("it has no files".to_owned()))?;
     let (digest, size) = descriptor(files)?;
     let file = tempfile::NamedTempFile::new_in(folder).map_err(write_error(folder))?;
     blob(session, name, digest, size, file.path()).await?;
@@ -254,7 +264,9 @@ async fn fill(
             && !target.exists()
             && matches(&earlier, &digest, size)
         {
-            fs::hard_link(&earlier, &target).or_else(|_| fs::copy(&earlier, &target).map(drop)).map_err(write_error(&target))?;
+            fs::hard_link(&earlier, &target)
+                .or_else(|_| fs::copy(&earlier, &target).map(drop))
+                .map_err(write_error(&target))?;
             continue;
         }
         blob(session, name, digest, size, &target).await?;
@@ -328,7 +340,11 @@ async fn blob_once(
         while let Some(piece) = stream.message().await.map_err(SessionError::from)? {
             offset += piece.data.len() as u64;
             if offset > size {
-                return Err(DownloadError::Mismatch { digest, size, got: format!("at least {offset} bytes") });
+                return Err(DownloadError::Mismatch {
+                    digest,
+                    size,
+                    got: format!("at least {offset} bytes"),
+                });
             }
             hasher.update(&piece.data);
             file.write_all(&piece.data).map_err(&failed)?;
@@ -356,12 +372,14 @@ fn install(partial: &Path, target: &Path) -> Result<(), DownloadError> {
     let failed = write_error(target);
     match fs::rename(partial, target) {
         Ok(()) => return Ok(()),
-        Err(e) if matches!(e.raw_os_error(), Some(code) if code == rustix::io::Errno::NOTEMPTY.raw_os_error() || code == rustix::io::Errno::EXIST.raw_os_error()) => {}
+        Err(e) if matches!(e.raw_os_error(), Some(code) if code == rustix::io::Errno::NOTEMPTY.raw_os_error() || code == rustix::io::Errno::EXIST.raw_os_error()) =>
+            {}
         Err(e) => return Err(failed(e)),
     }
     check_target(target)?;
     let flags = rustix::fs::RenameFlags::EXCHANGE;
-    rustix::fs::renameat_with(rustix::fs::CWD, partial, rustix::fs::CWD, target, flags).map_err(|e| failed(e.into()))?;
+    rustix::fs::renameat_with(rustix::fs::CWD, partial, rustix::fs::CWD, target, flags)
+        .map_err(|e| failed(e.into()))?;
     // The old layout now has the hidden name.
     fs::remove_dir_all(partial).map_err(write_error(partial))
 }

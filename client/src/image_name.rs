@@ -38,7 +38,8 @@ impl FromStr for ImageName {
         let invalid = |problem| InvalidImageName { got: text.chars().take(300).collect(), problem };
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
-                let digest = digest.parse().map_err(|_| invalid("the digest is not sha256 and 64 hex digits"))?;
+                let digest =
+                    digest.parse().map_err(|_| invalid("the digest is not sha256 and 64 hex digits"))?;
                 (rest, Some(digest))
             }
             None => (text, None),
@@ -60,9 +61,12 @@ impl FromStr for ImageName {
             return Err(invalid("a repository must be lower case"));
         }
         if path.is_empty() || !path.split('/').all(is_component) {
-            return Err(invalid("a path component is a-z 0-9, joined by one . or _, two _, or any number of -"));
+            return Err(invalid(
+                "a path component is a-z 0-9, joined by one . or _, two _, or any number of -",
+            ));
         }
-        let path = if registry == DOCKER_HUB && !path.contains('/') { format!("library/{path}") } else { path };
+        let path =
+            if registry == DOCKER_HUB && !path.contains('/') { format!("library/{path}") } else { path };
         if registry.len() + 1 + path.len() > MAX_REPOSITORY {
             return Err(invalid("registry and path together are longer than 255 bytes"));
         }
@@ -146,10 +150,15 @@ impl fmt::Display for ImageName {
 
 /// The first part of a name is a registry if it could not be a path component: Docker's rule.
 fn is_registry(first: &str) -> bool {
-    let looks_like_host = first.contains('.') || first.contains(':') || first == "localhost" || first.to_ascii_lowercase() != first;
+    let looks_like_host = first.contains('.')
+        || first.contains(':')
+        || first == "localhost"
+        || first.to_ascii_lowercase() != first;
     let (host, port) = match first.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port.strip_prefix(':')),
+            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+                ("v6", port.strip_prefix(':'))
+            }
             _ => return false,
         },
         None => match first.rsplit_once(':') {
@@ -182,9 +191,9 @@ fn is_component(component: &str) -> bool {
     if !alphanumeric(*first) || !alphanumeric(*last) {
         return false;
     }
-    bytes
-        .split(|b| alphanumeric(*b))
-        .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-'))
+    bytes.split(|b| alphanumeric(*b)).all(|separator| {
+        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
+    })
 }
 
 #[cfg(test)]
@@ -214,9 +223,21 @@ mod tests {
     fn what_is_no_name_is_refused() {
         let long = format!("r.example/{}", "a/".repeat(130) + "a");
         let tag = format!("app:{}", "t".repeat(129));
-        for bad in
-            ["", "App", "r.example/", "r.example/a//b", "a:", "a:-x", "a@sha256:12", "a_-b", "a___b", "-a", "a b", &long, &tag]
-        {
+        for bad in [
+            "",
+            "App",
+            "r.example/",
+            "r.example/a//b",
+            "a:",
+            "a:-x",
+            "a@sha256:12",
+            "a_-b",
+            "a___b",
+            "-a",
+            "a b",
+            &long,
+            &tag,
+        ] {
             assert!(bad.parse::<ImageName>().is_err(), "{bad}");
         }
     }

@@ -83,7 +83,9 @@ impl CallerKey {
         let rng = SystemRandom::new();
         let failed = KeyError::Crypto { problem: "the system gave no randomness" };
         let document = match algorithm {
-            KeyAlgorithm::EcdsaP256Sha256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &rng),
+            KeyAlgorithm::EcdsaP256Sha256 => {
+                EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &rng)
+            }
             KeyAlgorithm::Ed25519 => Ed25519KeyPair::generate_pkcs8(&rng),
         };
         let Ok(document) = document else { return Err(failed) };
@@ -98,7 +100,8 @@ impl CallerKey {
             let public = PublicKey::from_ed25519(pair.public_key().as_ref()).ok()?;
             return Some(Self { pkcs8, signer: Signer::Ed25519(pair), public });
         }
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &SystemRandom::new()).ok()?;
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &SystemRandom::new()).ok()?;
         let public = PublicKey::from_p256_point(pair.public_key().as_ref()).ok()?;
         Some(Self { pkcs8, signer: Signer::P256(pair), public })
     }
@@ -121,9 +124,12 @@ impl CallerKey {
             .split_once(PEM_BEGIN)
             .and_then(|(_, rest)| rest.split_once(PEM_END))
             .map(|(body, _)| body)
-            .ok_or_else(|| format("no `PRIVATE KEY` block; wanted PKCS#8 PEM as `sealwright key new` writes it"))?;
+            .ok_or_else(|| {
+                format("no `PRIVATE KEY` block; wanted PKCS#8 PEM as `sealwright key new` writes it")
+            })?;
         let compact = Zeroizing::new(body.split_ascii_whitespace().collect::<String>());
-        let der = Zeroizing::new(STANDARD.decode(compact.as_bytes()).map_err(|_| format("the PEM is not base64"))?);
+        let der =
+            Zeroizing::new(STANDARD.decode(compact.as_bytes()).map_err(|_| format("the PEM is not base64"))?);
         Self::from_pkcs8(&der).ok_or_else(|| format("neither an Ed25519 nor a P-256 key with its public key"))
     }
 

@@ -102,13 +102,19 @@ pub enum LayoutError {
 }
 
 /// The selected image: its descriptor, and all blobs below it that are there.
-pub fn select(layout: &Path, selector: Option<&str>) -> Result<(Descriptor, HashMap<Sha256Digest, Blob>), LayoutError> {
+pub fn select(
+    layout: &Path,
+    selector: Option<&str>,
+) -> Result<(Descriptor, HashMap<Sha256Digest, Blob>), LayoutError> {
     let index_path = layout.join("index.json");
     let index: Index = parse(&index_path, &read_limited(&index_path)?)?;
     let names = |manifests: &[Descriptor]| {
         let list: Vec<String> = manifests
             .iter()
-            .map(|d| reference_name(d).map_or_else(|| d.digest.to_string(), |name| format!("{name} ({})", d.digest.short())))
+            .map(|d| {
+                reference_name(d)
+                    .map_or_else(|| d.digest.to_string(), |name| format!("{name} ({})", d.digest.short()))
+            })
             .collect();
         if list.is_empty() { "none".to_owned() } else { list.join(", ") }
     };
@@ -135,7 +141,12 @@ pub fn select(layout: &Path, selector: Option<&str>) -> Result<(Descriptor, Hash
                 }
                 several => match several.iter().find(|d| reference_name(d) == Some("latest")) {
                     Some(latest) => (**latest).clone(),
-                    None => return Err(LayoutError::Ambiguous { path: layout.to_owned(), has: names(&index.manifests) }),
+                    None => {
+                        return Err(LayoutError::Ambiguous {
+                            path: layout.to_owned(),
+                            has: names(&index.manifests),
+                        });
+                    }
                 },
             }
         }
@@ -178,7 +189,10 @@ fn collect(
         });
     }
     let manifest: AnyManifest = parse(&path, &bytes)?;
-    blobs.insert(descriptor.digest, Blob { size: descriptor.size, source: BlobSource::Memory(Arc::new(bytes)) });
+    blobs.insert(
+        descriptor.digest,
+        Blob { size: descriptor.size, source: BlobSource::Memory(Arc::new(bytes)) },
+    );
     for child in &manifest.manifests {
         // A layout may hold only some platforms of an index; the engine says so when it needs another.
         if blob_path(layout, &child.digest).exists() {
@@ -187,7 +201,8 @@ fn collect(
     }
     for leaf in manifest.config.iter().chain(manifest.layers.iter().flatten()) {
         let path = blob_path(layout, &leaf.digest);
-        let metadata = std::fs::metadata(&path).map_err(|source| LayoutError::Read { path: path.clone(), source })?;
+        let metadata =
+            std::fs::metadata(&path).map_err(|source| LayoutError::Read { path: path.clone(), source })?;
         if metadata.len() != leaf.size {
             let wanted = format!("{} bytes", leaf.size);
             return Err(LayoutError::Mismatch { path, wanted, got: format!("{} bytes", metadata.len()) });
@@ -203,11 +218,15 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, LayoutError> {
     let mut bytes = Vec::new();
     std::fs::File::open(path).map_err(read)?.take(MAX_MANIFEST + 1).read_to_end(&mut bytes).map_err(read)?;
     if bytes.len() as u64 > MAX_MANIFEST {
-        return Err(LayoutError::Shape { path: path.to_owned(), problem: format!("more than {MAX_MANIFEST} bytes") });
+        return Err(LayoutError::Shape {
+            path: path.to_owned(),
+            problem: format!("more than {MAX_MANIFEST} bytes"),
+        });
     }
     Ok(bytes)
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(path: &Path, bytes: &[u8]) -> Result<T, LayoutError> {
-    serde_json::from_slice(bytes).map_err(|e| LayoutError::Shape { path: path.to_owned(), problem: e.to_string() })
+    serde_json::from_slice(bytes)
+        .map_err(|e| LayoutError::Shape { path: path.to_owned(), problem: e.to_string() })
 }

@@ -100,7 +100,8 @@ impl SecretValues {
         if self.values.is_empty() {
             return None;
         }
-        let secret = |(id, value): (&String, &Vec<u8>)| v1::Secret { id: id.clone(), value: value.clone().into() };
+        let secret =
+            |(id, value): (&String, &Vec<u8>)| v1::Secret { id: id.clone(), value: value.clone().into() };
         Some(v1::Secrets {
             commitment_key: self.commitment_key.to_vec().into(),
             secrets: self.values.iter().map(secret).collect(),
@@ -203,18 +204,25 @@ pub fn prepare(
             return Err(PrepareError::Conflict(format!("--build-context names `{name}` twice")));
         }
     }
-    let credentials = credentials(options, &main.dockerfile_text, &named_contexts, &build_args, surroundings)?;
+    let credentials =
+        credentials(options, &main.dockerfile_text, &named_contexts, &build_args, surroundings)?;
     let mut names = options.names.clone();
     for name in &options.output.names {
-        let name = name.parse::<ImageName>().map_err(|e| PrepareError::Conflict(format!("--output name: {e}")))?;
+        let name =
+            name.parse::<ImageName>().map_err(|e| PrepareError::Conflict(format!("--output name: {e}")))?;
         names.push(name);
     }
     if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
-        return Err(PrepareError::Conflict(format!("-t {name} has a digest; the digest is what the build gives")));
+        return Err(PrepareError::Conflict(format!(
+            "-t {name} has a digest; the digest is what the build gives"
+        )));
     }
-    let files = matches!(options.output.destination, Destination::FilesDirectory(_) | Destination::FilesTar(_));
+    let files =
+        matches!(options.output.destination, Destination::FilesDirectory(_) | Destination::FilesTar(_));
     if files && options.output.push {
-        return Err(PrepareError::Conflict("--push needs an image, and --output type=local gives files".to_owned()));
+        return Err(PrepareError::Conflict(
+            "--push needs an image, and --output type=local gives files".to_owned(),
+        ));
     }
     let output = if files {
         Output::Files {}
@@ -273,19 +281,29 @@ fn main_context(
 ) -> Result<MainContext, PrepareError> {
     let from_stdin = options.dockerfile.as_deref() == Some("-");
     if from_stdin && options.context == ContextSpec::Stdin {
-        return Err(PrepareError::Conflict("context and Dockerfile cannot both be standard input".to_owned()));
+        return Err(PrepareError::Conflict(
+            "context and Dockerfile cannot both be standard input".to_owned(),
+        ));
     }
     if let (ContextSpec::Git(url), false) = (&options.context, from_stdin) {
         let path = options.dockerfile.as_deref().unwrap_or("Dockerfile").trim_start_matches("./").to_owned();
         let dockerfile = Dockerfile { path, root: None };
-        return Ok(MainContext { source: Source::Git { url: url.clone() }, dockerfile, dockerfile_text: String::new() });
+        return Ok(MainContext {
+            source: Source::Git { url: url.clone() },
+            dockerfile,
+            dockerfile_text: String::new(),
+        });
     }
     let source = match (&options.context, &options.dockerfile) {
         (ContextSpec::Stdin, _) => DockerfileSource::Contents(read_stdin(surroundings)?),
         (_, Some(_)) if from_stdin => DockerfileSource::Contents(read_stdin(surroundings)?),
         (_, Some(path)) => DockerfileSource::File(PathBuf::from(path)),
         (ContextSpec::Directory(folder), None) => DockerfileSource::File(folder.join("Dockerfile")),
-        _ => return Err(PrepareError::Conflict("the context must be a directory, a git URL or `-`".to_owned())),
+        _ => {
+            return Err(PrepareError::Conflict(
+                "the context must be a directory, a git URL or `-`".to_owned(),
+            ));
+        }
     };
     let dockerfile = read_dockerfile(&source)?;
     let source = match &options.context {
@@ -306,7 +324,11 @@ fn main_context(
     let DockerfileTree { name, tree, contents, .. } = dockerfile;
     let described = Dockerfile { path: name, root: Some(tree.root) };
     trees.push(tree);
-    Ok(MainContext { source, dockerfile: described, dockerfile_text: String::from_utf8_lossy(&contents).into_owned() })
+    Ok(MainContext {
+        source,
+        dockerfile: described,
+        dockerfile_text: String::from_utf8_lossy(&contents).into_owned(),
+    })
 }
 
 /// Scans a directory under its own ignore file, or under the Dockerfile's, which then counts alone.
@@ -388,9 +410,8 @@ fn secrets(
         let from_variable = |name: &str| (surroundings.variable)(name).map(String::into_bytes);
         let value = match &spec.source {
             SecretSource::File(path) => read_secret(path).map_err(failed)?,
-            SecretSource::Environment(name) => {
-                from_variable(name).ok_or_else(|| failed(format!("environment variable {name} is not set")))?
-            }
+            SecretSource::Environment(name) => from_variable(name)
+                .ok_or_else(|| failed(format!("environment variable {name} is not set")))?,
             SecretSource::Guess => match from_variable(&spec.id) {
                 Some(value) => value,
                 None => read_secret(Path::new(&spec.id)).map_err(failed)?,
@@ -420,7 +441,10 @@ fn read_secret(path: &Path) -> Result<Vec<u8>, String> {
     Ok(value)
 }
 
-fn agents(specs: &[SshSpec], surroundings: &Surroundings<'_>) -> Result<BTreeMap<String, PathBuf>, PrepareError> {
+fn agents(
+    specs: &[SshSpec],
+    surroundings: &Surroundings<'_>,
+) -> Result<BTreeMap<String, PathBuf>, PrepareError> {
     use std::os::unix::fs::FileTypeExt as _;
     let mut agents = BTreeMap::new();
     for spec in specs {
@@ -432,9 +456,13 @@ fn agents(specs: &[SshSpec], surroundings: &Surroundings<'_>) -> Result<BTreeMap
                 .map(PathBuf::from)
                 .ok_or_else(|| failed("no agent: SSH_AUTH_SOCK is not set; start one with `eval $(ssh-agent)` and `ssh-add`".to_owned()))?,
         };
-        let metadata = std::fs::metadata(&socket).map_err(|e| failed(format!("{}: {e}", socket.display())))?;
+        let metadata =
+            std::fs::metadata(&socket).map_err(|e| failed(format!("{}: {e}", socket.display())))?;
         if !metadata.file_type().is_socket() {
-            let problem = format!("{} is no agent socket; load the key into an agent with `ssh-add` and give its socket", socket.display());
+            let problem = format!(
+                "{} is no agent socket; load the key into an agent with `ssh-add` and give its socket",
+                socket.display()
+            );
             return Err(failed(problem));
         }
         if agents.insert(spec.id.clone(), socket).is_some() {
@@ -479,11 +507,19 @@ fn read_stdin(surroundings: &mut Surroundings<'_>) -> Result<Vec<u8>, PrepareErr
         .read_to_end(&mut contents)
         .map_err(|e| PrepareError::Stdin(e.to_string()))?;
     let is_tar = contents.len() > 262 && contents[257..].starts_with(b"ustar");
-    if is_tar || contents.starts_with(&[0x1f, 0x8b]) || contents.starts_with(b"BZh") || contents.starts_with(b"\xfd7zXZ") {
-        return Err(PrepareError::Stdin("is an archive; unpack it and give the directory as context".to_owned()));
+    if is_tar
+        || contents.starts_with(&[0x1f, 0x8b])
+        || contents.starts_with(b"BZh")
+        || contents.starts_with(b"\xfd7zXZ")
+    {
+        return Err(PrepareError::Stdin(
+            "is an archive; unpack it and give the directory as context".to_owned(),
+        ));
     }
     if contents.len() as u64 > MAX_STDIN {
-        return Err(PrepareError::Stdin(format!("more than {MAX_STDIN} bytes are too many for a Dockerfile")));
+        return Err(PrepareError::Stdin(format!(
+            "more than {MAX_STDIN} bytes are too many for a Dockerfile"
+        )));
     }
     Ok(contents)
 }

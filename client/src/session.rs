@@ -83,7 +83,11 @@ impl SessionError {
         match self {
             Self::Service(status) => is_cut(status),
             Self::Context(ContextError::Service(status)) => is_cut(status),
-            Self::Channel(ChannelError::Connect { .. } | ChannelError::ConnectTimeout { .. } | ChannelError::Http2 { .. }) => true,
+            Self::Channel(
+                ChannelError::Connect { .. }
+                | ChannelError::ConnectTimeout { .. }
+                | ChannelError::Http2 { .. },
+            ) => true,
             Self::Channel(ChannelError::Tls { .. }) => true,
             Self::Channel(ChannelError::NoEvidence { status, .. }) => is_cut(status),
             _ => false,
@@ -142,7 +146,8 @@ impl Uploader {
         let trees: Vec<&Tree> = trees.iter().collect();
         let mut attempts = 0;
         loop {
-            let result = upload(self.contexts.clone(), self.connector.project.id(), &trees, blobs, sent.clone()).await;
+            let result =
+                upload(self.contexts.clone(), self.connector.project.id(), &trees, blobs, sent.clone()).await;
             let error = match result {
                 Ok(uploaded) => return Ok(uploaded),
                 Err(error) => SessionError::from(error),
@@ -184,7 +189,11 @@ impl Session {
     /// Resource name of a build; a full name stays as it is.
     #[must_use]
     pub fn build_name(&self, id: &str) -> String {
-        if id.starts_with("projects/") { id.to_owned() } else { format!("projects/{}/builds/{id}", self.project()) }
+        if id.starts_with("projects/") {
+            id.to_owned()
+        } else {
+            format!("projects/{}/builds/{id}", self.project())
+        }
     }
 
     /// Connects again, with pauses, and appraises. Gives the last error when all attempts fail.
@@ -292,11 +301,14 @@ impl Session {
         let mut stream = self.channel.builds().watch_build(request).await?.into_inner();
         while let Some(event) = stream.message().await? {
             if event.number != *after + 1 {
-                let problem = format!("event {} follows event {after}; numbers must have no gaps", event.number);
+                let problem =
+                    format!("event {} follows event {after}; numbers must have no gaps", event.number);
                 return Err(SessionError::Protocol(problem));
             }
             *after = event.number;
-            if let Some(v1::build_event::Event::StateChanged(v1::StateChanged { build: Some(build) })) = &event.event {
+            if let Some(v1::build_event::Event::StateChanged(v1::StateChanged { build: Some(build) })) =
+                &event.event
+            {
                 *last = Some(build.clone());
             }
             on_event(&event);

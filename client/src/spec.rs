@@ -161,17 +161,26 @@ pub fn parse_secret(text: &str) -> Result<SecretSpec, InvalidFlag> {
     const FLAG: &str = "--secret";
     let (mut id, mut kind, mut file, mut variable) = (None, None, None, None);
     for (key, value) in pairs(FLAG, text)? {
-        let value = value.ok_or_else(|| invalid(FLAG, text, format!("`{key}` has no value; wanted id=ID,src=FILE")))?;
+        let value = value
+            .ok_or_else(|| invalid(FLAG, text, format!("`{key}` has no value; wanted id=ID,src=FILE")))?;
         match key.as_str() {
             "id" => id = Some(value),
             "type" if value == "file" || value == "env" => kind = Some(value),
             "type" => return Err(invalid(FLAG, text, format!("type is `{value}`, wanted file or env"))),
             "src" | "source" => file = Some(value),
             "env" => variable = Some(value),
-            other => return Err(invalid(FLAG, text, format!("unknown key `{other}`; known are id, type, src, env"))),
+            other => {
+                return Err(invalid(
+                    FLAG,
+                    text,
+                    format!("unknown key `{other}`; known are id, type, src, env"),
+                ));
+            }
         }
     }
-    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| invalid(FLAG, text, "has no id; wanted id=ID,src=FILE"))?;
+    let id = id
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| invalid(FLAG, text, "has no id; wanted id=ID,src=FILE"))?;
     let source = match (kind.as_deref(), file, variable) {
         (_, Some(_), Some(_)) => return Err(invalid(FLAG, text, "has both src and env; wanted one of them")),
         (Some("env"), Some(name), None) | (_, None, Some(name)) => SecretSource::Environment(name),
@@ -198,7 +207,11 @@ pub fn parse_add_host(text: &str) -> Result<(String, String), InvalidFlag> {
     let (host, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(wanted)?;
     let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
     if address == "host-gateway" {
-        return Err(invalid("--add-host", text, "host-gateway has no meaning here: steps run in the guest; give an IP address"));
+        return Err(invalid(
+            "--add-host",
+            text,
+            "host-gateway has no meaning here: steps run in the guest; give an IP address",
+        ));
     }
     let parsed: std::net::IpAddr = address.parse().map_err(|_| wanted())?;
     if host.is_empty() { Err(wanted()) } else { Ok((host.to_owned(), parsed.to_string())) }
@@ -218,7 +231,13 @@ pub fn parse_named_context(text: &str) -> Result<(String, ContextSpec), InvalidF
     let (name, value) = text
         .split_once('=')
         .filter(|(name, value)| !name.is_empty() && !value.is_empty())
-        .ok_or_else(|| invalid(FLAG, text, "wanted NAME=DIR, NAME=oci-layout://PATH, NAME=docker-image://REF or a git URL"))?;
+        .ok_or_else(|| {
+            invalid(
+                FLAG,
+                text,
+                "wanted NAME=DIR, NAME=oci-layout://PATH, NAME=docker-image://REF or a git URL",
+            )
+        })?;
     let spec = if let Some(reference) = value.strip_prefix("docker-image://") {
         ContextSpec::Image(reference.to_owned())
     } else if let Some(rest) = value.strip_prefix("oci-layout://") {
@@ -251,7 +270,11 @@ fn parse_git_or_directory(flag: &'static str, text: &str) -> Result<ContextSpec,
         if before_query.ends_with(".git") {
             return Ok(ContextSpec::Git(text.to_owned()));
         }
-        return Err(invalid(flag, text, "is a URL but no git repository (those end in .git); archives over http are not supported"));
+        return Err(invalid(
+            flag,
+            text,
+            "is a URL but no git repository (those end in .git); archives over http are not supported",
+        ));
     }
     Ok(ContextSpec::Directory(PathBuf::from(text)))
 }
@@ -301,9 +324,12 @@ pub fn parse_output(text: &str) -> Result<OutputSpec, InvalidFlag> {
         }
     }
     let is_tar = |dest: &PathBuf| {
-        tar.unwrap_or_else(|| dest.as_os_str() == "-" || dest.extension().is_some_and(|extension| extension == "tar"))
+        tar.unwrap_or_else(|| {
+            dest.as_os_str() == "-" || dest.extension().is_some_and(|extension| extension == "tar")
+        })
     };
-    let need_dest = |dest: Option<PathBuf>| dest.ok_or_else(|| invalid(FLAG, text, "has no dest; wanted dest=PATH"));
+    let need_dest =
+        |dest: Option<PathBuf>| dest.ok_or_else(|| invalid(FLAG, text, "has no dest; wanted dest=PATH"));
     match kind.as_deref() {
         Some("oci") => {
             let dest = dest.unwrap_or_else(|| PathBuf::from(DEFAULT_LAYOUT));
@@ -315,12 +341,21 @@ pub fn parse_output(text: &str) -> Result<OutputSpec, InvalidFlag> {
         Some("tar") => spec.destination = Destination::FilesTar(need_dest(dest)?),
         Some("image") if dest.is_none() => spec.push = push,
         Some("registry") if dest.is_none() => spec.push = true,
-        Some("image" | "registry") => return Err(invalid(FLAG, text, "takes no dest; wanted type=oci for a file or directory")),
+        Some("image" | "registry") => {
+            return Err(invalid(FLAG, text, "takes no dest; wanted type=oci for a file or directory"));
+        }
         Some("docker") => {
-            let problem = "type docker is not supported; use type=oci,dest=FILE.tar and `docker load -i FILE.tar`";
+            let problem =
+                "type docker is not supported; use type=oci,dest=FILE.tar and `docker load -i FILE.tar`";
             return Err(invalid(FLAG, text, problem));
         }
-        Some(other) => return Err(invalid(FLAG, text, format!("type is `{other}`, wanted oci, registry, image, local or tar"))),
+        Some(other) => {
+            return Err(invalid(
+                FLAG,
+                text,
+                format!("type is `{other}`, wanted oci, registry, image, local or tar"),
+            ));
+        }
         None => return Err(invalid(FLAG, text, "has no type; wanted type=oci,dest=PATH or a directory")),
     }
     Ok(spec)
@@ -335,7 +370,11 @@ pub fn parse_platforms(values: &[String]) -> Result<Vec<String>, InvalidFlag> {
     for value in values {
         for platform in value.split(',') {
             let platform = normal_platform(platform.trim()).ok_or_else(|| {
-                invalid("--platform", platform, "wanted os/arch[/variant], such as linux/amd64 or linux/arm/v7")
+                invalid(
+                    "--platform",
+                    platform,
+                    "wanted os/arch[/variant], such as linux/amd64 or linux/arm/v7",
+                )
             })?;
             if !platforms.contains(&platform) {
                 platforms.push(platform);
@@ -348,7 +387,9 @@ pub fn parse_platforms(values: &[String]) -> Result<Vec<String>, InvalidFlag> {
 fn normal_platform(text: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     let parts: Vec<&str> = lower.split('/').collect();
-    let word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let word = |part: &&str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
     if parts.len() > 3 || !parts.iter().all(word) {
         return None;
     }
@@ -388,12 +429,17 @@ mod tests {
     #[test]
     fn secrets_name_a_file_a_variable_or_neither() {
         let of = |text: &str| parse_secret(text).map(|spec| (spec.id, spec.source));
-        assert_eq!(of("id=a,src=/x,y"), Err(invalid("--secret", "id=a,src=/x,y", "`y` has no value; wanted id=ID,src=FILE")));
+        assert_eq!(
+            of("id=a,src=/x,y"),
+            Err(invalid("--secret", "id=a,src=/x,y", "`y` has no value; wanted id=ID,src=FILE"))
+        );
         assert_eq!(of("id=a,\"src=/x,y\""), Ok(("a".into(), SecretSource::File("/x,y".into()))));
         assert_eq!(of("id=a,env=B"), Ok(("a".into(), SecretSource::Environment("B".into()))));
         assert_eq!(of("type=env,id=a,src=B"), Ok(("a".into(), SecretSource::Environment("B".into()))));
         assert_eq!(of("id=a"), Ok(("a".into(), SecretSource::Guess)));
-        for bad in ["src=x", "id=,src=x", "id=a,src=b,env=c", "id=a,colour=red", "id=a,type=vault", "id=a,\"src=x"] {
+        for bad in
+            ["src=x", "id=,src=x", "id=a,src=b,env=c", "id=a,colour=red", "id=a,type=vault", "id=a,\"src=x"]
+        {
             assert!(of(bad).is_err(), "{bad}");
         }
     }
@@ -410,27 +456,51 @@ mod tests {
         assert_eq!(of("out"), Ok((Destination::FilesDirectory("out".into()), false)));
         assert_eq!(of("-"), Ok((Destination::FilesTar("-".into()), false)));
         assert_eq!(of("type=local,dest=out"), Ok((Destination::FilesDirectory("out".into()), false)));
-        for bad in ["", "type=docker", "type=local", "type=x", "dest=a", "type=oci,compression=xz", "type=oci,colour=red", "type=registry,dest=a"] {
+        for bad in [
+            "",
+            "type=docker",
+            "type=local",
+            "type=x",
+            "dest=a",
+            "type=oci,compression=xz",
+            "type=oci,colour=red",
+            "type=registry,dest=a",
+        ] {
             assert!(of(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn platforms_come_in_their_normal_form_each_once() {
-        let list = ["linux/x86_64,LINUX/amd64".to_owned(), "arm64".to_owned(), "linux/arm".to_owned(), "linux/arm64/v8".to_owned()];
-        assert_eq!(parse_platforms(&list), Ok(vec!["linux/amd64".into(), "linux/arm64".into(), "linux/arm/v7".into()]));
+        let list = [
+            "linux/x86_64,LINUX/amd64".to_owned(),
+            "arm64".to_owned(),
+            "linux/arm".to_owned(),
+            "linux/arm64/v8".to_owned(),
+        ];
+        assert_eq!(
+            parse_platforms(&list),
+            Ok(vec!["linux/amd64".into(), "linux/arm64".into(), "linux/arm/v7".into()])
+        );
         assert!(parse_platforms(&["linux//amd64".to_owned()]).is_err());
     }
 
     #[test]
     fn contexts_are_told_apart_as_docker_does() {
         assert_eq!(parse_context("-"), Ok(ContextSpec::Stdin));
-        for git in ["https://h.example/r.git", "https://h.example/r.git#v1:sub", "git@h.example:r.git", "ssh://h/r", "github.com/a/b"] {
+        for git in [
+            "https://h.example/r.git",
+            "https://h.example/r.git#v1:sub",
+            "git@h.example:r.git",
+            "ssh://h/r",
+            "github.com/a/b",
+        ] {
             assert_eq!(parse_context(git), Ok(ContextSpec::Git(git.to_owned())));
         }
         assert!(parse_context("https://h.example/archive.tar.gz").is_err());
-        let layout = |selector: Option<&str>| {
-            ContextSpec::OciLayout { path: "/a/b".into(), selector: selector.map(str::to_owned) }
+        let layout = |selector: Option<&str>| ContextSpec::OciLayout {
+            path: "/a/b".into(),
+            selector: selector.map(str::to_owned),
         };
         let of = |text: &str| parse_named_context(text).map(|(_, spec)| spec);
         assert_eq!(of("x=oci-layout:///a/b"), Ok(layout(None)));

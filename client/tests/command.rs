@@ -108,8 +108,10 @@ fn a_project_is_its_document() {
     let (first, second) = (home.text("first.pem"), home.text("second.pem"));
     home.run(&["key", "new", &first]).ok();
     home.run(&["key", "new", &second]).ok();
-    let document = home.run(&["project", "new", "acme/app", "--member", &first, "--member", &second]).ok().to_owned();
-    let turned = home.run(&["project", "new", "acme/app", "--member", &second, "--member", &first]).ok().to_owned();
+    let document =
+        home.run(&["project", "new", "acme/app", "--member", &first, "--member", &second]).ok().to_owned();
+    let turned =
+        home.run(&["project", "new", "acme/app", "--member", &second, "--member", &first]).ok().to_owned();
     assert_eq!(document, turned, "the order of members says nothing");
     let file = home.write("project.json", &document);
     let shown = home.run(&["project", "show", "--project", &file]).ok().to_owned();
@@ -126,7 +128,10 @@ fn flags_go_before_the_environment_and_that_before_the_file() {
         let ran = Ran::of(command.output().expect("runs"));
         let shown: serde_json::Value = serde_json::from_str(ran.ok()).expect("JSON");
         let setting = &shown["settings"]["endpoint"];
-        (setting["value"].as_str().unwrap_or("-").to_owned(), setting["origin"].as_str().unwrap_or("-").to_owned())
+        (
+            setting["value"].as_str().unwrap_or("-").to_owned(),
+            setting["origin"].as_str().unwrap_or("-").to_owned(),
+        )
     };
     let show = ["config", "show", "--json"];
     let (value, origin) = endpoint(&mut home.command(&show));
@@ -142,7 +147,8 @@ fn flags_go_before_the_environment_and_that_before_the_file() {
 fn an_unknown_key_of_the_configuration_is_named_with_its_line() {
     let home = Home::new();
     home.write(CONFIG, "endpoint = \"a:1\"\nverify = false\n");
-    home.run(&["config", "show"]).fails(2, &["config.toml", "line 2", "unknown field `verify`", "what to do"]);
+    home.run(&["config", "show"])
+        .fails(2, &["config.toml", "line 2", "unknown field `verify`", "what to do"]);
 }
 
 #[test]

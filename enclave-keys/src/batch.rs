@@ -101,21 +101,9 @@ impl Batcher {
         let evidence = attester.evidence(&challenge)?;
         let last_report = began.elapsed();
         let at_start = own_report::read(attester.platform(), &evidence, &challenge)?;
-        let state = State {
-            device_calls: 1,
-            last_report,
-            ..State::default()
-        };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            wake: Condvar::new(),
-        });
-        let dispatcher = Dispatcher {
-            shared: Arc::clone(&shared),
-            attester,
-            instance_sha256,
-            at_start,
-        };
+        let state = State { device_calls: 1, last_report, ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
+        let dispatcher = Dispatcher { shared: Arc::clone(&shared), attester, instance_sha256, at_start };
         std::thread::Builder::new()
             .name("attester".to_owned())
             .spawn(move || dispatcher.run(began))
@@ -136,18 +124,14 @@ impl Batcher {
                 LeafBody::Key { .. } | LeafBody::Build { .. } => (&mut state.builds, MAX_WAITING_BUILDS),
             };
             if queue.len() >= limit {
-                return Err(KeyError::Busy {
-                    retry_after: RETRY_AFTER,
-                });
+                return Err(KeyError::Busy { retry_after: RETRY_AFTER });
             }
             queue.push_back(Waiting { body, reply });
         }
         self.shared.wake.notify_all();
         match answer.recv_timeout(EVIDENCE_DEADLINE) {
             Ok(reply) => reply,
-            Err(RecvTimeoutError::Timeout) => Err(KeyError::DeviceTimeout {
-                after: EVIDENCE_DEADLINE,
-            }),
+            Err(RecvTimeoutError::Timeout) => Err(KeyError::DeviceTimeout { after: EVIDENCE_DEADLINE }),
             Err(RecvTimeoutError::Disconnected) => Err(KeyError::Stopped),
         }
     }
@@ -210,16 +194,9 @@ impl Dispatcher {
             }
             let rest = (last_call + DEVICE_INTERVAL).saturating_duration_since(Instant::now());
             state = if state.builds.is_empty() && state.sessions.is_empty() {
-                self.shared
-                    .wake
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner)
+                self.shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
             } else if !rest.is_zero() {
-                self.shared
-                    .wake
-                    .wait_timeout(state, rest)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
+                self.shared.wake.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0
             } else {
                 let builds = state.builds.len().min(MAX_LEAVES - SESSIONS_PER_BATCH);
                 let sessions = state.sessions.len().min(SESSIONS_PER_BATCH);
@@ -233,11 +210,7 @@ impl Dispatcher {
     fn bind_together(&self, bodies: &[LeafBody]) -> Result<Vec<BoundLeaf>, KeyError> {
         let mut leaves = Vec::with_capacity(bodies.len());
         for body in bodies {
-            leaves.push(Leaf {
-                salt: *random()?,
-                instance_sha256: self.instance_sha256,
-                body: *body,
-            });
+            leaves.push(Leaf { salt: *random()?, instance_sha256: self.instance_sha256, body: *body });
         }
         let tree = LeafTree::new(&leaves).expect("next_batch gives 1 to MAX_LEAVES leaves");
         let evidence = self.report(&tree.report_data())?;
@@ -252,14 +225,10 @@ impl Dispatcher {
     /// One device call, with the guest's own check of what came back.
     fn report(&self, data: &ReportData) -> Result<Evidence, KeyError> {
         let began = Instant::now();
-        let result = self
-            .attester
-            .evidence(data)
-            .map_err(KeyError::from)
-            .and_then(|evidence| {
-                own_report::check(self.attester.platform(), &evidence, data, &self.at_start)?;
-                Ok(evidence)
-            });
+        let result = self.attester.evidence(data).map_err(KeyError::from).and_then(|evidence| {
+            own_report::check(self.attester.platform(), &evidence, data, &self.at_start)?;
+            Ok(evidence)
+        });
         let mut state = self.shared.state();
         state.device_calls += 1;
         state.last_report = began.elapsed();

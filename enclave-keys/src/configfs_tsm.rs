@@ -49,12 +49,7 @@ fn failed(operation: &'static str, path: &Path, error: &io::Error) -> AttesterEr
     if error.raw_os_error() == Some(ENXIO) {
         return AttesterError::NoProvider { path };
     }
-    AttesterError::Io {
-        operation,
-        path,
-        kind: error.kind(),
-        detail: error.to_string(),
-    }
+    AttesterError::Io { operation, path, kind: error.kind(), detail: error.to_string() }
 }
 
 /// Repeats what the kernel answers with EBUSY or EWOULDBLOCK (another request is under way).
@@ -70,19 +65,13 @@ fn while_busy<T>(
             std::thread::sleep(pause);
         }
         match attempt() {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::ResourceBusy | io::ErrorKind::WouldBlock
-                ) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::WouldBlock) => {
+            }
             Err(error) => return Err(failed(operation, path, &error)),
             Ok(value) => return Ok(value),
         }
     }
-    Err(AttesterError::Busy {
-        path: path.to_owned(),
-        attempts: BUSY_ATTEMPTS,
-    })
+    Err(AttesterError::Busy { path: path.to_owned(), attempts: BUSY_ATTEMPTS })
 }
 
 impl ReportEntry {
@@ -103,16 +92,10 @@ impl ReportEntry {
         let path = self.path.join(attribute);
         let bytes = while_busy("read", &path, || {
             let mut bytes = Vec::new();
-            fs::File::open(&path)?
-                .take(limit as u64 + 1)
-                .read_to_end(&mut bytes)?;
+            fs::File::open(&path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
             Ok(bytes)
         })?;
-        if bytes.len() > limit {
-            Err(AttesterError::TooLong { path, limit })
-        } else {
-            Ok(bytes)
-        }
+        if bytes.len() > limit { Err(AttesterError::TooLong { path, limit }) } else { Ok(bytes) }
     }
 
     fn read_text(&self, attribute: &str) -> Result<String, AttesterError> {
@@ -146,9 +129,7 @@ pub(crate) struct ConfigfsTsm {
 impl ConfigfsTsm {
     /// Reports below this directory, which must be the kernel's.
     pub(crate) fn new(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-        }
+        Self { root: root.to_owned() }
     }
 }
 
@@ -172,17 +153,9 @@ impl Attester for ConfigfsTsm {
             // Each write adds one; more means that the report may be over somebody else's data.
             last = (entry.generation()?, before.wrapping_add(1));
             if last.0 == last.1 {
-                return Ok(Evidence {
-                    platform: Platform::SevSnp,
-                    report,
-                    endorsements,
-                });
+                return Ok(Evidence { platform: Platform::SevSnp, report, endorsements });
             }
         }
-        Err(AttesterError::Raced {
-            attempts: RACE_ATTEMPTS,
-            got: last.0,
-            wanted: last.1,
-        })
+        Err(AttesterError::Raced { attempts: RACE_ATTEMPTS, got: last.0, wanted: last.1 })
     }
 }

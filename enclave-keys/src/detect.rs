@@ -94,13 +94,7 @@ fn detect_at(paths: &Paths) -> Result<ConfigfsTsm, NoTee> {
                 paths.tdx_guest.exists().then_some(&paths.tdx_guest),
             ],
         ),
-        (
-            "IBM Secure Execution",
-            [
-                is_one(&paths.prot_virt_guest).then_some(&paths.prot_virt_guest),
-                None,
-            ],
-        ),
+        ("IBM Secure Execution", [is_one(&paths.prot_virt_guest).then_some(&paths.prot_virt_guest), None]),
     ];
     let mut found: Vec<_> = signs
         .iter()
@@ -111,32 +105,21 @@ fn detect_at(paths: &Paths) -> Result<ConfigfsTsm, NoTee> {
         .collect();
     match (found.pop(), found.is_empty()) {
         (None, _) => Err(NoTee::NotFound {
-            looked_for: [
-                &paths.tsm,
-                &paths.sev_guest,
-                &paths.tdx_guest,
-                &paths.prot_virt_guest,
-            ]
-            .map(|path| path.display().to_string())
-            .join(", "),
+            looked_for: [&paths.tsm, &paths.sev_guest, &paths.tdx_guest, &paths.prot_virt_guest]
+                .map(|path| path.display().to_string())
+                .join(", "),
         }),
         (Some(("SEV-SNP", sign)), true) => match provider {
             Ok(name) if name == SEV_GUEST => Ok(ConfigfsTsm::new(&reports)),
-            Ok(name) => Err(NoTee::NoReports {
-                found: sign,
-                path: reports,
-                why: format!("its provider is `{name}`"),
-            }),
-            Err(error) => Err(NoTee::NoReports {
-                found: sign,
-                path: reports,
-                why: error.to_string(),
-            }),
+            Ok(name) => {
+                Err(NoTee::NoReports { found: sign, path: reports, why: format!("its provider is `{name}`") })
+            }
+            Err(error) => Err(NoTee::NoReports { found: sign, path: reports, why: error.to_string() }),
         },
         (Some((_, sign)), true) => Err(NoTee::Unsupported { found: sign }),
-        (Some(last), false) => Err(NoTee::Ambiguous {
-            found: found.into_iter().chain([last]).map(|(_, sign)| sign).collect(),
-        }),
+        (Some(last), false) => {
+            Err(NoTee::Ambiguous { found: found.into_iter().chain([last]).map(|(_, sign)| sign).collect() })
+        }
     }
 }
 
@@ -166,12 +149,7 @@ mod tests {
         for (name, content) in files {
             fs::write(root.path().join(name), content).expect("written");
         }
-        (
-            detect_at(&paths(root.path()))
-                .map(|_| ())
-                .expect_err("no TEE can be complete here"),
-            root,
-        )
+        (detect_at(&paths(root.path())).map(|_| ()).expect_err("no TEE can be complete here"), root)
     }
 
     #[test]
@@ -185,12 +163,7 @@ mod tests {
     #[test]
     fn the_shipped_paths_are_the_kernels() {
         let paths = Paths::of_the_kernel();
-        let all = [
-            &paths.tsm,
-            &paths.sev_guest,
-            &paths.tdx_guest,
-            &paths.prot_virt_guest,
-        ];
+        let all = [&paths.tsm, &paths.sev_guest, &paths.tdx_guest, &paths.prot_virt_guest];
         let wanted = [
             "/sys/kernel/config/tsm",
             "/dev/sev-guest",
@@ -208,10 +181,9 @@ mod tests {
 
     #[test]
     fn platforms_without_an_attester_are_named() {
-        for (file, content, platform) in [
-            ("tdx_guest", "", "Intel TDX"),
-            ("prot_virt_guest", "1\n", "IBM Secure Execution"),
-        ] {
+        for (file, content, platform) in
+            [("tdx_guest", "", "Intel TDX"), ("prot_virt_guest", "1\n", "IBM Secure Execution")]
+        {
             let (refused, root) = refusal(&[(file, content)]);
             let found = format!("{platform} ({})", root.path().join(file).display());
             assert_eq!(refused, NoTee::Unsupported { found });
@@ -227,10 +199,7 @@ mod tests {
     fn two_platforms_at_once_are_refused() {
         let (refused, root) = refusal(&[("sev-guest", ""), ("tdx_guest", "")]);
         let root = root.path().display();
-        let found = vec![
-            format!("SEV-SNP ({root}/sev-guest)"),
-            format!("Intel TDX ({root}/tdx_guest)"),
-        ];
+        let found = vec![format!("SEV-SNP ({root}/sev-guest)"), format!("Intel TDX ({root}/tdx_guest)")];
         assert_eq!(refused, NoTee::Ambiguous { found });
     }
 }

@@ -210,9 +210,7 @@ mod array_base64 {
     ) -> Result<[u8; 32], D::Error> {
         let bytes = super::decode(deserializer)?;
         let got = bytes.len();
-        bytes
-            .try_into()
-            .map_err(|_| serde::de::Error::custom(format!("{got} bytes, wanted 32")))
+        bytes.try_into().map_err(|_| serde::de::Error::custom(format!("{got} bytes, wanted 32")))
     }
 }
 

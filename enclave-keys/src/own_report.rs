@@ -104,33 +104,23 @@ pub(crate) fn read(
     asked: &ReportData,
 ) -> Result<OwnReport, OwnReportError> {
     if evidence.platform != platform {
-        return Err(OwnReportError::Platform {
-            expected: platform,
-            got: evidence.platform,
-        });
+        return Err(OwnReportError::Platform { expected: platform, got: evidence.platform });
     }
     if platform != Platform::SevSnp {
         return Err(OwnReportError::Unsupported(platform));
     }
-    let report: &[u8; SNP_REPORT_LEN] =
-        evidence
-            .report
-            .as_slice()
-            .try_into()
-            .map_err(|_| OwnReportError::Length {
-                expected: SNP_REPORT_LEN,
-                got: evidence.report.len(),
-            })?;
+    let report: &[u8; SNP_REPORT_LEN] = evidence
+        .report
+        .as_slice()
+        .try_into()
+        .map_err(|_| OwnReportError::Length { expected: SNP_REPORT_LEN, got: evidence.report.len() })?;
     let version = u32::from_le_bytes(field(report, SNP_VERSION));
     if !(SNP_OLDEST_VERSION..=SNP_NEWEST_VERSION).contains(&version) {
         return Err(OwnReportError::Version { got: version });
     }
     let got = ReportData(field(report, SNP_REPORT_DATA));
     if got != *asked {
-        return Err(OwnReportError::ReportData {
-            expected: Box::new(*asked),
-            got: Box::new(got),
-        });
+        return Err(OwnReportError::ReportData { expected: Box::new(*asked), got: Box::new(got) });
     }
     Ok(OwnReport {
         measurement: Measurement(field(report, SNP_MEASUREMENT)),

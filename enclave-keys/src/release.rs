@@ -42,65 +42,38 @@ impl CheckedRelease {
 
         let got = definition.internal_parameters.instance_digest;
         if got != own.sha256 {
-            return Err(KeyError::Instance {
-                expected: own.sha256,
-                got,
-            });
+            return Err(KeyError::Instance { expected: own.sha256, got });
         }
         if run.builder.id != own.parsed.builder_id {
             let expected = own.parsed.builder_id.clone();
-            return Err(KeyError::BuilderId {
-                expected,
-                got: run.builder.id.clone(),
-            });
+            return Err(KeyError::BuilderId { expected, got: run.builder.id.clone() });
         }
 
         let caller = PublicKey::from_spki_der(&request.caller_key)?;
         let signed = authenticate_request(&request.signed_request, &caller)?;
         let external = &definition.external_parameters;
         if external.caller != signed.caller() {
-            return Err(KeyError::Caller {
-                expected: signed.caller(),
-                got: external.caller,
-            });
+            return Err(KeyError::Caller { expected: signed.caller(), got: external.caller });
         }
         if external.request_digest != signed.request_sha256() {
             let expected = signed.request_sha256();
-            return Err(KeyError::RequestDigest {
-                expected,
-                got: external.request_digest,
-            });
+            return Err(KeyError::RequestDigest { expected, got: external.request_digest });
         }
         let expected = signed.request().nonce;
         if request.nonce != expected {
-            return Err(KeyError::Nonce {
-                expected,
-                got: request.nonce,
-            });
+            return Err(KeyError::Nonce { expected, got: request.nonce });
         }
         let expected = signed.request().project.id();
         if request.project != expected {
-            return Err(KeyError::Project {
-                expected: expected.0,
-                got: request.project.0,
-            });
+            return Err(KeyError::Project { expected: expected.0, got: request.project.0 });
         }
-        let expected = format!(
-            "projects/{}/builds/{}",
-            request.project,
-            signed.request().build_id
-        );
+        let expected = format!("projects/{}/builds/{}", request.project, signed.request().build_id);
         if run.metadata.invocation_id != expected {
-            return Err(KeyError::Invocation {
-                expected,
-                got: run.metadata.invocation_id.clone(),
-            });
+            return Err(KeyError::Invocation { expected, got: run.metadata.invocation_id.clone() });
         }
 
         if request.images.len() > MAX_SUBJECTS {
-            return Err(KeyError::TooManyImages {
-                got: request.images.len(),
-            });
+            return Err(KeyError::TooManyImages { got: request.images.len() });
         }
         for image in &request.images {
             check_image(image, &statement)?;
@@ -120,11 +93,7 @@ impl CheckedRelease {
         own: &OwnInstance,
         batcher: &Batcher,
     ) -> Result<BoundRelease, KeyError> {
-        let BoundLeaf {
-            evidence,
-            leaf,
-            proof,
-        } = batcher.bind(LeafBody::Build {
+        let BoundLeaf { evidence, leaf, proof } = batcher.bind(LeafBody::Build {
             spki_sha256: key.public().spki_sha256(),
             nonce: self.0.nonce,
             statement_sha256: Sha256Digest::of(&self.0.statement),
@@ -138,66 +107,43 @@ impl CheckedRelease {
             signing_key: Some(key.public().spki_der().to_vec()),
             caller_key: Some(self.0.caller_key.clone()),
         };
-        Ok(BoundRelease {
-            request: self.0,
-            evidence: bundle.to_json(),
-        })
+        Ok(BoundRelease { request: self.0, evidence: bundle.to_json() })
     }
 }
 
 impl BoundRelease {
     /// Signs statement and images.
     pub(crate) fn sign(self, key: &SigningKey) -> Released {
-        let images = self
-            .request
-            .images
-            .into_iter()
-            .map(|ImageName { repository, digest }| {
-                let payload = simple_signing_payload(&repository, &digest);
-                let signature = key.sign(&payload);
-                SignedImage {
-                    simple_signing: (payload, signature),
-                    cosign_sign: sign_in_toto(key, cosign_sign_statement(&digest)),
-                    repository,
-                    digest,
-                }
-            });
+        let images = self.request.images.into_iter().map(|ImageName { repository, digest }| {
+            let payload = simple_signing_payload(&repository, &digest);
+            let signature = key.sign(&payload);
+            SignedImage {
+                simple_signing: (payload, signature),
+                cosign_sign: sign_in_toto(key, cosign_sign_statement(&digest)),
+                repository,
+                digest,
+            }
+        });
         let images = images.collect();
-        Released {
-            evidence: self.evidence,
-            provenance: sign_in_toto(key, self.request.statement),
-            images,
-        }
+        Released { evidence: self.evidence, provenance: sign_in_toto(key, self.request.statement), images }
     }
 }
 
 fn check_image(image: &ImageName, statement: &Statement) -> Result<(), KeyError> {
     let hex = image.digest.hex();
-    let names: Vec<_> = statement
-        .subject
-        .iter()
-        .filter(|s| s.digest.sha256 == hex)
-        .map(|s| s.name.clone())
-        .collect();
+    let names: Vec<_> =
+        statement.subject.iter().filter(|s| s.digest.sha256 == hex).map(|s| s.name.clone()).collect();
     if names.is_empty() {
         return Err(KeyError::NotASubject { digest: image.digest });
     }
     if !names.contains(&image.repository) {
         let got = image.repository.clone();
-        return Err(KeyError::Repository {
-            digest: image.digest,
-            expected: names,
-            got,
-        });
+        return Err(KeyError::Repository { digest: image.digest, expected: names, got });
     }
     Ok(())
 }
 
 fn sign_in_toto(key: &SigningKey, payload: Vec<u8>) -> Envelope {
     let signature = key.sign(&pre_authentication_encoding(IN_TOTO_PAYLOAD_TYPE, &payload));
-    Envelope {
-        payload_type: IN_TOTO_PAYLOAD_TYPE.to_owned(),
-        payload,
-        signature,
-    }
+    Envelope { payload_type: IN_TOTO_PAYLOAD_TYPE.to_owned(), payload, signature }
 }

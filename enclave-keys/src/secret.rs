@@ -177,29 +177,14 @@ mod tests {
         for case in vectors().derivation {
             let secret = EpochSecret(Zeroizing::new(array(&case.epoch_secret)));
             let project = ProjectId(Sha256Digest::from_bytes(array(&case.project)));
-            assert_eq!(
-                hex::encode(derivation_info(case.epoch, &project)),
-                case.info,
-                "{}",
-                case.name
-            );
-            assert_eq!(
-                hex::encode(*secret.wide(case.epoch, &project)),
-                case.wide,
-                "{}",
-                case.name
-            );
+            assert_eq!(hex::encode(derivation_info(case.epoch, &project)), case.info, "{}", case.name);
+            assert_eq!(hex::encode(*secret.wide(case.epoch, &project)), case.wide, "{}", case.name);
             let key = secret.project_key(case.epoch, &project);
             assert_eq!(hex::encode(key.public().spki_der()), case.spki, "{}", case.name);
             let message = hex::decode(&case.message).expect("hex");
             let signature = key.sign(&message);
             assert_eq!(hex::encode(&signature), case.signature, "{}", case.name);
-            assert_eq!(
-                key.public().check_signature(&message, &signature),
-                Ok(()),
-                "{}",
-                case.name
-            );
+            assert_eq!(key.public().check_signature(&message, &signature), Ok(()), "{}", case.name);
         }
     }
 
@@ -213,12 +198,7 @@ mod tests {
 
     #[test]
     fn secret_epoch_and_project_each_give_another_key() {
-        let keys: Vec<_> = vectors()
-            .derivation
-            .into_iter()
-            .take(4)
-            .map(|case| case.spki)
-            .collect();
+        let keys: Vec<_> = vectors().derivation.into_iter().take(4).map(|case| case.spki).collect();
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
     }

@@ -86,41 +86,27 @@ impl KeyService {
         .document();
         // Read back, so that what statements embed is what a verifier reads from these bytes.
         let parsed = InstanceDocument::parse(&document)?;
-        let own = OwnInstance {
-            sha256: Sha256Digest::of(&document),
-            document,
-            parsed,
-        };
+        let own = OwnInstance { sha256: Sha256Digest::of(&document), document, parsed };
         let tls = TlsIdentity::generate(own.parsed.started_at)?;
         let secret = EpochSecret::random()?;
         let batcher = Batcher::start(attester, own.sha256)?;
-        Ok(Self(Arc::new(Inner {
-            own,
-            secret,
-            tls,
-            batcher,
-            projects: Mutex::default(),
-        })))
+        Ok(Self(Arc::new(Inner { own, secret, tls, batcher, projects: Mutex::default() })))
     }
 
     /// The one entrance. The methods below wrap it.
     pub fn handle(&self, request: KeyRequest) -> Result<KeyResponse, KeyError> {
         let inner = &*self.0;
         Ok(match request {
-            KeyRequest::Instance {} => KeyResponse::Instance {
-                document: inner.own.document.clone(),
-            },
+            KeyRequest::Instance {} => KeyResponse::Instance { document: inner.own.document.clone() },
             KeyRequest::ProjectKey { project } => KeyResponse::ProjectKey(inner.project_key(&project)?),
             KeyRequest::Release(request) => KeyResponse::Release(Box::new(inner.release(request)?)),
-            KeyRequest::SessionEvidence { exporter, nonce } => KeyResponse::SessionEvidence {
-                evidence: inner.session_evidence(exporter, nonce)?,
-            },
-            KeyRequest::TlsCertificate {} => KeyResponse::TlsCertificate {
-                certificate: inner.tls.certificate().to_vec(),
-            },
-            KeyRequest::SignTls { message } => KeyResponse::SignTls {
-                signature: inner.tls.sign(&message)?,
-            },
+            KeyRequest::SessionEvidence { exporter, nonce } => {
+                KeyResponse::SessionEvidence { evidence: inner.session_evidence(exporter, nonce)? }
+            }
+            KeyRequest::TlsCertificate {} => {
+                KeyResponse::TlsCertificate { certificate: inner.tls.certificate().to_vec() }
+            }
+            KeyRequest::SignTls { message } => KeyResponse::SignTls { signature: inner.tls.sign(&message)? },
             KeyRequest::Health {} => KeyResponse::Health(inner.batcher.health()),
         })
     }
@@ -170,9 +156,7 @@ impl KeyService {
     /// Signs the input of a TLS 1.3 server CertificateVerify (RFC 8446 §4.4.3): ECDSA P-256 with SHA-256,
     /// ASN.1 DER. Everything else is refused.
     pub fn sign_tls(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        match self.handle(KeyRequest::SignTls {
-            message: message.to_vec(),
-        })? {
+        match self.handle(KeyRequest::SignTls { message: message.to_vec() })? {
             KeyResponse::SignTls { signature } => Ok(signature),
             _ => unreachable!("handle answers each request with its own response"),
         }
@@ -195,10 +179,7 @@ impl Inner {
             projects.pop_first();
         }
         let key = self.secret.project_key(self.own.parsed.epoch, project);
-        let slot = Arc::new(ProjectSlot {
-            key,
-            evidence: Mutex::default(),
-        });
+        let slot = Arc::new(ProjectSlot { key, evidence: Mutex::default() });
         projects.insert(*project, Arc::clone(&slot));
         slot
     }
@@ -211,21 +192,13 @@ impl Inner {
             Some(evidence) => evidence.clone(),
             None => {
                 let spki_sha256 = slot.key.public().spki_sha256();
-                let body = LeafBody::Key {
-                    role: KeyRole::ProjectSigning,
-                    scope_sha256: project.0,
-                    spki_sha256,
-                };
+                let body =
+                    LeafBody::Key { role: KeyRole::ProjectSigning, scope_sha256: project.0, spki_sha256 };
                 let signing_key = Some(slot.key.public().spki_der().to_vec());
-                known
-                    .insert(self.bundle(self.batcher.bind(body)?, signing_key))
-                    .clone()
+                known.insert(self.bundle(self.batcher.bind(body)?, signing_key)).clone()
             }
         };
-        Ok(ProjectKey {
-            public: slot.key.public().clone(),
-            evidence,
-        })
+        Ok(ProjectKey { public: slot.key.public().clone(), evidence })
     }
 
     fn release(&self, request: ReleaseRequest) -> Result<Released, KeyError> {
@@ -236,11 +209,7 @@ impl Inner {
 
     fn session_evidence(&self, exporter: [u8; 32], nonce: Nonce) -> Result<Vec<u8>, KeyError> {
         let tls_spki_sha256 = self.tls.public().spki_sha256();
-        let body = LeafBody::Session {
-            tls_spki_sha256,
-            tls_exporter: exporter,
-            nonce,
-        };
+        let body = LeafBody::Session { tls_spki_sha256, tls_exporter: exporter, nonce };
         Ok(self.bundle(self.batcher.bind(body)?, None))
     }
 

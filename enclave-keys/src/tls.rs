@@ -73,9 +73,7 @@ impl TlsIdentity {
         params.not_before = moment(started_at.unix())?;
         params.not_after = moment(NO_EXPIRATION)?;
         params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, TLS_SERVER_NAME);
+        params.distinguished_name.push(DnType::CommonName, TLS_SERVER_NAME);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.self_signed(&TlsKey(&key)).map_err(encode)?.der().to_vec();
@@ -101,9 +99,7 @@ impl TlsIdentity {
             .and_then(|(_, rest)| rest.strip_prefix(CONTEXT))
             .ok_or(NotCertificateVerify::Prefix)?;
         if !TRANSCRIPT_LENGTHS.contains(&transcript.len()) {
-            return Err(NotCertificateVerify::TranscriptLength {
-                got: transcript.len(),
-            });
+            return Err(NotCertificateVerify::TranscriptLength { got: transcript.len() });
         }
         Ok(self.key.sign(message))
     }
@@ -140,20 +136,10 @@ mod tests {
         let identity = identity();
         for transcript in TRANSCRIPT_LENGTHS {
             let signature = identity.sign(&message(transcript)).expect("signed");
-            assert_eq!(
-                identity
-                    .public()
-                    .check_signature(&message(transcript), &signature),
-                Ok(())
-            );
+            assert_eq!(identity.public().check_signature(&message(transcript), &signature), Ok(()));
         }
         let spki = identity.public().spki_der();
-        assert!(
-            identity
-                .certificate()
-                .windows(spki.len())
-                .any(|window| window == spki)
-        );
+        assert!(identity.certificate().windows(spki.len()).any(|window| window == spki));
     }
 
     #[test]
@@ -167,10 +153,7 @@ mod tests {
             assert_eq!(identity.sign(wrong), Err(NotCertificateVerify::Prefix));
         }
         for got in [0, 31, 33, 47, 49, 64] {
-            assert_eq!(
-                identity.sign(&message(got)),
-                Err(NotCertificateVerify::TranscriptLength { got })
-            );
+            assert_eq!(identity.sign(&message(got)), Err(NotCertificateVerify::TranscriptLength { got }));
         }
     }
 }

@@ -74,6 +74,9 @@ fn committed_code_is_what_the_proto_files_generate() {
     let names = |map: &BTreeMap<String, Vec<u8>>| map.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&fresh), names(&committed));
     for (name, bytes) in fresh {
-        assert!(committed[&name] == bytes, "{name} differs; run with UPDATE_GENERATED=1 and commit the result");
+        assert!(
+            committed[&name] == bytes,
+            "{name} differs; run with UPDATE_GENERATED=1 and commit the result"
+        );
     }
 }

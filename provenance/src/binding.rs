@@ -151,7 +151,9 @@ impl Leaf {
             return Err(FrameError::Truncated { offset: reader.offset(), wanted, got: length }.into());
         }
         if length > wanted {
-            return Err(FrameError::Trailing { offset: reader.offset() + wanted, extra: length - wanted }.into());
+            return Err(
+                FrameError::Trailing { offset: reader.offset() + wanted, extra: length - wanted }.into()
+            );
         }
         let body = match kind {
             1 => LeafBody::Key {
@@ -226,7 +228,9 @@ pub struct InclusionProof {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
     /// Tree size or index outside their bounds.
-    #[error("leaf index {leaf_index} of tree size {tree_size}: wanted an index below a size of 1 to {MAX_LEAVES}")]
+    #[error(
+        "leaf index {leaf_index} of tree size {tree_size}: wanted an index below a size of 1 to {MAX_LEAVES}"
+    )]
     Range {
         /// Index seen.
         leaf_index: u32,
@@ -307,7 +311,10 @@ impl LeafTree {
         while levels.last().is_some_and(|level| level.len() > 1) {
             let below = levels.last().expect("there is at least the leaf level");
             // A lone last node moves up unchanged, which gives the RFC 6962 shape.
-            let above = below.chunks(2).map(|pair| if let [l, r] = pair { node_hash(l, r) } else { pair[0] }).collect();
+            let above = below
+                .chunks(2)
+                .map(|pair| if let [l, r] = pair { node_hash(l, r) } else { pair[0] })
+                .collect();
             levels.push(above);
         }
         Some(Self { levels })

@@ -36,7 +36,10 @@ pub fn to_canonical_json<T: Serialize>(document: &T) -> Vec<u8> {
 }
 
 /// Parses a document and demands that `bytes` are its canonical encoding.
-pub fn from_canonical_json<T: DeserializeOwned + Serialize>(bytes: &[u8], limit: usize) -> Result<T, CanonicalError> {
+pub fn from_canonical_json<T: DeserializeOwned + Serialize>(
+    bytes: &[u8],
+    limit: usize,
+) -> Result<T, CanonicalError> {
     if bytes.len() > limit {
         return Err(CanonicalError::TooLarge { got: bytes.len(), limit });
     }

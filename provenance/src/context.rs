@@ -51,7 +51,9 @@ impl Name {
             || bytes == b".."
             || bytes.iter().any(|b| *b == b'/' || *b == 0);
         if bad {
-            return Err(InvalidDirectory::Name { got: String::from_utf8_lossy(bytes).chars().take(255).collect() });
+            return Err(InvalidDirectory::Name {
+                got: String::from_utf8_lossy(bytes).chars().take(255).collect(),
+            });
         }
         Ok(Self(bytes.to_vec()))
     }
@@ -193,7 +195,9 @@ pub enum InvalidDirectory {
         got: usize,
     },
     /// A hard link's path is absolute or leaves the root.
-    #[error("hard link {name:?} points to `{got}`, wanted a relative path inside the context without `.` and `..`")]
+    #[error(
+        "hard link {name:?} points to `{got}`, wanted a relative path inside the context without `.` and `..`"
+    )]
     HardLinkPath {
         /// Name of the entry.
         name: Name,
@@ -371,7 +375,10 @@ fn check_entry(entry: &Entry) -> Result<(), InvalidDirectory> {
         return Err(InvalidDirectory::Mode { name: name(), got: entry.mode });
     }
     let xattrs_fit = entry.xattrs.len() <= MAX_XATTRS
-        && entry.xattrs.iter().all(|(k, v)| !k.is_empty() && k.len() <= MAX_NAME && v.len() <= MAX_XATTR_VALUE);
+        && entry
+            .xattrs
+            .iter()
+            .all(|(k, v)| !k.is_empty() && k.len() <= MAX_NAME && v.len() <= MAX_XATTR_VALUE);
     if !xattrs_fit {
         return Err(InvalidDirectory::Xattrs { name: name() });
     }
@@ -386,7 +393,10 @@ fn check_entry(entry: &Entry) -> Result<(), InvalidDirectory> {
     if let Kind::HardLink { first, .. } = &entry.kind
         && first.split(|b| *b == b'/').any(|part| Name::new(part).is_err())
     {
-        return Err(InvalidDirectory::HardLinkPath { name: name(), got: String::from_utf8_lossy(first).into_owned() });
+        return Err(InvalidDirectory::HardLinkPath {
+            name: name(),
+            got: String::from_utf8_lossy(first).into_owned(),
+        });
     }
     Ok(())
 }
@@ -431,13 +441,17 @@ mod tests {
         }
         for bad in [&b"/etc/passwd"[..], b"../x", b"a//b", b"a/./b"] {
             let hard = Kind::HardLink { first: bad.to_vec(), size: 0, digest: Sha256Digest::of(b"") };
-            assert!(matches!(Directory::new(vec![entry(b"h", hard)]), Err(InvalidDirectory::HardLinkPath { .. })));
+            assert!(matches!(
+                Directory::new(vec![entry(b"h", hard)]),
+                Err(InvalidDirectory::HardLinkPath { .. })
+            ));
         }
     }
 
     #[test]
     fn entries_out_of_order_are_refused() {
-        let one = Directory::new(vec![entry(b"a", Kind::Fifo), entry(b"b", Kind::Fifo)]).expect("valid").encode();
+        let one =
+            Directory::new(vec![entry(b"a", Kind::Fifo), entry(b"b", Kind::Fifo)]).expect("valid").encode();
         let mut swapped = one.clone();
         let a = one.windows(5).position(|w| w == [0, 0, 0, 1, b'a']).expect("there") + 4;
         let b = one.windows(5).position(|w| w == [0, 0, 0, 1, b'b']).expect("there") + 4;

@@ -83,7 +83,9 @@ impl FromStr for Sha256Digest {
 
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
         match text.strip_prefix("sha256:") {
-            Some(hex) => Self::from_hex(hex).map_err(|_| InvalidDigest { seen: text.chars().take(100).collect() }),
+            Some(hex) => {
+                Self::from_hex(hex).map_err(|_| InvalidDigest { seen: text.chars().take(100).collect() })
+            }
             None => Err(InvalidDigest { seen: text.chars().take(100).collect() }),
         }
     }
@@ -153,7 +155,14 @@ mod tests {
             "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         assert_eq!(digest.to_string().parse(), Ok(digest));
-        for bad in ["", "sha256:", "sha512:ba", &digest.hex(), &digest.to_string().to_uppercase(), &format!("{digest}0")] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha512:ba",
+            &digest.hex(),
+            &digest.to_string().to_uppercase(),
+            &format!("{digest}0"),
+        ] {
             assert!(bad.parse::<Sha256Digest>().is_err(), "{bad}");
         }
     }

@@ -95,7 +95,8 @@ impl Envelope {
         if json.len() > limit {
             return Err(DsseError::TooLarge { got: json.len(), limit });
         }
-        let parsed: EnvelopeJson = serde_json::from_slice(json).map_err(|e| DsseError::Shape(e.to_string()))?;
+        let parsed: EnvelopeJson =
+            serde_json::from_slice(json).map_err(|e| DsseError::Shape(e.to_string()))?;
         let [signature] = parsed.signatures.as_slice() else {
             return Err(DsseError::SignatureCount { got: parsed.signatures.len() });
         };

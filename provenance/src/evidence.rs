@@ -209,8 +209,9 @@ struct Collection {
 }
 
 fn encode_proof(proof: &InclusionProof) -> Vec<u8> {
-    let mut out =
-        FrameWriter::new(PROOF_LABEL).fixed(&proof.leaf_index.to_be_bytes()).fixed(&proof.tree_size.to_be_bytes());
+    let mut out = FrameWriter::new(PROOF_LABEL)
+        .fixed(&proof.leaf_index.to_be_bytes())
+        .fixed(&proof.tree_size.to_be_bytes());
     for hash in &proof.hashes {
         out = out.fixed(hash.as_bytes());
     }
@@ -237,7 +238,9 @@ impl EvidenceBundle {
     /// The canonical JSON collection.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let record = |media_type: &str, bytes: &[u8], ind| Some((media_type.to_owned(), URL_SAFE_NO_PAD.encode(bytes), ind));
+        let record = |media_type: &str, bytes: &[u8], ind| {
+            Some((media_type.to_owned(), URL_SAFE_NO_PAD.encode(bytes), ind))
+        };
         let (evidence_type, endorsements_type) = self.evidence.platform.media_types();
         to_canonical_json(&Collection {
             collection_type: COLLECTION_TYPE.to_owned(),
@@ -258,7 +261,8 @@ impl EvidenceBundle {
         if collection.collection_type != COLLECTION_TYPE {
             return Err(EvidenceError::CollectionType { got: collection.collection_type });
         }
-        let evidence_type = &collection.evidence.as_ref().ok_or(EvidenceError::Missing { label: "evidence" })?.0;
+        let evidence_type =
+            &collection.evidence.as_ref().ok_or(EvidenceError::Missing { label: "evidence" })?.0;
         let platform = Platform::from_evidence_media_type(evidence_type)
             .ok_or_else(|| EvidenceError::UnknownPlatform { got: evidence_type.clone() })?;
         let (evidence_type, endorsements_type) = platform.media_types();
@@ -266,7 +270,12 @@ impl EvidenceBundle {
             evidence: Evidence {
                 platform,
                 report: decode("evidence", collection.evidence, evidence_type, IND_EVIDENCE)?,
-                endorsements: decode("endorsements", collection.endorsements, endorsements_type, IND_ENDORSEMENTS)?,
+                endorsements: decode(
+                    "endorsements",
+                    collection.endorsements,
+                    endorsements_type,
+                    IND_ENDORSEMENTS,
+                )?,
             },
             instance: decode("instance", collection.instance, INSTANCE, IND_EVIDENCE)?,
             leaf: decode("leaf", collection.leaf, LEAF, IND_EVIDENCE)?,
@@ -286,7 +295,12 @@ fn decode_optional(
     record.map(|present| decode(label, Some(present), wanted, IND_EVIDENCE)).transpose()
 }
 
-fn decode(label: &'static str, record: Option<Record>, wanted: &'static str, ind: u8) -> Result<Vec<u8>, EvidenceError> {
+fn decode(
+    label: &'static str,
+    record: Option<Record>,
+    wanted: &'static str,
+    ind: u8,
+) -> Result<Vec<u8>, EvidenceError> {
     let (media_type, text, indicator) = record.ok_or(EvidenceError::Missing { label })?;
     if media_type != wanted {
         return Err(EvidenceError::MediaType { label, got: media_type, wanted });
@@ -302,15 +316,20 @@ pub mod certificate_table {
     use super::BTreeMap;
 
     /// GUID of the ARK certificate, in the byte order of the table.
-    pub const ARK: [u8; 16] = guid(0xc0b4_06a4, 0xa803, 0x4952, [0x97, 0x43, 0x3f, 0xb6, 0x01, 0x4c, 0xd0, 0xae]);
+    pub const ARK: [u8; 16] =
+        guid(0xc0b4_06a4, 0xa803, 0x4952, [0x97, 0x43, 0x3f, 0xb6, 0x01, 0x4c, 0xd0, 0xae]);
     /// GUID of the ASK certificate.
-    pub const ASK: [u8; 16] = guid(0x4ab7_b379, 0xbbac, 0x4fe4, [0xa0, 0x2f, 0x05, 0xae, 0xf3, 0x27, 0xc7, 0x82]);
+    pub const ASK: [u8; 16] =
+        guid(0x4ab7_b379, 0xbbac, 0x4fe4, [0xa0, 0x2f, 0x05, 0xae, 0xf3, 0x27, 0xc7, 0x82]);
     /// GUID of the VCEK certificate.
-    pub const VCEK: [u8; 16] = guid(0x63da_758d, 0xe664, 0x4564, [0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd]);
+    pub const VCEK: [u8; 16] =
+        guid(0x63da_758d, 0xe664, 0x4564, [0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd]);
     /// GUID of the VLEK certificate.
-    pub const VLEK: [u8; 16] = guid(0xa807_4bc2, 0xa25a, 0x483e, [0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1]);
+    pub const VLEK: [u8; 16] =
+        guid(0xa807_4bc2, 0xa25a, 0x483e, [0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1]);
     /// GUID of the VCEK/VLEK intermediate ASVK is the ASK entry; CRLs have this GUID.
-    pub const CRL: [u8; 16] = guid(0x92f8_1bc3, 0x5811, 0x4d3d, [0x97, 0xff, 0xd1, 0x9f, 0x88, 0xdc, 0x67, 0xea]);
+    pub const CRL: [u8; 16] =
+        guid(0x92f8_1bc3, 0x5811, 0x4d3d, [0x97, 0xff, 0xd1, 0x9f, 0x88, 0xdc, 0x67, 0xea]);
 
     /// Most entries that are read.
     pub const MAX_ENTRIES: usize = 16;

@@ -8,11 +8,12 @@ use ring::signature;
 
 /// DER before the 65-byte uncompressed point of a P-256 key (RFC 5480 §2.1.1).
 const P256_SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 /// DER before the 32 bytes of an Ed25519 key (RFC 8410 §4).
-const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const ED25519_SPKI_PREFIX: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// Length of a P-256 SubjectPublicKeyInfo in bytes.
 pub const P256_SPKI_LEN: usize = 91;
@@ -36,7 +37,9 @@ pub struct PublicKey {
 
 /// Bytes that are no public key of a kind we use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{got} bytes are not a P-256 ({P256_SPKI_LEN} bytes, uncompressed) or Ed25519 ({ED25519_SPKI_LEN} bytes) SubjectPublicKeyInfo")]
+#[error(
+    "{got} bytes are not a P-256 ({P256_SPKI_LEN} bytes, uncompressed) or Ed25519 ({ED25519_SPKI_LEN} bytes) SubjectPublicKeyInfo"
+)]
 pub struct InvalidPublicKey {
     /// How many bytes were seen.
     pub got: usize,
@@ -55,7 +58,11 @@ impl PublicKey {
     pub fn from_spki_der(der: &[u8]) -> Result<Self, InvalidPublicKey> {
         let p256 = der.len() == P256_SPKI_LEN && der.starts_with(&P256_SPKI_PREFIX) && der[26] == 0x04;
         let ed25519 = der.len() == ED25519_SPKI_LEN && der.starts_with(&ED25519_SPKI_PREFIX);
-        if p256 || ed25519 { Ok(Self { spki_der: der.to_vec() }) } else { Err(InvalidPublicKey { got: der.len() }) }
+        if p256 || ed25519 {
+            Ok(Self { spki_der: der.to_vec() })
+        } else {
+            Err(InvalidPublicKey { got: der.len() })
+        }
     }
 
     /// From an uncompressed P-256 point (65 bytes, first 0x04).
@@ -83,7 +90,11 @@ impl PublicKey {
     /// Which algorithm the key is for.
     #[must_use]
     pub fn algorithm(&self) -> KeyAlgorithm {
-        if self.spki_der.len() == P256_SPKI_LEN { KeyAlgorithm::EcdsaP256Sha256 } else { KeyAlgorithm::Ed25519 }
+        if self.spki_der.len() == P256_SPKI_LEN {
+            KeyAlgorithm::EcdsaP256Sha256
+        } else {
+            KeyAlgorithm::Ed25519
+        }
     }
 
     /// Checks a signature: ASN.1 DER `ECDSA-Sig-Value` for P-256, 64 raw bytes for Ed25519.

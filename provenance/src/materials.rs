@@ -136,7 +136,13 @@ impl Material {
     #[must_use]
     pub fn new(class: MaterialClass) -> Self {
         Self {
-            annotations: MaterialAnnotations { class, platform: None, requested: None, resolution: None, value: None },
+            annotations: MaterialAnnotations {
+                class,
+                platform: None,
+                requested: None,
+                resolution: None,
+                value: None,
+            },
             digest: BTreeMap::new(),
             name: None,
             uri: None,
@@ -199,7 +205,9 @@ impl Materials {
                     return Err(InvalidMaterials::NotEmpty { class, got: of_class().count() });
                 }
                 Some(Completeness::Observed {}) => {
-                    if let Some(bare) = of_class().find(|i| i.digest.is_empty() && i.annotations.value.is_none()) {
+                    if let Some(bare) =
+                        of_class().find(|i| i.digest.is_empty() && i.annotations.value.is_none())
+                    {
                         let what = bare.uri.clone().or_else(|| bare.name.clone()).unwrap_or_default();
                         return Err(InvalidMaterials::NoDigest { class, what });
                     }
@@ -208,7 +216,15 @@ impl Materials {
             }
         }
         items.sort_by(|a, b| {
-            let key = |m: &Material| (m.annotations.class, m.uri.clone(), m.name.clone(), m.digest.clone(), m.annotations.platform.clone());
+            let key = |m: &Material| {
+                (
+                    m.annotations.class,
+                    m.uri.clone(),
+                    m.name.clone(),
+                    m.digest.clone(),
+                    m.annotations.platform.clone(),
+                )
+            };
             key(a).cmp(&key(b))
         });
         items.dedup();

@@ -41,7 +41,11 @@ impl TryFrom<String> for BuildId {
             && bytes[0].is_ascii_lowercase()
             && bytes[bytes.len() - 1] != b'-'
             && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
-        if fits { Ok(Self(text)) } else { Err(InvalidRequest::BuildId { got: text.chars().take(100).collect() }) }
+        if fits {
+            Ok(Self(text))
+        } else {
+            Err(InvalidRequest::BuildId { got: text.chars().take(100).collect() })
+        }
     }
 }
 
@@ -230,7 +234,9 @@ pub enum InvalidRequest {
         got: String,
     },
     /// Malformed build id.
-    #[error("build id `{got}` is malformed; wanted 1 to {MAX_BUILD_ID} of a-z, 0-9 and `-`, first a letter, last no `-`")]
+    #[error(
+        "build id `{got}` is malformed; wanted 1 to {MAX_BUILD_ID} of a-z, 0-9 and `-`, first a letter, last no `-`"
+    )]
     BuildId {
         /// The id seen.
         got: String,
@@ -261,7 +267,11 @@ fn field(name: &str, problem: impl Into<String>) -> InvalidRequest {
 }
 
 fn ascending(name: &str, ids: &[String]) -> Result<(), InvalidRequest> {
-    if ids.windows(2).all(|pair| pair[0] < pair[1]) { Ok(()) } else { Err(field(name, "must be ascending, each once")) }
+    if ids.windows(2).all(|pair| pair[0] < pair[1]) {
+        Ok(())
+    } else {
+        Err(field(name, "must be ascending, each once"))
+    }
 }
 
 impl Request {
@@ -297,7 +307,10 @@ impl Request {
         {
             for (key, value) in map {
                 if key.is_empty() || key.contains('=') || key.contains('\0') || value.contains('\0') {
-                    return Err(field(&format!("{name}.{key}"), "a key must not be empty or hold `=`; NUL is not allowed"));
+                    return Err(field(
+                        &format!("{name}.{key}"),
+                        "a key must not be empty or hold `=`; NUL is not allowed",
+                    ));
                 }
                 if key.len() + value.len() > MAX_TEXT {
                     return Err(field(&format!("{name}.{key}"), format!("longer than {MAX_TEXT} bytes")));
@@ -333,7 +346,10 @@ impl Request {
             && !path.contains('\0')
             && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
         if !relative {
-            return Err(field("dockerfile.path", format!("`{path}` is not a relative path without `.` and `..`")));
+            return Err(field(
+                "dockerfile.path",
+                format!("`{path}` is not a relative path without `.` and `..`"),
+            ));
         }
         match (&self.context, &self.dockerfile.root) {
             (Source::Tree { .. }, None) => {
@@ -353,8 +369,15 @@ impl Request {
                 Source::OciLayout { media_type, .. } => media_type,
                 Source::Tree { .. } => continue,
             };
-            if name.is_empty() || text.is_empty() || text.len() > 4096 || text.chars().any(|c| c.is_control() || c == ' ') {
-                return Err(field(name, "must be 1 to 4096 characters without spaces and control characters"));
+            if name.is_empty()
+                || text.is_empty()
+                || text.len() > 4096
+                || text.chars().any(|c| c.is_control() || c == ' ')
+            {
+                return Err(field(
+                    name,
+                    "must be 1 to 4096 characters without spaces and control characters",
+                ));
             }
         }
         Ok(())
@@ -368,7 +391,8 @@ impl Request {
             if *push && names.is_empty() {
                 return Err(field("output.push", "a push needs at least one name (-t)"));
             }
-            let has_epoch = self.build_args.contains_key("SOURCE_DATE_EPOCH") || matches!(self.context, Source::Git { .. });
+            let has_epoch = self.build_args.contains_key("SOURCE_DATE_EPOCH")
+                || matches!(self.context, Source::Git { .. });
             if *rewrite_timestamp && !has_epoch {
                 return Err(field(
                     "output.rewrite_timestamp",
@@ -379,7 +403,10 @@ impl Request {
         if let Some(epoch) = self.build_args.get("SOURCE_DATE_EPOCH") {
             // An empty value is Docker's way to say "unset".
             if !epoch.is_empty() && epoch.parse::<u64>().is_err() && epoch != "context" {
-                return Err(field("build_args.SOURCE_DATE_EPOCH", format!("`{epoch}` is no number of seconds")));
+                return Err(field(
+                    "build_args.SOURCE_DATE_EPOCH",
+                    format!("`{epoch}` is no number of seconds"),
+                ));
             }
         }
         Ok(())

@@ -91,7 +91,8 @@ pub fn cosign_sign_statement(digest: &Sha256Digest) -> Vec<u8> {
 /// A Sigstore bundle v0.3 of a DSSE envelope, with the key's hint (base64 of SHA-256 of its SPKI).
 #[must_use]
 pub fn bundle_with_key_hint(envelope: &Envelope, key: &PublicKey) -> Vec<u8> {
-    let envelope: serde_json::Value = serde_json::from_slice(&envelope.to_json()).expect("an envelope is JSON");
+    let envelope: serde_json::Value =
+        serde_json::from_slice(&envelope.to_json()).expect("an envelope is JSON");
     serde_json::to_vec(&serde_json::json!({
         "mediaType": BUNDLE_MEDIA_TYPE,
         "verificationMaterial": {"publicKey": {"hint": STANDARD.encode(key.spki_sha256().as_bytes())}},

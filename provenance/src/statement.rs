@@ -213,7 +213,11 @@ impl Statement {
     pub fn parse(payload: &[u8]) -> Result<Self, InvalidStatement> {
         let statement: Self = from_canonical_json(payload, MAX_STATEMENT)?;
         let fixed = |field, got: &str, wanted: &'static str| {
-            if got == wanted { Ok(()) } else { Err(InvalidStatement::Fixed { field, got: got.to_owned(), wanted }) }
+            if got == wanted {
+                Ok(())
+            } else {
+                Err(InvalidStatement::Fixed { field, got: got.to_owned(), wanted })
+            }
         };
         fixed("_type", &statement.statement_type, STATEMENT_TYPE)?;
         fixed("predicateType", &statement.predicate_type, PREDICATE_TYPE)?;
@@ -222,7 +226,8 @@ impl Statement {
             return Err(InvalidStatement::Subjects { got: statement.subject.len() });
         }
         for (index, subject) in statement.subject.iter().enumerate() {
-            Sha256Digest::from_hex(&subject.digest.sha256).map_err(|_| InvalidStatement::SubjectDigest { index })?;
+            Sha256Digest::from_hex(&subject.digest.sha256)
+                .map_err(|_| InvalidStatement::SubjectDigest { index })?;
         }
         let definition = &statement.predicate.build_definition;
         let external = &definition.external_parameters;
@@ -249,7 +254,10 @@ impl Statement {
     /// Digests of the subjects, in order.
     #[must_use]
     pub fn subject_digests(&self) -> Vec<Sha256Digest> {
-        self.subject.iter().filter_map(|subject| Sha256Digest::from_hex(&subject.digest.sha256).ok()).collect()
+        self.subject
+            .iter()
+            .filter_map(|subject| Sha256Digest::from_hex(&subject.digest.sha256).ok())
+            .collect()
     }
 }
 

@@ -18,7 +18,11 @@ pub struct InvalidTimestamp(pub String);
 impl Timestamp {
     /// From seconds since the epoch; refuses years outside 1970..=9999.
     pub fn from_unix(seconds: i64) -> Result<Self, InvalidTimestamp> {
-        if (0..=253_402_300_799).contains(&seconds) { Ok(Self(seconds)) } else { Err(InvalidTimestamp(seconds.to_string())) }
+        if (0..=253_402_300_799).contains(&seconds) {
+            Ok(Self(seconds))
+        } else {
+            Err(InvalidTimestamp(seconds.to_string()))
+        }
     }
 
     /// Seconds since the epoch.

@@ -47,10 +47,7 @@ impl Output {
     #[must_use]
     pub fn of(command: &Command) -> Self {
         let mut limited = Command::new("timeout");
-        limited
-            .args(["--kill-after=5", COMMAND_LIMIT])
-            .arg(command.get_program())
-            .args(command.get_args());
+        limited.args(["--kill-after=5", COMMAND_LIMIT]).arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => limited.env(name, value),
@@ -60,10 +57,7 @@ impl Output {
         if let Some(directory) = command.get_current_dir() {
             limited.current_dir(directory);
         }
-        let output = limited
-            .stdin(Stdio::null())
-            .output()
-            .expect("timeout is installed");
+        let output = limited.stdin(Stdio::null()).output().expect("timeout is installed");
         Self {
             code: output.status.code().unwrap_or(128),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -77,11 +71,7 @@ impl Output {
     /// When it is another, with all output.
     #[track_caller]
     pub fn code(self, wanted: i32) -> Self {
-        assert_eq!(
-            self.code, wanted,
-            "exit code\n--- stdout\n{}\n--- stderr\n{}",
-            self.stdout, self.stderr
-        );
+        assert_eq!(self.code, wanted, "exit code\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
         self
     }
 
@@ -101,11 +91,7 @@ impl Output {
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
         let said = self.stderr.contains(text) || self.stdout.contains(text);
-        assert!(
-            said,
-            "`{text}` is missing\n--- stdout\n{}\n--- stderr\n{}",
-            self.stdout, self.stderr
-        );
+        assert!(said, "`{text}` is missing\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
         self
     }
 
@@ -117,10 +103,7 @@ impl Output {
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
-            panic!(
-                "{error}\n--- stdout\n{}\n--- stderr\n{}",
-                self.stdout, self.stderr
-            )
+            panic!("{error}\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr)
         })
     }
 }
@@ -178,14 +161,9 @@ impl DevServer {
     #[must_use]
     pub fn with(settings: Settings) -> Self {
         let directory = directory(&settings);
-        let (running, ready) =
-            launch(&directory, &settings, ANY_PORT).unwrap_or_else(|log| panic!("dev-server is not ready\n{log}"));
-        Self {
-            directory,
-            settings,
-            running: Some(running),
-            ready,
-        }
+        let (running, ready) = launch(&directory, &settings, ANY_PORT)
+            .unwrap_or_else(|log| panic!("dev-server is not ready\n{log}"));
+        Self { directory, settings, running: Some(running), ready }
     }
 
     /// What a server says that must not start with these settings.
@@ -222,7 +200,8 @@ impl DevServer {
             let _ = old.wait(SERVER_LIMIT);
             old.leave();
         }
-        let (running, ready) = launch(&self.directory, &self.settings, &self.ready.endpoint).unwrap_or_else(|log| panic!("no restart\n{log}"));
+        let (running, ready) = launch(&self.directory, &self.settings, &self.ready.endpoint)
+            .unwrap_or_else(|log| panic!("no restart\n{log}"));
         self.running = Some(running);
         self.ready = ready;
     }
@@ -233,9 +212,7 @@ impl DevServer {
     /// When it does start.
     #[must_use]
     pub fn second_on_same_state(&self) -> String {
-        launch(&self.directory, &self.settings, ANY_PORT)
-            .err()
-            .expect("two servers on one state directory")
+        launch(&self.directory, &self.settings, ANY_PORT).err().expect("two servers on one state directory")
     }
 
     /// Ends the server as a crash does.
@@ -250,12 +227,7 @@ impl DevServer {
     /// When it does not.
     pub fn wait_for_crash(&self) {
         let status = self.process().wait(Duration::from_secs(120));
-        assert_eq!(
-            status,
-            128 + 9,
-            "the server ends by its own SIGKILL\n{}",
-            self.log()
-        );
+        assert_eq!(status, 128 + 9, "the server ends by its own SIGKILL\n{}", self.log());
     }
 
     /// Ends the server with SIGTERM and gives its exit status.
@@ -329,11 +301,7 @@ impl DevServer {
     #[must_use]
     pub fn daemon_sockets(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        for project in std::fs::read_dir(self.state().join("engine"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for project in std::fs::read_dir(self.state().join("engine")).into_iter().flatten().flatten() {
             for entry in std::fs::read_dir(project.path()).into_iter().flatten().flatten() {
                 // A link to a short private directory.
                 let socket = std::fs::metadata(entry.path()).is_ok_and(|meta| meta.file_type().is_socket());
@@ -352,14 +320,9 @@ impl DevServer {
     #[must_use]
     pub fn buildctl<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let sockets = self.daemon_sockets();
-        let [socket] = sockets.as_slice() else {
-            panic!("daemons: {sockets:?}, wanted one")
-        };
+        let [socket] = sockets.as_slice() else { panic!("daemons: {sockets:?}, wanted one") };
         let mut command = Command::new(tool("buildctl"));
-        command
-            .arg("--addr")
-            .arg(format!("unix://{}", socket.display()))
-            .args(arguments);
+        command.arg("--addr").arg(format!("unix://{}", socket.display())).args(arguments);
         command
     }
 }
@@ -367,7 +330,8 @@ impl DevServer {
 /// A new directory for a server.
 fn directory(settings: &Settings) -> PathBuf {
     // Short, because sockets lie in it.
-    let directory = tempfile::Builder::new().prefix("sw-e2e-").tempdir_in("/tmp").expect("a directory").keep();
+    let directory =
+        tempfile::Builder::new().prefix("sw-e2e-").tempdir_in("/tmp").expect("a directory").keep();
     for name in ["home", "docker", "work"] {
         std::fs::create_dir(directory.join(name)).expect("a directory");
     }
@@ -392,7 +356,8 @@ fn launch(directory: &Path, settings: &Settings, listen: &str) -> Result<(Superv
     if let Some(step) = settings.crash_at {
         environment.push(("SEALWRIGHT_DEV_CRASH_AT", OsStr::new(step)));
     }
-    let mut arguments = vec![OsStr::new("--state"), state.as_os_str(), OsStr::new("--listen"), OsStr::new(listen)];
+    let mut arguments =
+        vec![OsStr::new("--state"), state.as_os_str(), OsStr::new("--listen"), OsStr::new(listen)];
     arguments.extend([OsStr::new("--tools"), tools.as_os_str()]);
     let files = [("--trust", settings.trust), ("--operations", settings.operations)];
     let files = files.map(|(flag, text)| (flag, text, directory.join(format!("{}.toml", &flag[2..]))));
@@ -431,10 +396,7 @@ fn launch(directory: &Path, settings: &Settings, listen: &str) -> Result<(Superv
                 let _ = file.seek(std::io::SeekFrom::Start(earlier));
                 let _ = file.read_to_string(&mut said);
             }
-            Err(format!(
-                "{said}first line: `{}`, exit status {status}",
-                first.trim_end()
-            ))
+            Err(format!("{said}first line: `{}`, exit status {status}", first.trim_end()))
         }
     }
 }
@@ -456,10 +418,6 @@ fn own_binary(name: &str) -> PathBuf {
 #[must_use]
 pub fn sealwright() -> PathBuf {
     let path = own_binary("sealwright");
-    assert!(
-        path.is_file(),
-        "no {}; build it: cargo build -p sealwright-client",
-        path.display()
-    );
+    assert!(path.is_file(), "no {}; build it: cargo build -p sealwright-client", path.display());
     path
 }

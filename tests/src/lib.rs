@@ -1,9 +1,9 @@
 //! End to end tests, fixture PKI and the software TEE. NOT HARDWARE; shipped crates never depend on this one.
 
-pub mod registry;
-pub mod reference_values;
-pub mod release_fixture;
 pub mod harness;
+pub mod reference_values;
+pub mod registry;
+pub mod release_fixture;
 pub mod small_disk;
 pub mod software_tee;
 pub mod tools;

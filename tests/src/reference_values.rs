@@ -23,11 +23,7 @@ pub fn of(tee: &SoftwareTee, instance: &InstanceDocument) -> ReferenceValues {
         dangerous_roots: vec![tee.root_spki_sha256()],
         guest_version: 1,
         name: "NOT HARDWARE: software TEE".to_owned(),
-        platforms: Platforms {
-            sev_snp: PlatformValues {
-                measurements: vec![measurement],
-            },
-        },
+        platforms: Platforms { sev_snp: PlatformValues { measurements: vec![measurement] } },
         trust_configurations: vec![instance.trust_configuration_sha256()],
         document_type: REFERENCE_VALUES_TYPE.to_owned(),
     }
@@ -36,9 +32,7 @@ pub fn of(tee: &SoftwareTee, instance: &InstanceDocument) -> ReferenceValues {
 /// The signed file (DSSE JSON), as `guest-image` will emit it.
 #[must_use]
 pub fn sign(values: &ReferenceValues, release_key: &FixtureKey) -> Vec<u8> {
-    release_key
-        .sign(REFERENCE_VALUES_PAYLOAD_TYPE, values.document())
-        .to_json()
+    release_key.sign(REFERENCE_VALUES_PAYLOAD_TYPE, values.document()).to_json()
 }
 
 /// A policy (TOML) that accepts images of this instance for these callers. Dangerous: whoever can read the software
@@ -49,9 +43,6 @@ pub fn dangerous_policy(
     instance: &InstanceDocument,
     callers: &[(String, PublicKey)],
 ) -> String {
-    let template = PolicyTemplate {
-        callers: callers.to_vec(),
-        ..PolicyTemplate::default()
-    };
+    let template = PolicyTemplate { callers: callers.to_vec(), ..PolicyTemplate::default() };
     policy_from_reference_values(&of(tee, instance), &template)
 }

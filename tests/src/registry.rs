@@ -209,7 +209,8 @@ impl FaultRegistry {
     /// # Panics
     /// When there is no port.
     pub async fn start(guard: Guard, referrers: bool) -> Self {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port on loopback");
+        let listener =
+            tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port on loopback");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared { guard, referrers, store: Mutex::default() });
         let served = Arc::clone(&shared);
@@ -218,7 +219,8 @@ impl FaultRegistry {
             while let Ok((stream, _)) = listener.accept().await {
                 let shared = Arc::clone(&served);
                 connections.spawn(async move {
-                    let service = hyper::service::service_fn(move |request| answer(Arc::clone(&shared), request));
+                    let service =
+                        hyper::service::service_fn(move |request| answer(Arc::clone(&shared), request));
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
                         .await;
@@ -267,7 +269,10 @@ impl FaultRegistry {
     /// The manifest under a tag or digest.
     #[must_use]
     pub fn manifest(&self, repository: &str, reference: &str) -> Option<Bytes> {
-        self.store().manifests.get(&(repository.to_owned(), reference.to_owned())).map(|(_, bytes)| bytes.clone())
+        self.store()
+            .manifests
+            .get(&(repository.to_owned(), reference.to_owned()))
+            .map(|(_, bytes)| bytes.clone())
     }
 
     /// Stores a manifest as another writer would.
@@ -317,15 +322,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             path: path.clone(),
             authorization: text(request.headers(), &AUTHORIZATION),
         });
-        let rule = store
-            .rules
-            .iter_mut()
-            .find(|rule| {
-                rule.left > 0
-                    && rule.method == *request.method()
-                    && path.contains(&rule.path)
-                    && (!rule.logged_in || request.headers().contains_key(AUTHORIZATION))
-            });
+        let rule = store.rules.iter_mut().find(|rule| {
+            rule.left > 0
+                && rule.method == *request.method()
+                && path.contains(&rule.path)
+                && (!rule.logged_in || request.headers().contains_key(AUTHORIZATION))
+        });
         rule.map(|rule| {
             rule.left -= 1;
             rule.fault.clone()
@@ -358,7 +360,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
     let mut response = serve(&shared, request, &path).await?;
     if other_digest {
         let digest = Sha256Digest::of(b"something else").to_string();
-        response.headers_mut().insert("docker-content-digest", digest.parse().expect("a digest is header text"));
+        response
+            .headers_mut()
+            .insert("docker-content-digest", digest.parse().expect("a digest is header text"));
     }
     Ok(response)
 }
@@ -390,7 +394,11 @@ async fn serve(shared: &Shared, request: Request<Incoming>, path: &str) -> Resul
         return Ok(plain(StatusCode::NOT_FOUND, &[]));
     };
     let parameter = |name: &str| {
-        query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value.replace("%3A", ":").replace("%2F", "/"))
+        query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value.replace("%3A", ":").replace("%2F", "/"))
     };
     if let Some((repository, _)) = rest.split_once("/blobs/uploads/") {
         let repository = repository.to_owned();
@@ -461,7 +469,8 @@ fn refused(guard: &Guard, store: &Store, authorization: Option<&str>, host: &str
             format!("Bearer realm=\"http://{host}/token\",service=\"test\",scope=\"repository:x:pull\""),
         ),
     };
-    (authorization != Some(&wanted)).then(|| plain(StatusCode::UNAUTHORIZED, &[(WWW_AUTHENTICATE.as_str(), challenge)]))
+    (authorization != Some(&wanted))
+        .then(|| plain(StatusCode::UNAUTHORIZED, &[(WWW_AUTHENTICATE.as_str(), challenge)]))
 }
 
 fn token(guard: &Guard, store: &Store, authorization: Option<&str>, body: &[u8]) -> Answer {
@@ -477,6 +486,7 @@ fn token(guard: &Guard, store: &Store, authorization: Option<&str>, body: &[u8])
         return plain(StatusCode::UNAUTHORIZED, &[]);
     }
     let mut response = plain(StatusCode::OK, &[]);
-    *response.body_mut() = Full::new(Bytes::from(format!("{{\"token\":\"{}\",\"expires_in\":60}}", current_token(store))));
+    *response.body_mut() =
+        Full::new(Bytes::from(format!("{{\"token\":\"{}\",\"expires_in\":60}}", current_token(store))));
     response
 }

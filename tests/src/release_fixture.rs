@@ -77,10 +77,8 @@ impl FixtureKey {
 /// What a test instance says about itself.
 #[must_use]
 pub fn instance_inputs() -> InstanceInputs {
-    let program = |name: &str| Program {
-        sha256: Sha256Digest::of(name.as_bytes()),
-        version: "1.0.0".to_owned(),
-    };
+    let program =
+        |name: &str| Program { sha256: Sha256Digest::of(name.as_bytes()), version: "1.0.0".to_owned() };
     InstanceInputs {
         version: "0.1.0".to_owned(),
         builder_id: BUILDER_ID.to_owned(),
@@ -102,10 +100,7 @@ pub fn request(project: &Project, build_id: &str, nonce: Nonce) -> Request {
         build_args: BTreeMap::new(),
         build_id: BuildId::try_from(build_id.to_owned()).expect("a valid build id"),
         context: Source::Tree { root },
-        dockerfile: Dockerfile {
-            path: "Dockerfile".to_owned(),
-            root: Some(root),
-        },
+        dockerfile: Dockerfile { path: "Dockerfile".to_owned(), root: Some(root) },
         issued_at: moment(),
         labels: BTreeMap::new(),
         named_contexts: BTreeMap::new(),
@@ -147,18 +142,8 @@ impl Release {
         let nonce = Nonce(*Sha256Digest::of(build_id.as_bytes()).as_bytes());
         let request = request(&caller.project("acme/app"), build_id, nonce);
         let image = Sha256Digest::of(format!("image of {build_id}").as_bytes());
-        let statement = statement(
-            keys,
-            &request,
-            &caller.public,
-            &[Subject::new(REPOSITORY, &image)],
-        );
-        Self {
-            caller,
-            request,
-            statement,
-            image,
-        }
+        let statement = statement(keys, &request, &caller.public, &[Subject::new(REPOSITORY, &image)]);
+        Self { caller, request, statement, image }
     }
 
     /// What is handed to [`KeyService::release`].
@@ -168,15 +153,9 @@ impl Release {
             project: self.request.project.id(),
             nonce: self.request.nonce,
             statement: self.statement.document(),
-            signed_request: self
-                .caller
-                .sign(REQUEST_PAYLOAD_TYPE, self.request.document())
-                .to_json(),
+            signed_request: self.caller.sign(REQUEST_PAYLOAD_TYPE, self.request.document()).to_json(),
             caller_key: self.caller.public.spki_der().to_vec(),
-            images: vec![ImageName {
-                repository: REPOSITORY.to_owned(),
-                digest: self.image,
-            }],
+            images: vec![ImageName { repository: REPOSITORY.to_owned(), digest: self.image }],
         }
     }
 }
@@ -201,19 +180,14 @@ pub fn statement(
                     request_digest: Sha256Digest::of(&request.document()),
                 },
                 internal_parameters: InternalParameters {
-                    completeness: MaterialClass::ALL
-                        .map(|class| (class, Completeness::None {}))
-                        .into(),
+                    completeness: MaterialClass::ALL.map(|class| (class, Completeness::None {})).into(),
                     instance: keys.instance().clone(),
                     instance_digest,
                 },
                 resolved_dependencies: vec![],
             },
             run_details: RunDetails {
-                builder: Builder {
-                    id: keys.instance().builder_id.clone(),
-                    version: BTreeMap::new(),
-                },
+                builder: Builder { id: keys.instance().builder_id.clone(), version: BTreeMap::new() },
                 byproducts: vec![],
                 metadata: BuildMetadata {
                     finished_on: moment(),

@@ -15,7 +15,8 @@ impl SmallDisk {
     pub fn new(megabytes: u32) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let size = format!("size={megabytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).status();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).status();
         assert!(mounted.expect("mount is installed").success(), "the tests mount file systems, as root");
         Self(directory)
     }

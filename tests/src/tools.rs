@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate is a directory of the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a directory of the repository")
 }
 
 fn configured(variable: &str, default: &str) -> PathBuf {
@@ -30,10 +28,6 @@ pub fn tool(name: &str) -> PathBuf {
 #[must_use]
 pub fn base_image() -> PathBuf {
     let path = configured("SEALWRIGHT_BASE_IMAGE", "target/base-image");
-    assert!(
-        path.join("index.json").is_file(),
-        "no OCI layout at {}; run make tools",
-        path.display()
-    );
+    assert!(path.join("index.json").is_file(), "no OCI layout at {}; run make tools", path.display());
     path
 }

@@ -30,7 +30,8 @@ async fn a_build_runs_to_its_result_and_the_result_can_be_read_from_any_offset()
         let read = client.read(&created.name, &digest, offset as u64).await.expect("readable");
         assert!(read == blob[offset..], "offset {offset}: {} bytes", read.len());
     }
-    let beyond = client.read(&created.name, &digest, blob.len() as u64 + 1).await.expect_err("beyond the end");
+    let beyond =
+        client.read(&created.name, &digest, blob.len() as u64 + 1).await.expect_err("beyond the end");
     assert_eq!((beyond.code(), reason(&beyond).as_str()), (Code::OutOfRange, "OFFSET_BEYOND_END"));
     let other = Sha256Digest::of(b"another").to_string();
     let unlisted = client.read(&created.name, &other, 0).await.expect_err("not of this result");
@@ -47,9 +48,8 @@ async fn a_result_blob_that_was_changed_on_disk_is_never_complete() {
     let ended = client.end(&caller.build("ok-1")).await;
     let digest = ended.result.expect("a result").blobs[0].digest.clone();
     let hex = digest.strip_prefix("sha256:").expect("a digest");
-    let path = directory
-        .path()
-        .join(format!("results/{}/ok-1/layout/blobs/sha256/{hex}", caller.project.id()));
+    let path =
+        directory.path().join(format!("results/{}/ok-1/layout/blobs/sha256/{hex}", caller.project.id()));
     let mut bytes = std::fs::read(&path).expect("the blob is where the layout has it");
     bytes[0] ^= 1;
     std::fs::write(&path, bytes).expect("writable");
@@ -111,35 +111,72 @@ async fn everything_of_a_foreign_project_looks_as_if_it_were_not_there() {
             let digest = vec![1; 32];
             let failures = vec![
                 builds.get_build(ask!(v1::GetBuildRequest { name: name.clone() })).await.map(drop),
-                builds.list_builds(ask!(v1::ListBuildsRequest { parent: parent.clone(), ..Default::default() })).await.map(drop),
-                builds.watch_build(ask!(v1::WatchBuildRequest { name: name.clone(), after: 0 })).await.map(drop),
+                builds
+                    .list_builds(ask!(v1::ListBuildsRequest { parent: parent.clone(), ..Default::default() }))
+                    .await
+                    .map(drop),
+                builds
+                    .watch_build(ask!(v1::WatchBuildRequest { name: name.clone(), after: 0 }))
+                    .await
+                    .map(drop),
                 builds.cancel_build(ask!(v1::CancelBuildRequest { name: name.clone() })).await.map(drop),
                 builds
-                    .read_blob(ask!(v1::ReadBlobRequest { name: name.clone(), digest: Sha256Digest::of(b"x").to_string(), offset: 0 }))
+                    .read_blob(ask!(v1::ReadBlobRequest {
+                        name: name.clone(),
+                        digest: Sha256Digest::of(b"x").to_string(),
+                        offset: 0
+                    }))
                     .await
                     .map(drop),
                 builds
-                    .forward_agent(ask!(tokio_stream::iter([v1::ForwardAgentRequest { name: name.clone(), ..Default::default() }])))
-                    .await
-                    .map(drop),
-                contexts.get_context(ask!(v1::GetContextRequest { name: format!("{parent}/contexts/{}", Sha256Digest::of(b"x").hex()) })).await.map(drop),
-                contexts
-                    .find_missing_blobs(ask!(v1::FindMissingBlobsRequest { parent: parent.clone(), digests: vec![digest.clone().into()] }))
+                    .forward_agent(ask!(tokio_stream::iter([v1::ForwardAgentRequest {
+                        name: name.clone(),
+                        ..Default::default()
+                    }])))
                     .await
                     .map(drop),
                 contexts
-                    .upload_blobs(ask!(tokio_stream::iter([v1::UploadBlobsRequest { parent: parent.clone(), blobs: vec![b"x".to_vec().into()], chunk: None }])))
+                    .get_context(ask!(v1::GetContextRequest {
+                        name: format!("{parent}/contexts/{}", Sha256Digest::of(b"x").hex())
+                    }))
                     .await
                     .map(drop),
-                contexts.get_upload(ask!(v1::GetUploadRequest { parent: parent.clone(), digest: digest.into() })).await.map(drop),
-                stranger.attestation().get_instance(ask!(v1::GetInstanceRequest { name: format!("{parent}/instance") })).await.map(drop),
+                contexts
+                    .find_missing_blobs(ask!(v1::FindMissingBlobsRequest {
+                        parent: parent.clone(),
+                        digests: vec![digest.clone().into()]
+                    }))
+                    .await
+                    .map(drop),
+                contexts
+                    .upload_blobs(ask!(tokio_stream::iter([v1::UploadBlobsRequest {
+                        parent: parent.clone(),
+                        blobs: vec![b"x".to_vec().into()],
+                        chunk: None
+                    }])))
+                    .await
+                    .map(drop),
+                contexts
+                    .get_upload(ask!(v1::GetUploadRequest { parent: parent.clone(), digest: digest.into() }))
+                    .await
+                    .map(drop),
+                stranger
+                    .attestation()
+                    .get_instance(ask!(v1::GetInstanceRequest { name: format!("{parent}/instance") }))
+                    .await
+                    .map(drop),
             ];
             let failures: Vec<_> = failures
                 .into_iter()
                 .map(|answer| {
                     let status = answer.expect_err("refused");
                     let id = project.id().to_string();
-                    (status.code(), status.message().replace(&id, "PROJECT"), reason(&status), advice(&status))
+                    (
+                        status.code(),
+                        status.message().replace(&id, "PROJECT"),
+                        reason(&status),
+                        advice(&status),
+                    )
                 })
                 .collect();
             assert!(failures.iter().all(|failure| failure.0 == Code::NotFound), "{failures:?}");
@@ -191,12 +228,37 @@ async fn creation_refuses_what_the_caller_did_not_sign() {
     let spaced = [b" ", request.document().as_slice()].concat();
     let cases = [
         ("another parent", altered(&|c| c.parent = other.parent()), Code::InvalidArgument, "INVALID_FIELD"),
-        ("malformed parent", altered(&|c| c.parent = "projects/../x".to_owned()), Code::InvalidArgument, "INVALID_NAME"),
+        (
+            "malformed parent",
+            altered(&|c| c.parent = "projects/../x".to_owned()),
+            Code::InvalidArgument,
+            "INVALID_NAME",
+        ),
         ("another id", altered(&|c| c.build_id = "ok-2".to_owned()), Code::InvalidArgument, "INVALID_FIELD"),
-        ("another's signature", altered(&|c| c.signed_request = other.seal(&request).into()), Code::InvalidArgument, "INVALID_SIGNED_REQUEST"),
-        ("no envelope", altered(&|c| c.signed_request = b"{}".to_vec().into()), Code::InvalidArgument, "INVALID_SIGNED_REQUEST"),
-        ("an unknown field", altered(&|c| c.signed_request = unknown.clone().into()), Code::InvalidArgument, "INVALID_REQUEST"),
-        ("not canonical", altered(&|c| c.signed_request = caller.seal_document(&spaced).into()), Code::InvalidArgument, "INVALID_REQUEST"),
+        (
+            "another's signature",
+            altered(&|c| c.signed_request = other.seal(&request).into()),
+            Code::InvalidArgument,
+            "INVALID_SIGNED_REQUEST",
+        ),
+        (
+            "no envelope",
+            altered(&|c| c.signed_request = b"{}".to_vec().into()),
+            Code::InvalidArgument,
+            "INVALID_SIGNED_REQUEST",
+        ),
+        (
+            "an unknown field",
+            altered(&|c| c.signed_request = unknown.clone().into()),
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+        ),
+        (
+            "not canonical",
+            altered(&|c| c.signed_request = caller.seal_document(&spaced).into()),
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+        ),
         ("too old", caller.create(&old), Code::FailedPrecondition, "REQUEST_EXPIRED"),
         ("from the future", caller.create(&early), Code::FailedPrecondition, "REQUEST_EXPIRED"),
         (
@@ -207,7 +269,10 @@ async fn creation_refuses_what_the_caller_did_not_sign() {
         ),
         (
             "two logins for a host",
-            altered(&|c| c.registry_credentials = vec![v1::RegistryCredential { host: "r.example".into(), ..Default::default() }; 2]),
+            altered(&|c| {
+                c.registry_credentials =
+                    vec![v1::RegistryCredential { host: "r.example".into(), ..Default::default() }; 2]
+            }),
             Code::InvalidArgument,
             "INVALID_CREDENTIALS",
         ),
@@ -243,7 +308,11 @@ async fn secrets_must_be_those_of_the_commitment() {
     ];
     for (what, create) in cases {
         let refused = client.create(create).await.expect_err(what);
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_SECRETS"), "{what}");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::InvalidArgument, "INVALID_SECRETS"),
+            "{what}"
+        );
         assert!(!refused.message().contains("the value"), "{what}");
     }
     client.create(good).await.expect("the right secrets are accepted");
@@ -261,11 +330,16 @@ async fn events_are_numbered_without_gaps_and_can_be_resumed_at_any_number() {
     assert_eq!(numbers, (1..=live.len() as u64).collect::<Vec<_>>());
     // QUEUED, RUNNING, the lines, the milestone, SUCCEEDED.
     assert_eq!(live.len() as u64, LOG_EVENTS + 4);
-    let Some(Event::StateChanged(last)) = &live.last().expect("events").event else { panic!("the last event is a state") };
+    let Some(Event::StateChanged(last)) = &live.last().expect("events").event else {
+        panic!("the last event is a state")
+    };
     assert_eq!(last.build.as_ref().expect("a build").state(), State::Succeeded);
     for after in [0, 1, 127, 128, 129, LOG_EVENTS, LOG_EVENTS + 3, LOG_EVENTS + 4, LOG_EVENTS + 5, u64::MAX] {
         let resumed = client.watch(&created.name, after).await;
-        assert!(resumed == live[live.len().min(usize::try_from(after).unwrap_or(usize::MAX))..], "after {after}");
+        assert!(
+            resumed == live[live.len().min(usize::try_from(after).unwrap_or(usize::MAX))..],
+            "after {after}"
+        );
     }
 }
 
@@ -309,7 +383,8 @@ async fn failures_panics_and_deadlines_end_a_build_with_their_reason() {
     let server = TestServer::with(directory.path(), "[builds]\ndeadline = 1\n");
     let caller = Caller::new();
     let client = server.client(&caller).await;
-    for (id, wanted) in [("fail-1", "STEP_FAILED"), ("panic-1", "INTERNAL"), ("wait-1", "DEADLINE_EXCEEDED")] {
+    for (id, wanted) in [("fail-1", "STEP_FAILED"), ("panic-1", "INTERNAL"), ("wait-1", "DEADLINE_EXCEEDED")]
+    {
         client.create(caller.create(&caller.request(id))).await.expect("created");
         let ended = client.end(&caller.build(id)).await;
         assert_eq!(ended.state(), State::Failed, "{id}");
@@ -322,7 +397,8 @@ async fn failures_panics_and_deadlines_end_a_build_with_their_reason() {
 async fn a_full_queue_refuses_with_a_time_to_try_again() {
     use tonic_types::StatusExt as _;
     let directory = state();
-    let server = TestServer::with(directory.path(), "[builds]\nparallel = 1\nqueued = 3\nqueued_per_project = 2\n");
+    let server =
+        TestServer::with(directory.path(), "[builds]\nparallel = 1\nqueued = 3\nqueued_per_project = 2\n");
     let (caller, other, third) = (Caller::new(), Caller::new(), Caller::new());
     let client = server.client(&caller).await;
     client.create(caller.create(&caller.request("wait-0"))).await.expect("created");
@@ -333,13 +409,22 @@ async fn a_full_queue_refuses_with_a_time_to_try_again() {
     for id in ["wait-1", "wait-2"] {
         client.create(caller.create(&caller.request(id))).await.expect("created");
     }
-    let full = client.create(caller.create(&caller.request("wait-3"))).await.expect_err("the project's share is used up");
+    let full = client
+        .create(caller.create(&caller.request("wait-3")))
+        .await
+        .expect_err("the project's share is used up");
     assert_eq!((full.code(), reason(&full).as_str()), (Code::ResourceExhausted, "QUEUE_FULL"));
     assert!(full.message().contains("in this project"), "{full}");
     assert!(full.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
-    server.client(&other).await.create(other.create(&other.request("wait-1"))).await.expect("another project has room");
+    server
+        .client(&other)
+        .await
+        .create(other.create(&other.request("wait-1")))
+        .await
+        .expect("another project has room");
     let third_client = server.client(&third).await;
-    let full = third_client.create(third.create(&third.request("wait-1"))).await.expect_err("the queue is full");
+    let full =
+        third_client.create(third.create(&third.request("wait-1"))).await.expect_err("the queue is full");
     assert_eq!((full.code(), reason(&full).as_str()), (Code::ResourceExhausted, "QUEUE_FULL"));
     assert!(!full.message().contains("in this project"), "{full}");
 }
@@ -361,8 +446,10 @@ async fn builds_are_listed_newest_first_in_pages_and_by_state() {
             page_token: page_token.to_owned(),
             filter: filter.to_owned(),
         };
-        let answer = client.builds().list_builds(client.ask(request)).await.map(tonic::Response::into_inner)?;
-        let ids: Vec<_> = answer.builds.iter().map(|b| b.name.rsplit('/').next().unwrap_or_default().to_owned()).collect();
+        let answer =
+            client.builds().list_builds(client.ask(request)).await.map(tonic::Response::into_inner)?;
+        let ids: Vec<_> =
+            answer.builds.iter().map(|b| b.name.rsplit('/').next().unwrap_or_default().to_owned()).collect();
         Ok::<_, tonic::Status>((ids, answer.next_page_token))
     };
     let (first, token) = list(2, "", "").await.expect("a page");
@@ -373,9 +460,15 @@ async fn builds_are_listed_newest_first_in_pages_and_by_state() {
     assert_eq!((last, token), (vec!["ok-1".to_owned()], String::new()));
     let (failed, _) = list(0, "", "state = FAILED").await.expect("filtered");
     assert_eq!(failed, ["fail-4", "fail-2"]);
-    for (size, token, filter) in [(-1, "", ""), (101, "", ""), (0, "x", ""), (0, "", "state = DONE"), (0, "", "name = x")] {
+    for (size, token, filter) in
+        [(-1, "", ""), (101, "", ""), (0, "x", ""), (0, "", "state = DONE"), (0, "", "name = x")]
+    {
         let refused = list(size, token, filter).await.expect_err("malformed");
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{refused}");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::InvalidArgument, "INVALID_FIELD"),
+            "{refused}"
+        );
     }
 }
 
@@ -386,9 +479,23 @@ async fn malformed_names_are_refused_before_anything_is_looked_up() {
     let caller = Caller::new();
     let client = server.client(&caller).await;
     let parent = caller.parent();
-    for name in ["", "builds/x", "/etc/passwd", "../../x", &parent, &format!("{parent}/builds/.."), &format!("{parent}/builds/a/../b"), &format!("{parent}/builds/A"), &format!("{parent}/builds/a%00")] {
+    for name in [
+        "",
+        "builds/x",
+        "/etc/passwd",
+        "../../x",
+        &parent,
+        &format!("{parent}/builds/.."),
+        &format!("{parent}/builds/a/../b"),
+        &format!("{parent}/builds/A"),
+        &format!("{parent}/builds/a%00"),
+    ] {
         let refused = client.cancel(name).await.expect_err("malformed");
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_NAME"), "{name}");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::InvalidArgument, "INVALID_NAME"),
+            "{name}"
+        );
     }
 }
 

@@ -20,7 +20,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::Code;
 
-async fn handshake(server: &TestServer, config: rustls::ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+async fn handshake(
+    server: &TestServer,
+    config: rustls::ClientConfig,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(server.address).await?;
     let name = ServerName::try_from("sealwright").expect("a name");
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
@@ -40,7 +43,8 @@ async fn evidence_names_this_connection_its_certificate_and_the_nonce() {
     let tls = handshake(&server, config).await.expect("TLS 1.3");
     let nonce = Nonce([42; 32]);
     let session = &tls.get_ref().1;
-    let exporter = session.export_keying_material([0; 32], SESSION_EXPORTER_LABEL, Some(&nonce.0)).expect("exports");
+    let exporter =
+        session.export_keying_material([0; 32], SESSION_EXPORTER_LABEL, Some(&nonce.0)).expect("exports");
     let certificate = session.peer_certificates().expect("a certificate")[0].clone();
     let parsed = rustls::server::ParsedCertificate::try_from(&certificate).expect("parses");
     let spki = parsed.subject_public_key_info().to_vec();
@@ -54,11 +58,18 @@ async fn evidence_names_this_connection_its_certificate_and_the_nonce() {
         .await
         .expect("connects");
     let mut client = AttestationServiceClient::new(channel);
-    let answer = client.get_evidence(v1::GetEvidenceRequest { nonce: nonce.0.to_vec().into() }).await.expect("Evidence");
+    let answer = client
+        .get_evidence(v1::GetEvidenceRequest { nonce: nonce.0.to_vec().into() })
+        .await
+        .expect("Evidence");
     let (leaf, bundle) = session_leaf(&answer.into_inner().evidence);
-    let wanted = LeafBody::Session { tls_spki_sha256: Sha256Digest::of(&spki), tls_exporter: exporter, nonce };
+    let wanted =
+        LeafBody::Session { tls_spki_sha256: Sha256Digest::of(&spki), tls_exporter: exporter, nonce };
     assert_eq!(leaf.body, wanted);
-    let instance = client.get_instance(v1::GetInstanceRequest { name: "instance".to_owned() }).await.expect("an instance");
+    let instance = client
+        .get_instance(v1::GetInstanceRequest { name: "instance".to_owned() })
+        .await
+        .expect("an instance");
     assert_eq!(instance.into_inner().document, bundle.instance);
     assert_eq!(leaf.instance_sha256, Sha256Digest::of(&bundle.instance));
     let document = InstanceDocument::parse(&bundle.instance).expect("canonical");
@@ -72,7 +83,10 @@ async fn two_connections_get_different_evidence_for_the_same_nonce() {
     let mut exporters = Vec::new();
     for _ in 0..2 {
         let mut client = AttestationServiceClient::new(server.anonymous().await);
-        let answer = client.get_evidence(v1::GetEvidenceRequest { nonce: vec![1; 32].into() }).await.expect("Evidence");
+        let answer = client
+            .get_evidence(v1::GetEvidenceRequest { nonce: vec![1; 32].into() })
+            .await
+            .expect("Evidence");
         let (leaf, _) = session_leaf(&answer.into_inner().evidence);
         let LeafBody::Session { tls_exporter, .. } = leaf.body else { panic!("not a session leaf") };
         exporters.push(tls_exporter);
@@ -87,7 +101,10 @@ async fn a_nonce_of_another_length_and_too_many_requests_are_refused() {
     let server = TestServer::with(directory.path(), "[connections]\nevidence_burst = 2\n");
     let mut client = AttestationServiceClient::new(server.anonymous().await);
     for length in [0, 31, 33] {
-        let refused = client.get_evidence(v1::GetEvidenceRequest { nonce: vec![0; length].into() }).await.expect_err("length");
+        let refused = client
+            .get_evidence(v1::GetEvidenceRequest { nonce: vec![0; length].into() })
+            .await
+            .expect_err("length");
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
     }
     // Two at once; then at most one for each second that passed, and these twenty take far less.
@@ -108,22 +125,35 @@ async fn without_a_client_certificate_only_attestation_answers() {
     let directory = state();
     let server = TestServer::start(directory.path());
     let caller = Caller::new();
-    let client = api_support::Client { channel: server.anonymous().await, document: caller.project.document() };
+    let client =
+        api_support::Client { channel: server.anonymous().await, document: caller.project.document() };
     let refusals = [
         client.create(caller.create(&caller.request("ok-1"))).await.map(drop),
         client.cancel(&caller.build("ok-1")).await.map(drop),
-        client.upload(vec![v1::UploadBlobsRequest { parent: caller.parent(), ..Default::default() }]).await.map(drop),
+        client
+            .upload(vec![v1::UploadBlobsRequest { parent: caller.parent(), ..Default::default() }])
+            .await
+            .map(drop),
         client
             .attestation()
-            .get_instance(client.ask(v1::GetInstanceRequest { name: format!("{}/instance", caller.parent()) }))
+            .get_instance(
+                client.ask(v1::GetInstanceRequest { name: format!("{}/instance", caller.parent()) }),
+            )
             .await
             .map(drop),
     ];
     for refused in refusals {
         let refused = refused.expect_err("anonymous");
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unauthenticated, "CLIENT_CERTIFICATE_REQUIRED"));
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::Unauthenticated, "CLIENT_CERTIFICATE_REQUIRED")
+        );
     }
-    client.attestation().get_instance(v1::GetInstanceRequest { name: "instance".to_owned() }).await.expect("public");
+    client
+        .attestation()
+        .get_instance(v1::GetInstanceRequest { name: "instance".to_owned() })
+        .await
+        .expect("public");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +223,11 @@ async fn a_certificate_of_a_key_that_the_client_does_not_hold_is_refused() {
     #[derive(Debug)]
     struct Stolen(Arc<rustls::sign::CertifiedKey>);
     impl rustls::client::ResolvesClientCert for Stolen {
-        fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        fn resolve(
+            &self,
+            _: &[&[u8]],
+            _: &[rustls::SignatureScheme],
+        ) -> Option<Arc<rustls::sign::CertifiedKey>> {
             Some(self.0.clone())
         }
         fn has_certs(&self) -> bool {
@@ -203,7 +237,8 @@ async fn a_certificate_of_a_key_that_the_client_does_not_hold_is_refused() {
     let key = PrivateKeyDer::try_from(thief.key.serialize_der()).expect("a key");
     let key = rustls::crypto::ring::sign::any_supported_type(&key).expect("a signing key");
     let stolen = rustls::sign::CertifiedKey::new(vec![caller.certificate.clone()], key);
-    let config = client_builder(&[&rustls::version::TLS13]).with_client_cert_resolver(Arc::new(Stolen(Arc::new(stolen))));
+    let config = client_builder(&[&rustls::version::TLS13])
+        .with_client_cert_resolver(Arc::new(Stolen(Arc::new(stolen))));
     let refused = match connect(server.address, config).await {
         // In TLS 1.3 the client may speak before it learns that its certificate was refused.
         Ok(channel) => {
@@ -221,10 +256,13 @@ async fn certificates_of_other_kinds_are_refused() {
     let directory = state();
     let server = TestServer::start(directory.path());
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("a key");
-    let certificate = rcgen::CertificateParams::new(vec!["caller".to_owned()]).expect("a name").self_signed(&key);
+    let certificate =
+        rcgen::CertificateParams::new(vec!["caller".to_owned()]).expect("a name").self_signed(&key);
     let certificate: CertificateDer<'static> = certificate.expect("a certificate").der().clone();
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-    let config = client_builder(&[&rustls::version::TLS13]).with_client_auth_cert(vec![certificate], key).expect("fits");
+    let config = client_builder(&[&rustls::version::TLS13])
+        .with_client_auth_cert(vec![certificate], key)
+        .expect("fits");
     let mut client = match connect(server.address, config).await {
         Ok(channel) => AttestationServiceClient::new(channel),
         Err(_) => return,
@@ -265,17 +303,31 @@ async fn grpcurl_with_a_client_certificate_lists_describes_calls_and_prints_erro
         let mut command = tokio::process::Command::new(tool("grpcurl"));
         command.args(["-insecure", "-cert"]).arg(&certificate).arg("-key").arg(&key);
         let output = command.args(arguments).output().await.expect("grpcurl runs");
-        (output.status.success(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+        (
+            output.status.success(),
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+        )
     };
     let address = server.address.to_string();
     let (listed, services) = grpcurl(&[&address, "list"]).await;
     assert!(listed, "{services}");
-    for service in ["sealwright.v1.AttestationService", "sealwright.v1.BuildService", "sealwright.v1.ContextService", "grpc.health.v1.Health"] {
+    for service in [
+        "sealwright.v1.AttestationService",
+        "sealwright.v1.BuildService",
+        "sealwright.v1.ContextService",
+        "grpc.health.v1.Health",
+    ] {
         assert!(services.contains(service), "{services}");
     }
     let (described, text) = grpcurl(&[&address, "describe", "sealwright.v1.BuildService.CreateBuild"]).await;
     assert!(described && text.contains("CreateBuildRequest"), "{text}");
-    let (healthy, text) = grpcurl(&["-d", r#"{"service":"sealwright.v1.BuildService"}"#, &address, "grpc.health.v1.Health/Check"]).await;
+    let (healthy, text) = grpcurl(&[
+        "-d",
+        r#"{"service":"sealwright.v1.BuildService"}"#,
+        &address,
+        "grpc.health.v1.Health/Check",
+    ])
+    .await;
     assert!(healthy && text.contains("SERVING"), "{text}");
 
     // Its own project, whose document the first call shows.
@@ -283,12 +335,15 @@ async fn grpcurl_with_a_client_certificate_lists_describes_calls_and_prints_erro
     let document = base64::engine::general_purpose::STANDARD_NO_PAD.encode(caller.project.document());
     let header = format!("sealwright-project-bin: {document}");
     let list = format!(r#"{{"parent":"{}"}}"#, caller.parent());
-    let (found, text) = grpcurl(&["-H", &header, "-d", &list, &address, "sealwright.v1.BuildService/ListBuilds"]).await;
+    let (found, text) =
+        grpcurl(&["-H", &header, "-d", &list, &address, "sealwright.v1.BuildService/ListBuilds"]).await;
     assert!(found && text.trim() == "{}", "{text}");
     let get = format!(r#"{{"name":"{}"}}"#, caller.build("none"));
     let (found, text) = grpcurl(&["-d", &get, &address, "sealwright.v1.BuildService/GetBuild"]).await;
     assert!(!found, "{text}");
-    for part in ["NotFound", "google.rpc.ErrorInfo", "NOT_FOUND", "sealwright.dev", "google.rpc.LocalizedMessage"] {
+    for part in
+        ["NotFound", "google.rpc.ErrorInfo", "NOT_FOUND", "sealwright.dev", "google.rpc.LocalizedMessage"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
@@ -296,7 +351,8 @@ async fn grpcurl_with_a_client_certificate_lists_describes_calls_and_prints_erro
 fn pem(certificate: &CertificateDer<'_>) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(certificate);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("base64")).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("base64")).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
@@ -308,13 +364,18 @@ async fn an_oversized_header_list_is_refused_and_a_large_project_is_not() {
     let members = (0..255_u8).map(|n| Sha256Digest::of(&[n])).chain([caller.public.spki_sha256()]);
     let project = provenance::project::Project::new("many", members).expect("a project");
     let client = api_support::Client { channel: server.channel(&caller).await, document: project.document() };
-    let list = |project: &provenance::project::Project| v1::ListBuildsRequest { parent: format!("projects/{}", project.id()), ..Default::default() };
+    let list = |project: &provenance::project::Project| v1::ListBuildsRequest {
+        parent: format!("projects/{}", project.id()),
+        ..Default::default()
+    };
     client.builds().list_builds(client.ask(list(&project))).await.expect("a member of a large project");
     let other = api_support::Client { document: b"{}".to_vec(), ..client.clone() };
-    let refused = other.builds().list_builds(other.ask(list(&project))).await.expect_err("no project document");
+    let refused =
+        other.builds().list_builds(other.ask(list(&project))).await.expect_err("no project document");
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_PROJECT"));
     let other = api_support::Client { document: caller.project.document(), ..client.clone() };
-    let refused = other.builds().list_builds(other.ask(list(&project))).await.expect_err("another project's document");
+    let refused =
+        other.builds().list_builds(other.ask(list(&project))).await.expect_err("another project's document");
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_PROJECT"));
     let huge = api_support::Client { document: vec![b'x'; 200 << 10], ..client };
     let refused = huge.builds().list_builds(huge.ask(list(&project))).await.expect_err("too large");

@@ -49,15 +49,21 @@ async fn complete(client: &Client, parent: &str, root: &Sha256Digest) -> bool {
 }
 
 async fn upload_state(client: &Client, parent: &str, digest: &Sha256Digest) -> v1::Upload {
-    let request = v1::GetUploadRequest { parent: parent.to_owned(), digest: digest.as_bytes().to_vec().into() };
+    let request =
+        v1::GetUploadRequest { parent: parent.to_owned(), digest: digest.as_bytes().to_vec().into() };
     client.contexts().get_upload(client.ask(request)).await.expect("answers").into_inner()
 }
 
 async fn missing(client: &Client, parent: &str, digests: &[Sha256Digest]) -> Vec<Sha256Digest> {
     let digests = digests.iter().map(|digest| digest.as_bytes().to_vec().into()).collect();
     let request = v1::FindMissingBlobsRequest { parent: parent.to_owned(), digests };
-    let answer = client.contexts().find_missing_blobs(client.ask(request)).await.expect("answers").into_inner();
-    answer.missing.iter().map(|d| Sha256Digest::from_bytes(d.as_ref().try_into().expect("32 bytes"))).collect()
+    let answer =
+        client.contexts().find_missing_blobs(client.ask(request)).await.expect("answers").into_inner();
+    answer
+        .missing
+        .iter()
+        .map(|d| Sha256Digest::from_bytes(d.as_ref().try_into().expect("32 bytes")))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,11 +73,17 @@ async fn a_tree_is_complete_when_its_last_blob_came_and_stays_so_after_a_restart
     let caller = Caller::new();
     let client = server.client(&caller).await;
     let parent = caller.parent();
-    let inner = Directory::new(vec![file("b", b"two"), entry("l", Kind::Symlink { target: b"../../x".to_vec() })]).expect("valid");
-    let root = Directory::new(vec![file("a", b"one"), entry("d", Kind::Directory { digest: inner.digest() })]).expect("valid");
+    let inner =
+        Directory::new(vec![file("b", b"two"), entry("l", Kind::Symlink { target: b"../../x".to_vec() })])
+            .expect("valid");
+    let root =
+        Directory::new(vec![file("a", b"one"), entry("d", Kind::Directory { digest: inner.digest() })])
+            .expect("valid");
     let all = [root.digest(), inner.digest(), Sha256Digest::of(b"one"), Sha256Digest::of(b"two")];
     assert_eq!(missing(&client, &parent, &all).await, all);
-    let answer = client.upload(vec![small(&parent, &[&root.encode(), b"one", b"one"]), small("", &[&inner.encode()])]).await;
+    let answer = client
+        .upload(vec![small(&parent, &[&root.encode(), b"one", b"one"]), small("", &[&inner.encode()])])
+        .await;
     assert_eq!(answer.expect("stored").blobs_stored, 3);
     assert!(!complete(&client, &parent, &root.digest()).await);
     assert_eq!(missing(&client, &parent, &all).await, all[3..]);
@@ -98,8 +110,14 @@ async fn a_large_blob_goes_on_where_its_upload_was_cut_even_after_a_kill() {
     let digest = Sha256Digest::of(&blob);
     let server = TestServer::start(directory.path());
     let client = server.client(&caller).await;
-    client.upload(vec![chunk(&parent, &blob, 0, 1_000_000), chunk("", &blob, 1_000_000, 2_000_000)]).await.expect("kept");
-    assert_eq!(upload_state(&client, &parent, &digest).await, v1::Upload { committed_size: 2_000_000, complete: false });
+    client
+        .upload(vec![chunk(&parent, &blob, 0, 1_000_000), chunk("", &blob, 1_000_000, 2_000_000)])
+        .await
+        .expect("kept");
+    assert_eq!(
+        upload_state(&client, &parent, &digest).await,
+        v1::Upload { committed_size: 2_000_000, complete: false }
+    );
     server.kill().await;
 
     let server = TestServer::start(directory.path());
@@ -108,10 +126,15 @@ async fn a_large_blob_goes_on_where_its_upload_was_cut_even_after_a_kill() {
     let gap = client.upload(vec![chunk(&parent, &blob, 2_000_001, 3_000_000)]).await.expect_err("a gap");
     assert_eq!((gap.code(), reason(&gap).as_str()), (Code::InvalidArgument, "INVALID_CHUNK"));
     client.upload(vec![chunk(&parent, &blob, 2_000_000, 5_000_000)]).await.expect("stored");
-    assert_eq!(upload_state(&client, &parent, &digest).await, v1::Upload { committed_size: 5_000_000, complete: true });
+    assert_eq!(
+        upload_state(&client, &parent, &digest).await,
+        v1::Upload { committed_size: 5_000_000, complete: true }
+    );
     assert!(missing(&client, &parent, &[digest]).await.is_empty());
     // Sending it once more changes nothing.
-    let again = client.upload(vec![chunk(&parent, &blob, 0, 3_000_000), chunk("", &blob, 3_000_000, 5_000_000)]).await;
+    let again = client
+        .upload(vec![chunk(&parent, &blob, 0, 3_000_000), chunk("", &blob, 3_000_000, 5_000_000)])
+        .await;
     assert_eq!(again.expect("accepted").blobs_stored, 0);
 }
 
@@ -137,7 +160,8 @@ async fn a_blob_with_another_hash_is_refused_and_nothing_of_it_is_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_uploads_are_refused() {
     let directory = state();
-    let server = TestServer::with(directory.path(), "[contexts]\nblob_bytes = 1000000\nproject_bytes = 1500000\n");
+    let server =
+        TestServer::with(directory.path(), "[contexts]\nblob_bytes = 1000000\nproject_bytes = 1500000\n");
     let caller = Caller::new();
     let client = server.client(&caller).await;
     let parent = caller.parent();
@@ -150,11 +174,26 @@ async fn malformed_uploads_are_refused() {
     let cases = [
         ("no message", Vec::new(), Code::InvalidArgument, "INVALID_FIELD"),
         ("no parent", vec![small("", &[b"x"])], Code::InvalidArgument, "INVALID_NAME"),
-        ("a second parent", vec![small(&parent, &[b"x"]), small(&parent, &[b"y"])], Code::InvalidArgument, "INVALID_FIELD"),
-        ("a short digest", altered(&|c| c.digest = vec![0; 31].into()), Code::InvalidArgument, "INVALID_FIELD"),
+        (
+            "a second parent",
+            vec![small(&parent, &[b"x"]), small(&parent, &[b"y"])],
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            "a short digest",
+            altered(&|c| c.digest = vec![0; 31].into()),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
         ("beyond its size", altered(&|c| c.size = 399_999), Code::InvalidArgument, "INVALID_CHUNK"),
         ("not at the start", altered(&|c| c.offset = 5), Code::InvalidArgument, "INVALID_CHUNK"),
-        ("an end beyond all numbers", altered(&|c| c.offset = u64::MAX), Code::InvalidArgument, "INVALID_CHUNK"),
+        (
+            "an end beyond all numbers",
+            altered(&|c| c.offset = u64::MAX),
+            Code::InvalidArgument,
+            "INVALID_CHUNK",
+        ),
         ("too large", altered(&|c| c.size = 1_000_001), Code::InvalidArgument, "BLOB_TOO_LARGE"),
     ];
     for (what, messages, code, wanted) in cases {
@@ -163,7 +202,10 @@ async fn malformed_uploads_are_refused() {
     }
     client.upload(vec![chunk(&parent, &blob, 0, blob.len())]).await.expect("stored");
     let other = vec![4; 900_000];
-    let full = client.upload(vec![chunk(&parent, &other, 0, other.len())]).await.expect_err("beyond the project's share");
+    let full = client
+        .upload(vec![chunk(&parent, &other, 0, other.len())])
+        .await
+        .expect_err("beyond the project's share");
     assert_eq!((full.code(), reason(&full).as_str()), (Code::ResourceExhausted, "PROJECT_FULL"));
 }
 
@@ -236,7 +278,8 @@ async fn a_context_that_was_changed_on_disk_is_found_and_asked_for_again() {
     let root = Directory::new(vec![file("a", b"one")]).expect("valid");
     client.upload(vec![small(&parent, &[&root.encode(), b"one"])]).await.expect("stored");
     let hex = root.digest().hex();
-    let path = directory.path().join(format!("contexts/{}/blobs/{}/{}", caller.project.id(), &hex[..2], &hex[2..]));
+    let path =
+        directory.path().join(format!("contexts/{}/blobs/{}/{}", caller.project.id(), &hex[..2], &hex[2..]));
     let mut bytes = std::fs::read(&path).expect("where it is said to be");
     *bytes.last_mut().expect("not empty") ^= 1;
     std::fs::write(&path, bytes).expect("writable");

@@ -33,7 +33,9 @@ async fn builds_that_ran_or_waited_go_on_after_a_kill_with_every_event_once() {
     let story: Vec<String> = events
         .iter()
         .map(|event| match event.event.as_ref().expect("an event") {
-            Event::StateChanged(changed) => changed.build.as_ref().expect("a build").state().as_str_name().to_owned(),
+            Event::StateChanged(changed) => {
+                changed.build.as_ref().expect("a build").state().as_str_name().to_owned()
+            }
             Event::Milestone(milestone) => milestone.stage.clone(),
             other => format!("{other:?}"),
         })
@@ -56,7 +58,10 @@ async fn builds_with_secrets_or_logins_fail_after_a_kill_and_say_why() {
         password: "password-this-must-not-reach-a-disk".to_owned(),
         identity_token: "token-this-must-not-reach-a-disk".to_owned(),
     };
-    let create = v1::CreateBuildRequest { registry_credentials: vec![login], ..caller.create(&caller.request("ok-2")) };
+    let create = v1::CreateBuildRequest {
+        registry_credentials: vec![login],
+        ..caller.create(&caller.request("ok-2"))
+    };
     client.create(create).await.expect("created");
     server.kill().await;
     for needle in [value.as_slice(), b"password-this-must", b"token-this-must", &[9; 32]] {
@@ -83,7 +88,8 @@ fn files_with(directory: &std::path::Path, needle: &[u8]) -> Vec<String> {
         let path = entry.path();
         if path.is_dir() {
             found.extend(files_with(&path, needle));
-        } else if std::fs::read(&path).expect("readable").windows(needle.len()).any(|window| window == needle) {
+        } else if std::fs::read(&path).expect("readable").windows(needle.len()).any(|window| window == needle)
+        {
             found.push(path.display().to_string());
         }
     }
@@ -138,7 +144,8 @@ async fn a_stop_lets_builds_end_and_leaves_the_others_to_the_next_process() {
 async fn a_second_server_on_a_state_directory_names_the_first() {
     let directory = state();
     let _first = TestServer::start(directory.path());
-    let refused = TestServer::try_start(directory.path(), &api_support::Options::default()).err().expect("in use");
+    let refused =
+        TestServer::try_start(directory.path(), &api_support::Options::default()).err().expect("in use");
     let StartError::Jobs(JobError::InUse { pid, .. }) = &refused else { panic!("{refused}") };
     assert_eq!(pid, &std::process::id().to_string());
     assert!(refused.to_string().contains("in use by process"), "{refused}");

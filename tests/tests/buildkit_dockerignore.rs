@@ -71,10 +71,7 @@ fn read_archive(path: &Path) -> BTreeMap<Vec<u8>, Item> {
             mode: header.mode().expect("a mode"),
             owner: (header.uid().expect("a uid"), header.gid().expect("a gid")),
             mtime: header.mtime().expect("a time"),
-            link: entry
-                .link_name_bytes()
-                .map(|name| name.into_owned())
-                .unwrap_or_default(),
+            link: entry.link_name_bytes().map(|name| name.into_owned()).unwrap_or_default(),
             device: (
                 header.device_major().ok().flatten().unwrap_or(0),
                 header.device_minor().ok().flatten().unwrap_or(0),
@@ -103,11 +100,7 @@ struct Job {
 
 impl Job {
     fn of(context: &Path) -> Self {
-        Self {
-            context: context.to_owned(),
-            dockerfile: context.join("Dockerfile"),
-            named: Vec::new(),
-        }
+        Self { context: context.to_owned(), dockerfile: context.join("Dockerfile"), named: Vec::new() }
     }
 }
 
@@ -153,10 +146,7 @@ impl Comparison {
             add_hosts: Vec::new(),
             no_cache: true,
             pull: false,
-            output: OutputSpec {
-                destination: Destination::FilesTar("-".into()),
-                ..OutputSpec::default()
-            },
+            output: OutputSpec { destination: Destination::FilesTar("-".into()), ..OutputSpec::default() },
             build_id: None,
         };
         let mut surroundings = Surroundings {
@@ -181,9 +171,7 @@ impl Comparison {
         }
         match self.bench.build(self.bench.inputs(prepared.request)).await.0 {
             Ok(solved) => {
-                let Export::Files { tar, .. } = solved.export else {
-                    panic!("files")
-                };
+                let Export::Files { tar, .. } = solved.export else { panic!("files") };
                 Outcome::Files(read_archive(&tar))
             }
             Err(error) => Outcome::Failed(error.to_string()),
@@ -195,26 +183,14 @@ impl Comparison {
         let tar = self.work.path().join("buildctl.tar");
         let local = |name: &str, path: &Path| format!("--local={name}={}", path.display());
         let mut command = Command::new(tool("buildctl"));
-        command
-            .arg("--addr")
-            .arg(format!("unix://{}", daemon.socket().display()));
-        command.args([
-            "build",
-            "--frontend=dockerfile.v0",
-            "--progress=plain",
-            "--no-cache",
-        ]);
+        command.arg("--addr").arg(format!("unix://{}", daemon.socket().display()));
+        command.args(["build", "--frontend=dockerfile.v0", "--progress=plain", "--no-cache"]);
         command.arg(local("context", &job.context));
-        command.arg(local(
-            "dockerfile",
-            job.dockerfile.parent().expect("in a directory"),
-        ));
+        command.arg(local("dockerfile", job.dockerfile.parent().expect("in a directory")));
         let name = job.dockerfile.file_name().and_then(OsStr::to_str).expect("UTF-8");
         command.args(["--opt", &format!("filename={name}")]);
         for (name, path) in &job.named {
-            command
-                .arg(local(name, path))
-                .args(["--opt", &format!("context:{name}=local:{name}")]);
+            command.arg(local(name, path)).args(["--opt", &format!("context:{name}=local:{name}")]);
         }
         command.arg(format!("--output=type=tar,dest={}", tar.display()));
         let run = tokio::task::spawn_blocking(move || command.output().expect("buildctl runs"));
@@ -255,12 +231,7 @@ impl Comparison {
         let mut found = Vec::new();
         for batch in ignore_files.chunks(BATCH) {
             let together = self.batch(batch);
-            let numbered = || {
-                batch
-                    .iter()
-                    .enumerate()
-                    .map(|(n, file)| format!("c{n} has `{}`", shown(file)))
-            };
+            let numbered = || batch.iter().enumerate().map(|(n, file)| format!("c{n} has `{}`", shown(file)));
             let differences = self.differences(&together).await;
             if !differences.is_empty() {
                 found.extend(differences.into_iter().chain(numbered()));
@@ -284,10 +255,7 @@ impl Comparison {
             named.push((name, path));
         }
         fs::write(main.join("Dockerfile"), dockerfile).expect("written");
-        Job {
-            named,
-            ..Job::of(&main)
-        }
+        Job { named, ..Job::of(&main) }
     }
 }
 
@@ -316,9 +284,7 @@ fn made_up_ignore_files(comparison: &Comparison, count: usize) -> Vec<Vec<u8>> {
     let mut state: u64 = 0x5ea1_0000_0000_0001;
     let mut below = |limit: usize| {
         // Knuth's MMIX generator; the low bits are poor.
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(state >> 33).expect("31 bits") % limit
     };
     let tree = comparison.work.path().join("made-up");
@@ -370,46 +336,20 @@ fn with_ignore_files(root: &Path, files: &[(&str, &str)]) {
     }
     write(root, "Dockerfile", "FROM scratch\nCOPY . /\n");
     write(root, "sub/Other", "FROM scratch\nCOPY . /\n");
-    files
-        .iter()
-        .for_each(|(name, contents)| write(root, name, contents));
+    files.iter().for_each(|(name, contents)| write(root, name, contents));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ignore_file_that_counts_is_the_one_that_counts_for_buildctl() {
     let comparison = Comparison::new();
     let cases: &[Case] = &[
-        (
-            "own",
-            "Dockerfile",
-            &[("Dockerfile.dockerignore", "a\n"), (".dockerignore", "b\n")],
-        ),
-        (
-            "empty-own",
-            "Dockerfile",
-            &[("Dockerfile.dockerignore", ""), (".dockerignore", "b\n")],
-        ),
-        (
-            "other",
-            "sub/Other",
-            &[("sub/Other.dockerignore", "a\n"), (".dockerignore", "b\n")],
-        ),
-        (
-            "beside",
-            "sub/Other",
-            &[("sub/.dockerignore", "a\n"), ("Other.dockerignore", "c\n")],
-        ),
-        (
-            "of-another",
-            "Dockerfile",
-            &[("sub/Other.dockerignore", "a\n"), ("Other.dockerignore", "c\n")],
-        ),
+        ("own", "Dockerfile", &[("Dockerfile.dockerignore", "a\n"), (".dockerignore", "b\n")]),
+        ("empty-own", "Dockerfile", &[("Dockerfile.dockerignore", ""), (".dockerignore", "b\n")]),
+        ("other", "sub/Other", &[("sub/Other.dockerignore", "a\n"), (".dockerignore", "b\n")]),
+        ("beside", "sub/Other", &[("sub/.dockerignore", "a\n"), ("Other.dockerignore", "c\n")]),
+        ("of-another", "Dockerfile", &[("sub/Other.dockerignore", "a\n"), ("Other.dockerignore", "c\n")]),
         ("everything", "Dockerfile", &[(".dockerignore", "*\n!sub/a\n")]),
-        (
-            "itself",
-            "Dockerfile",
-            &[(".dockerignore", "Dockerfile*\n.dockerignore\n")],
-        ),
+        ("itself", "Dockerfile", &[(".dockerignore", "Dockerfile*\n.dockerignore\n")]),
         ("directory", "Dockerfile", &[(".dockerignore/a", "a\n")]),
         ("inner", "Dockerfile", &[("sub/.dockerignore", "a\n")]),
     ];
@@ -417,17 +357,9 @@ async fn the_ignore_file_that_counts_is_the_one_that_counts_for_buildctl() {
     for (name, dockerfile, files) in cases {
         let root = comparison.directory(name);
         with_ignore_files(&root, files);
-        let job = Job {
-            dockerfile: root.join(dockerfile),
-            ..Job::of(&root)
-        };
-        problems.extend(
-            comparison
-                .differences(&job)
-                .await
-                .into_iter()
-                .map(|found| format!("{name}: {found}")),
-        );
+        let job = Job { dockerfile: root.join(dockerfile), ..Job::of(&root) };
+        problems
+            .extend(comparison.differences(&job).await.into_iter().map(|found| format!("{name}: {found}")));
     }
     // An ignore file that is a link counts as what it leads to inside the context, and only there.
     let outside = comparison.directory("outside").join("ignore");

@@ -27,28 +27,14 @@ async fn a_failing_step_gives_its_output_its_exit_code_and_its_place() {
     let step = "RUN echo to-stdout; echo to-stderr >&2; exit 42";
     let (result, events) = bench.build(bench.with_root(context.path(), step)).await;
     let error = result.expect_err("fails");
-    let EngineError::Step {
-        step: name,
-        exit_code: 42,
-        source_excerpts,
-    } = &error
-    else {
+    let EngineError::Step { step: name, exit_code: 42, source_excerpts } = &error else {
         panic!("{error:?}")
     };
     assert!(name.contains(step), "{name}");
-    assert_eq!(
-        (
-            source_excerpts[0].marked.as_slice(),
-            source_excerpts[0].first_line
-        ),
-        (&[3][..], 1)
-    );
+    assert_eq!((source_excerpts[0].marked.as_slice(), source_excerpts[0].first_line), (&[3][..], 1));
     assert_eq!(source_excerpts[0].lines, ["FROM scratch", "COPY root /", step]);
     let said = output(&events);
-    assert!(
-        said.contains("to-stdout\n") && said.contains("to-stderr\n"),
-        "{said}"
-    );
+    assert!(said.contains("to-stdout\n") && said.contains("to-stderr\n"), "{said}");
     bench.engine.shutdown().await;
 }
 
@@ -56,32 +42,19 @@ async fn a_failing_step_gives_its_output_its_exit_code_and_its_place() {
 async fn a_syntax_error_shows_its_lines() {
     let bench = Bench::in_memory();
     let dockerfile = "FROM scratch\n\nCOPY a /\nRUNN x\nCOPY b /\n";
-    let error = bench
-        .build_files(&[("Dockerfile", dockerfile)])
-        .await
-        .expect_err("fails");
-    let EngineError::Frontend {
-        message,
-        source_excerpts,
-    } = &error
-    else {
-        panic!("{error:?}")
-    };
+    let error = bench.build_files(&[("Dockerfile", dockerfile)]).await.expect_err("fails");
+    let EngineError::Frontend { message, source_excerpts } = &error else { panic!("{error:?}") };
     assert!(message.contains("unknown instruction: RUNN"), "{message}");
     assert_eq!(source_excerpts[0].marked, [4]);
-    assert_eq!(
-        source_excerpts[0].lines,
-        ["FROM scratch", "", "COPY a /", "RUNN x", "COPY b /"]
-    );
+    assert_eq!(source_excerpts[0].lines, ["FROM scratch", "", "COPY a /", "RUNN x", "COPY b /"]);
     bench.engine.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_dies_takes_its_steps_along_and_the_next_build_gets_a_new_one() {
     let (bench, context) = (Bench::in_memory(), rooted());
-    let mut running = bench
-        .start(bench.with_root(context.path(), &format!("RUN echo running; exec {}", endless(1))))
-        .await;
+    let mut running =
+        bench.start(bench.with_root(context.path(), &format!("RUN echo running; exec {}", endless(1)))).await;
     running.wait_for_output("running").await;
     let daemon = bench.daemon().await.process_id();
     let daemon = rustix::process::Pid::from_raw(i32::try_from(daemon).expect("a pid")).expect("a pid");
@@ -89,9 +62,7 @@ async fn a_daemon_that_dies_takes_its_steps_along_and_the_next_build_gets_a_new_
     let error = running.end().await.expect_err("dies");
     assert!(matches!(error, EngineError::DaemonDied { .. }), "{error:?}");
     assert_eq!(processes_with(&endless(1)), Vec::<String>::new());
-    let again = bench
-        .build(bench.with_root(context.path(), "RUN echo again"))
-        .await;
+    let again = bench.build(bench.with_root(context.path(), "RUN echo again")).await;
     again.0.expect("builds");
     bench.engine.shutdown().await;
 }
@@ -127,14 +98,8 @@ async fn a_full_disk_is_named_and_the_engine_builds_again_when_there_is_space() 
     let disk = SmallDisk::new(64);
     let bench = Bench::at(disk.path(), |_| {});
     let large = "x".repeat(40 << 20);
-    let files = [
-        ("Dockerfile", "FROM scratch\nCOPY large /a\n"),
-        ("large", large.as_str()),
-    ];
-    let error = bench
-        .build_files(&files)
-        .await
-        .expect_err("twice 40 MB do not fit");
+    let files = [("Dockerfile", "FROM scratch\nCOPY large /a\n"), ("large", large.as_str())];
+    let error = bench.build_files(&files).await.expect_err("twice 40 MB do not fit");
     assert!(matches!(error, EngineError::DiskFull { .. }), "{error:?}");
     bench
         .build_files(&[("Dockerfile", "FROM scratch\nCOPY small /\n"), ("small", "s")])
@@ -143,12 +108,8 @@ async fn a_full_disk_is_named_and_the_engine_builds_again_when_there_is_space() 
 
     // Our side of it: the result does not fit.
     let results = SmallDisk::new(1);
-    let noise: String = (0..200_000_u32)
-        .map(|n| format!("{:x}", n.wrapping_mul(2_654_435_761)))
-        .collect();
-    let root = bench
-        .store
-        .put_files(&[("Dockerfile", "FROM scratch\nCOPY noise /\n"), ("noise", &noise)]);
+    let noise: String = (0..200_000_u32).map(|n| format!("{:x}", n.wrapping_mul(2_654_435_761))).collect();
+    let root = bench.store.put_files(&[("Dockerfile", "FROM scratch\nCOPY noise /\n"), ("noise", &noise)]);
     let mut inputs = bench.inputs(request(root));
     inputs.request.output = uncompressed();
     inputs.scratch = results.path().join("scratch");
@@ -181,12 +142,7 @@ async fn what_a_registry_answers_is_told_apart() {
 
     let open = FaultRegistry::start(Guard::Open, true).await;
     let error = build(&open.host(), none()).await;
-    let EngineError::BaseImageMissing {
-        reference,
-        source_excerpts,
-        ..
-    } = &error
-    else {
+    let EngineError::BaseImageMissing { reference, source_excerpts, .. } = &error else {
         panic!("{error:?}")
     };
     assert_eq!(*reference, format!("{}/app401.403.404:1", open.host()));
@@ -194,9 +150,7 @@ async fn what_a_registry_answers_is_told_apart() {
 
     let guarded = FaultRegistry::start(Guard::Basic("robot", "right"), true).await;
     let error = build(&guarded.host(), none()).await;
-    let EngineError::RegistryAuth { reference, .. } = &error else {
-        panic!("{error:?}")
-    };
+    let EngineError::RegistryAuth { reference, .. } = &error else { panic!("{error:?}") };
     assert_eq!(*reference, format!("{}/app401.403.404:1", guarded.host()));
     let error = build(&guarded.host(), login(&guarded.host(), "wrong-password")).await;
     assert!(matches!(error, EngineError::RegistryAuth { .. }), "{error:?}");
@@ -209,18 +163,8 @@ async fn what_a_registry_answers_is_told_apart() {
 
     for (status, wanted) in [(403, "auth"), (429, "remote"), (500, "remote")] {
         let registry = FaultRegistry::start(Guard::Open, true).await;
-        registry.fail(
-            Method::GET,
-            "/manifests/",
-            usize::MAX,
-            Fault::Status(status, Vec::new()),
-        );
-        registry.fail(
-            Method::HEAD,
-            "/manifests/",
-            usize::MAX,
-            Fault::Status(status, Vec::new()),
-        );
+        registry.fail(Method::GET, "/manifests/", usize::MAX, Fault::Status(status, Vec::new()));
+        registry.fail(Method::HEAD, "/manifests/", usize::MAX, Fault::Status(status, Vec::new()));
         let error = build(&registry.host(), none()).await;
         let got = match &error {
             EngineError::RegistryAuth { .. } => "auth",
@@ -239,11 +183,7 @@ async fn what_a_registry_answers_is_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_for_a_machine_that_this_is_not_says_so() {
     let (bench, context) = (Bench::in_memory(), rooted());
-    let foreign = if cfg!(target_arch = "s390x") {
-        "linux/amd64"
-    } else {
-        "linux/s390x"
-    };
+    let foreign = if cfg!(target_arch = "s390x") { "linux/amd64" } else { "linux/s390x" };
     std::fs::remove_file(context.path().join("root/bin/sh")).expect("removed");
     std::fs::write(context.path().join("root/bin/sh"), foreign_program()).expect("written");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -251,13 +191,7 @@ async fn a_step_for_a_machine_that_this_is_not_says_so() {
     let mut inputs = bench.with_root(context.path(), "RUN echo never");
     inputs.request.platforms = vec![foreign.to_owned()];
     let error = bench.build(inputs).await.0.expect_err("cannot run");
-    let EngineError::ForeignStep {
-        step,
-        source_excerpts,
-    } = &error
-    else {
-        panic!("{error:?}")
-    };
+    let EngineError::ForeignStep { step, source_excerpts } = &error else { panic!("{error:?}") };
     assert!(step.contains("RUN echo never"), "{step}");
     assert_eq!(source_excerpts[0].marked, [3]);
     // Without a step it is an image like any other.
@@ -269,18 +203,12 @@ async fn a_step_for_a_machine_that_this_is_not_says_so() {
 
 /// Secrets for a request, with their commitment.
 fn secrets(values: &[(&str, &[u8])]) -> (SecretsCommitment, SecretValues) {
-    let plain = values
-        .iter()
-        .map(|(id, value)| ((*id).to_owned(), value.to_vec()))
-        .collect();
+    let plain = values.iter().map(|(id, value)| ((*id).to_owned(), value.to_vec())).collect();
     let commitment = SecretsCommitment {
         commitment: provenance::commitment::commit_to_secrets(&[7; 32], &plain),
         ids: values.iter().map(|(id, _)| (*id).to_owned()).collect(),
     };
-    let held = values
-        .iter()
-        .map(|(id, value)| ((*id).to_owned(), Zeroizing::new(value.to_vec())))
-        .collect();
+    let held = values.iter().map(|(id, value)| ((*id).to_owned(), Zeroizing::new(value.to_vec()))).collect();
     let held = SecretValues::new(Some(&commitment), &[7; 32], held).expect("committed");
     (commitment, held)
 }
@@ -294,10 +222,7 @@ fn files_with(directory: &Path, texts: &[&[u8]]) -> Vec<std::path::PathBuf> {
             found.extend(files_with(&entry.path(), texts));
         } else if kind.is_file() {
             let bytes = std::fs::read(entry.path()).expect("readable");
-            if texts
-                .iter()
-                .any(|text| bytes.windows(text.len()).any(|window| window == *text))
-            {
+            if texts.iter().any(|text| bytes.windows(text.len()).any(|window| window == *text)) {
                 found.push(entry.path());
             }
         }
@@ -325,20 +250,10 @@ async fn a_secret_is_in_no_log_no_image_and_on_no_disk() {
     inputs.secrets = std::sync::Arc::new(held);
     let (result, events) = bench.build(inputs).await;
     let error = result.expect_err("ends with false");
-    assert!(
-        matches!(error, EngineError::Step { exit_code: 1, .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, EngineError::Step { exit_code: 1, .. }), "{error:?}");
     let said = output(&events);
     let everything = format!("{events:?}{error:?}{error}");
-    for part in [
-        "hunter2",
-        "hunter3",
-        "hunter4",
-        "first-line",
-        "last-line",
-        "BEGIN KEY",
-    ] {
+    for part in ["hunter2", "hunter3", "hunter4", "first-line", "last-line", "BEGIN KEY"] {
         assert!(!everything.contains(part), "{part}: {said}");
     }
     assert_eq!(said.matches("***").count(), 6, "{said}");
@@ -353,9 +268,7 @@ async fn a_secret_is_in_no_log_no_image_and_on_no_disk() {
     inputs.secrets = std::sync::Arc::new(held);
     inputs.request.output = uncompressed();
     let solved = bench.build(inputs).await.0.expect("builds");
-    let Export::Image { layout, .. } = solved.export else {
-        panic!("an image")
-    };
+    let Export::Image { layout, .. } = solved.export else { panic!("an image") };
     bench.engine.shutdown().await;
     let values = [&token[..], b"first-line-of-it"];
     assert_eq!(files_with(&layout, &values), Vec::<std::path::PathBuf>::new());
@@ -377,10 +290,7 @@ async fn after_a_shutdown_in_the_middle_of_a_build_nothing_is_left() {
     assert_eq!(processes_with(&endless(3)), Vec::<String>::new());
     assert_eq!(processes_with(&root), Vec::<String>::new());
     assert_eq!(mounts_with(&root), Vec::<String>::new());
-    let private = socket
-        .parent()
-        .and_then(Path::parent)
-        .expect("in the engine's private directory");
+    let private = socket.parent().and_then(Path::parent).expect("in the engine's private directory");
     assert!(!private.exists(), "{}", private.display());
     let name = private.file_name().expect("named").to_str().expect("ASCII");
     assert_eq!(control_groups_with(name), Vec::<String>::new());
@@ -428,18 +338,11 @@ fn foreign_program() -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_get_no_privileges_however_they_ask() {
     let (bench, context) = (Bench::in_memory(), rooted());
-    for (step, privilege) in [
-        ("RUN --security=insecure true", "security.insecure"),
-        ("RUN --network=host true", "network.host"),
-    ] {
-        let error = bench
-            .build(bench.with_root(context.path(), step))
-            .await
-            .0
-            .expect_err(step);
-        let EngineError::Privilege { privilege: asked } = &error else {
-            panic!("{error:?}")
-        };
+    for (step, privilege) in
+        [("RUN --security=insecure true", "security.insecure"), ("RUN --network=host true", "network.host")]
+    {
+        let error = bench.build(bench.with_root(context.path(), step)).await.0.expect_err(step);
+        let EngineError::Privilege { privilege: asked } = &error else { panic!("{error:?}") };
         assert_eq!(asked, privilege);
     }
     // A step sees no device but those that every container has, no socket of the daemon's, no switch of the kernel's.

@@ -22,11 +22,8 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 /// Fields that are `bytes` here and `string` there: file names need not be UTF-8.
-const BYTES_FOR_STRING: &[&str] = &[
-    "fsutil.types.Stat.path",
-    "fsutil.types.Stat.linkname",
-    "fsutil.types.Xattr.key",
-];
+const BYTES_FOR_STRING: &[&str] =
+    &["fsutil.types.Stat.path", "fsutil.types.Stat.linkname", "fsutil.types.Xattr.key"];
 
 /// Messages that have another name there. A map is a list of entries on the wire.
 const OTHER_MESSAGES: &[(&str, &str)] = &[("fsutil.types.Xattr", "fsutil.types.Stat.XattrsEntry")];
@@ -50,12 +47,10 @@ impl Definitions {
             self.add_message(&package, message);
         }
         for definition in file.enum_type {
-            self.enums
-                .insert(format!("{package}.{}", definition.name()), definition);
+            self.enums.insert(format!("{package}.{}", definition.name()), definition);
         }
         for service in file.service {
-            self.services
-                .insert(format!("{package}.{}", service.name()), service);
+            self.services.insert(format!("{package}.{}", service.name()), service);
         }
     }
 
@@ -65,19 +60,13 @@ impl Definitions {
             self.add_message(&name, inner.clone());
         }
         for inner in &message.enum_type {
-            self.enums
-                .insert(format!("{name}.{}", inner.name()), inner.clone());
+            self.enums.insert(format!("{name}.{}", inner.name()), inner.clone());
         }
         self.messages.insert(name, message);
     }
 
     fn names(&self) -> BTreeSet<String> {
-        self.messages
-            .keys()
-            .chain(self.enums.keys())
-            .chain(self.services.keys())
-            .cloned()
-            .collect()
+        self.messages.keys().chain(self.enums.keys()).chain(self.services.keys()).cloned().collect()
     }
 }
 
@@ -85,10 +74,7 @@ impl Definitions {
 fn ours() -> Definitions {
     let set = FileDescriptorSet::decode(proto::buildkit::FILE_DESCRIPTOR_SET).expect("our own descriptors");
     let mut definitions = Definitions::default();
-    set.file
-        .into_iter()
-        .filter(|f| f.package() != "google.protobuf")
-        .for_each(|file| definitions.add(file));
+    set.file.into_iter().filter(|f| f.package() != "google.protobuf").for_each(|file| definitions.add(file));
     definitions
 }
 
@@ -120,18 +106,12 @@ async fn theirs(channel: Channel, names: &BTreeSet<String>) -> Definitions {
 }
 
 fn their_name(name: &str) -> &str {
-    OTHER_MESSAGES
-        .iter()
-        .find(|(own, _)| *own == name)
-        .map_or(name, |(_, other)| other)
+    OTHER_MESSAGES.iter().find(|(own, _)| *own == name).map_or(name, |(_, other)| other)
 }
 
 /// A name without underscores and capitals.
 fn plain(name: &str) -> String {
-    let name = OTHER_NAMES
-        .iter()
-        .find(|(own, _)| *own == name)
-        .map_or(name, |(_, other)| other);
+    let name = OTHER_NAMES.iter().find(|(own, _)| *own == name).map_or(name, |(_, other)| other);
     name.replace('_', "").to_lowercase()
 }
 
@@ -140,11 +120,7 @@ fn same_type(own: &FieldDescriptorProto, other: &FieldDescriptorProto, name: &st
     let wanted = own.type_name().trim_start_matches('.');
     let same =
         own.r#type() == other.r#type() && their_name(wanted) == other.type_name().trim_start_matches('.');
-    if BYTES_FOR_STRING.contains(&name) {
-        bytes
-    } else {
-        same
-    }
+    if BYTES_FOR_STRING.contains(&name) { bytes } else { same }
 }
 
 fn compare_messages(ours: &Definitions, theirs: &Definitions, problems: &mut Vec<String>) {
@@ -160,11 +136,7 @@ fn compare_messages(ours: &Definitions, theirs: &Definitions, problems: &mut Vec
                 continue;
             };
             if plain(field.name()) != plain(their.name()) {
-                problems.push(format!(
-                    "{full} = {} is called {} there",
-                    field.number(),
-                    their.name()
-                ));
+                problems.push(format!("{full} = {} is called {} there", field.number(), their.name()));
             }
             if !same_type(field, their, &full) {
                 problems.push(format!(
@@ -177,11 +149,7 @@ fn compare_messages(ours: &Definitions, theirs: &Definitions, problems: &mut Vec
             }
             let repeated = |f: &FieldDescriptorProto| f.label() == Label::Repeated;
             if repeated(field) != repeated(their) {
-                problems.push(format!(
-                    "{full} is {:?}, there {:?}",
-                    field.label(),
-                    their.label()
-                ));
+                problems.push(format!("{full} is {:?}, there {:?}", field.label(), their.label()));
             }
             if field.oneof_index.is_some() && their.oneof_index.is_none() {
                 problems.push(format!("{full} is one of several, there it is not"));
@@ -198,10 +166,7 @@ fn compare_enums(ours: &Definitions, theirs: &Definitions, problems: &mut Vec<St
         };
         // All of them: a value that we do not know would be taken for another.
         let values = |e: &EnumDescriptorProto| -> BTreeMap<i32, String> {
-            e.value
-                .iter()
-                .map(|v| (v.number(), v.name().to_owned()))
-                .collect()
+            e.value.iter().map(|v| (v.number(), v.name().to_owned())).collect()
         };
         if values(own) != values(other) {
             problems.push(format!("{name} is {:?}, there {:?}", values(own), values(other)));
@@ -217,19 +182,14 @@ fn compare_services(ours: &Definitions, theirs: &Definitions, problems: &mut Vec
         };
         for method in &own.method {
             if !other.method.iter().any(|m| {
-                (
-                    m.name(),
-                    m.input_type(),
-                    m.output_type(),
-                    m.client_streaming(),
-                    m.server_streaming(),
-                ) == (
-                    method.name(),
-                    method.input_type(),
-                    method.output_type(),
-                    method.client_streaming(),
-                    method.server_streaming(),
-                )
+                (m.name(), m.input_type(), m.output_type(), m.client_streaming(), m.server_streaming())
+                    == (
+                        method.name(),
+                        method.input_type(),
+                        method.output_type(),
+                        method.client_streaming(),
+                        method.server_streaming(),
+                    )
             }) {
                 problems.push(format!("method {name}/{} is not there like this", method.name()));
             }
@@ -250,31 +210,16 @@ async fn every_message_field_and_method_of_ours_is_the_daemons() {
     let bench = Bench::new();
     let daemon = bench.daemon().await;
     let ours = ours();
-    let wanted = ours
-        .names()
-        .iter()
-        .map(|name| their_name(name).to_owned())
-        .collect();
+    let wanted = ours.names().iter().map(|name| their_name(name).to_owned()).collect();
     let theirs = theirs(daemon.channel().channel(), &wanted).await;
     bench.engine.shutdown().await;
     let problems = compare(&ours, &theirs);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     // What the whole rests on: the daemon has definitions of what it serves, and of what it asks of a session.
-    for service in [
-        "moby.buildkit.v1.Control",
-        "moby.filesync.v1.FileSync",
-        "moby.sshforward.v1.SSH",
-    ] {
-        assert!(
-            theirs.services.contains_key(service) && ours.services.contains_key(service),
-            "{service}"
-        );
+    for service in ["moby.buildkit.v1.Control", "moby.filesync.v1.FileSync", "moby.sshforward.v1.SSH"] {
+        assert!(theirs.services.contains_key(service) && ours.services.contains_key(service), "{service}");
     }
-    assert!(
-        ours.messages.len() > 50,
-        "{} messages of ours",
-        ours.messages.len()
-    );
+    assert!(ours.messages.len() > 50, "{} messages of ours", ours.messages.len());
     each_kind_of_difference_is_found(&ours, &theirs);
 }
 
@@ -286,42 +231,19 @@ fn each_kind_of_difference_is_found(ours: &Definitions, theirs: &Definitions) {
         compare(ours, &changed)
     };
     fn field(all: &mut Definitions, number: i32) -> &mut FieldDescriptorProto {
-        let message = all
-            .messages
-            .get_mut("moby.buildkit.v1.Descriptor")
-            .expect("known");
-        message
-            .field
-            .iter_mut()
-            .find(|f| f.number() == number)
-            .expect("known")
+        let message = all.messages.get_mut("moby.buildkit.v1.Descriptor").expect("known");
+        message.field.iter_mut().find(|f| f.number() == number).expect("known")
     }
     let number = with(&|all| field(all, 1).number = Some(77));
-    assert_eq!(
-        number,
-        ["moby.buildkit.v1.Descriptor.media_type = 1: no such number"]
-    );
+    assert_eq!(number, ["moby.buildkit.v1.Descriptor.media_type = 1: no such number"]);
     let kind = with(&|all| field(all, 3).set_type(Type::Uint64));
-    assert_eq!(
-        kind,
-        ["moby.buildkit.v1.Descriptor.size is Int64 , there Uint64 "]
-    );
+    assert_eq!(kind, ["moby.buildkit.v1.Descriptor.size is Int64 , there Uint64 "]);
     let name = with(&|all| field(all, 2).name = Some("size".to_owned()));
-    assert_eq!(
-        name,
-        ["moby.buildkit.v1.Descriptor.digest = 2 is called size there"]
-    );
+    assert_eq!(name, ["moby.buildkit.v1.Descriptor.digest = 2 is called size there"]);
     let label = with(&|all| field(all, 2).set_label(Label::Repeated));
-    assert_eq!(
-        label,
-        ["moby.buildkit.v1.Descriptor.digest is Optional, there Repeated"]
-    );
+    assert_eq!(label, ["moby.buildkit.v1.Descriptor.digest is Optional, there Repeated"]);
     let value = with(&|all| {
-        all.enums
-            .get_mut("moby.buildkit.v1.sourcepolicy.PolicyAction")
-            .expect("known")
-            .value
-            .pop();
+        all.enums.get_mut("moby.buildkit.v1.sourcepolicy.PolicyAction").expect("known").value.pop();
     });
     assert_eq!(value.len(), 1, "{value:?}");
     let method = with(&|all| {
@@ -332,8 +254,5 @@ fn each_kind_of_difference_is_found(ours: &Definitions, theirs: &Definitions) {
             .filter(|m| m.name() == "Status")
             .for_each(|m| m.server_streaming = Some(false));
     });
-    assert_eq!(
-        method,
-        ["method moby.buildkit.v1.Control/Status is not there like this"]
-    );
+    assert_eq!(method, ["method moby.buildkit.v1.Control/Status is not there like this"]);
 }

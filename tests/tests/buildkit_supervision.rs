@@ -31,16 +31,9 @@ fn mode(path: &Path) -> u32 {
 /// Runs `buildctl` on a daemon and gives what it prints.
 fn buildctl(daemon: &Daemon, arguments: &[&str]) -> String {
     let mut command = Command::new(tool("buildctl"));
-    command
-        .arg("--addr")
-        .arg(format!("unix://{}", daemon.socket().display()))
-        .args(arguments);
+    command.arg("--addr").arg(format!("unix://{}", daemon.socket().display())).args(arguments);
     let output = command.output().expect("buildctl runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
@@ -48,14 +41,8 @@ fn buildctl(daemon: &Daemon, arguments: &[&str]) -> String {
 async fn two_projects_build_at_once_in_daemons_of_their_own() {
     let (bench, context) = (Bench::in_memory(), tempfile::tempdir().expect("a directory"));
     small_root(&context.path().join("root"));
-    let (one, other) = (
-        bench.daemon().await,
-        bench
-            .engine
-            .daemon(&other_project().id())
-            .await
-            .expect("a daemon"),
-    );
+    let (one, other) =
+        (bench.daemon().await, bench.engine.daemon(&other_project().id()).await.expect("a daemon"));
     assert_eq!(one.process_id(), bench.daemon().await.process_id());
     assert_ne!(one.process_id(), other.process_id());
     assert_ne!(one.socket(), other.socket());
@@ -68,13 +55,8 @@ async fn two_projects_build_at_once_in_daemons_of_their_own() {
     let port = listener.local_addr().expect("bound").port();
     let both = std::thread::spawn(move || {
         use std::io::Write as _;
-        let mut callers = [
-            listener.accept().expect("the first").0,
-            listener.accept().expect("the second").0,
-        ];
-        callers
-            .iter_mut()
-            .for_each(|caller| caller.write_all(b"go on\n").expect("it waits"));
+        let mut callers = [listener.accept().expect("the first").0, listener.accept().expect("the second").0];
+        callers.iter_mut().for_each(|caller| caller.write_all(b"go on\n").expect("it waits"));
     });
     let step = format!("RUN nc 127.0.0.1 {port}");
     let build = async |daemon: &Daemon| {
@@ -96,9 +78,7 @@ async fn two_projects_build_at_once_in_daemons_of_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_daemon_is_stopped_and_its_cache_stays() {
-    let bench = Bench::in_memory_with(|config| {
-        config.idle_stop = Duration::from_millis(300)
-    });
+    let bench = Bench::in_memory_with(|config| config.idle_stop = Duration::from_millis(300));
     let files = [("Dockerfile", "FROM scratch\nCOPY a /\n"), ("a", "a")];
     let daemon = bench.daemon().await;
     bench.build_files(&files).await.expect("builds");
@@ -108,20 +88,13 @@ async fn an_idle_daemon_is_stopped_and_its_cache_stays() {
     assert!(!daemon.has_ended());
     drop(daemon);
     tokio::task::spawn_blocking(move || {
-        wait_for("the daemon's end", LIMIT, || {
-            processes_with(&root).is_empty().then_some(())
-        });
+        wait_for("the daemon's end", LIMIT, || processes_with(&root).is_empty().then_some(()));
     })
     .await
     .expect("it ends");
     let again = bench.build_files(&files).await.expect("builds");
     assert_ne!(bench.daemon().await.process_id(), first);
-    let copy = again
-        .capture
-        .vertices
-        .iter()
-        .find(|v| v.name.contains("COPY a"))
-        .expect("a step");
+    let copy = again.capture.vertices.iter().find(|v| v.name.contains("COPY a")).expect("a step");
     assert!(copy.cached);
     bench.engine.shutdown().await;
 }
@@ -142,18 +115,14 @@ async fn limits_reach_the_daemon_and_its_log_and_history_are_where_they_belong()
     result.expect("builds");
     let said = output(&events);
     let order: Vec<&str> = said.lines().collect();
-    let alternatives = [
-        ["a-begins", "a-ends", "b-begins", "b-ends"],
-        ["b-begins", "b-ends", "a-begins", "a-ends"],
-    ];
+    let alternatives =
+        [["a-begins", "a-ends", "b-begins", "b-ends"], ["b-begins", "b-ends", "a-begins", "a-ends"]];
     assert!(alternatives.iter().any(|one| order == one), "{order:?}");
 
     let daemon = bench.daemon().await;
-    let workers: serde_json::Value = serde_json::from_str(&buildctl(
-        &daemon,
-        &["debug", "workers", "--format", "{{json .}}"],
-    ))
-    .expect("JSON");
+    let workers: serde_json::Value =
+        serde_json::from_str(&buildctl(&daemon, &["debug", "workers", "--format", "{{json .}}"]))
+            .expect("JSON");
     let text = workers.to_string();
     assert!(text.contains("123000000"), "{text}");
     wait_for("the builds to be forgotten", LIMIT, || {
@@ -170,10 +139,7 @@ async fn limits_reach_the_daemon_and_its_log_and_history_are_where_they_belong()
     assert_eq!(mode(&log), 0o600);
     let text = std::fs::read_to_string(&log).expect("text");
     assert!(text.contains("running server on"), "{text}");
-    assert!(
-        !text.contains("a-begins"),
-        "what steps print is not in it: {text}"
-    );
+    assert!(!text.contains("a-begins"), "what steps print is not in it: {text}");
     bench.engine.shutdown().await;
 }
 
@@ -186,13 +152,9 @@ async fn an_image_comes_from_the_mirror_over_plain_http_on_loopback() {
         ("registry.example".to_owned(), vec![format!("{host}/below")]),
     ]);
     let bench = Bench::in_memory_with(|config| config.registry_mirrors = mirrors);
-    let base = bench
-        .build_files(&[("Dockerfile", "FROM scratch\nCOPY a /a\n"), ("a", "a")])
-        .await
-        .expect("builds");
-    let Export::Image { layout, root, .. } = base.export else {
-        panic!("an image")
-    };
+    let base =
+        bench.build_files(&[("Dockerfile", "FROM scratch\nCOPY a /a\n"), ("a", "a")]).await.expect("builds");
+    let Export::Image { layout, root, .. } = base.export else { panic!("an image") };
     for repository in ["library/app", "below/team/app"] {
         let pushed = Command::new(tool("crane"))
             .args(["push", "--insecure"])
@@ -200,39 +162,20 @@ async fn an_image_comes_from_the_mirror_over_plain_http_on_loopback() {
             .arg(format!("{host}/{repository}:1"))
             .output()
             .expect("crane runs");
-        assert!(
-            pushed.status.success(),
-            "{}",
-            String::from_utf8_lossy(&pushed.stderr)
-        );
+        assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
     }
-    for image in [
-        "app:1",
-        "registry.example/team/app:1",
-        &format!("{host}/library/app:1"),
-    ] {
+    for image in ["app:1", "registry.example/team/app:1", &format!("{host}/library/app:1")] {
         let dockerfile = format!("FROM {image}\nCOPY Dockerfile /\n");
-        let solved = bench
-            .build_files(&[("Dockerfile", dockerfile.as_str())])
-            .await
-            .expect(image);
-        let [source] = solved.capture.sources.as_slice() else {
-            panic!("{:?}", solved.capture.sources)
-        };
+        let solved = bench.build_files(&[("Dockerfile", dockerfile.as_str())]).await.expect(image);
+        let [source] = solved.capture.sources.as_slice() else { panic!("{:?}", solved.capture.sources) };
         assert_eq!(source.kind, SourceKind::Image);
         let digest = source.digest.as_ref().map(|digest| digest.hex.clone());
         assert_eq!(digest, Some(root.digest.hex().to_string()), "{image}");
         assert!(source.requested.ends_with("app:1"), "{}", source.requested);
     }
     // A request names its own; what is not in the mirror is not there.
-    let root = bench
-        .store
-        .put_files(&[("Dockerfile", "FROM registry.example/gone:1\n")]);
-    let error = bench
-        .build(bench.inputs(request(root)))
-        .await
-        .0
-        .expect_err("there is no such image");
+    let root = bench.store.put_files(&[("Dockerfile", "FROM registry.example/gone:1\n")]);
+    let error = bench.build(bench.inputs(request(root))).await.0.expect_err("there is no such image");
     assert!(error.to_string().contains("registry.example/gone:1"), "{error}");
     bench.engine.shutdown().await;
 }

@@ -81,7 +81,8 @@ async fn bytes_that_change_under_the_reader_are_an_error_at_the_end() {
     .expect("no panic");
     read.expect("what is there is given");
     add(&store, &blob, digest, 0, 3_000_000);
-    let rest = tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new())).await.expect("no panic");
+    let rest =
+        tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new())).await.expect("no panic");
     assert_eq!(rest.expect_err("another digest").kind(), ErrorKind::InvalidData);
 }
 
@@ -106,7 +107,8 @@ fn a_tree_can_be_walked_when_its_directories_are_stored_and_is_complete_with_its
     let entry = |name, kind| Entry { name, mode: 0o644, mtime_ns: 0, xattrs: Default::default(), kind };
     let file = Kind::File { size: 3, digest: Sha256Digest::of(b"one") };
     let inner = Directory::new(vec![entry(name("a"), file)]).expect("valid");
-    let root = Directory::new(vec![entry(name("d"), Kind::Directory { digest: inner.digest() })]).expect("valid");
+    let root =
+        Directory::new(vec![entry(name("d"), Kind::Directory { digest: inner.digest() })]).expect("valid");
     let structure = || store.structure(&root.digest()).expect("looked");
     store.put_small(&[root.encode()]).expect("stored");
     assert_eq!(structure(), Completeness::Missing(inner.digest()));

@@ -13,16 +13,7 @@ use serde_json::Value;
 
 /// Generous: two cores may be busy.
 const LIMIT: Duration = Duration::from_secs(120);
-const STEPS: [&str; 8] = [
-    "created",
-    "permit",
-    "build",
-    "materials",
-    "release",
-    "sign",
-    "layout",
-    "push",
-];
+const STEPS: [&str; 8] = ["created", "permit", "build", "materials", "release", "sign", "layout", "push"];
 
 /// A context with a Dockerfile.
 fn context(server: &DevServer, name: &str, dockerfile: &str) -> PathBuf {
@@ -41,34 +32,18 @@ struct Running {
 
 impl Running {
     fn start(server: &DevServer, id: &str, arguments: &[&str]) -> Self {
-        let (stdout, stderr) = (
-            server.work().join(format!("{id}.stdout")),
-            server.work().join(format!("{id}.stderr")),
-        );
+        let (stdout, stderr) =
+            (server.work().join(format!("{id}.stdout")), server.work().join(format!("{id}.stderr")));
         let file = |path: &Path| std::fs::File::create(path).expect("file");
         let mut command = server.command(arguments);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file(&stdout))
-            .stderr(file(&stderr))
-            .spawn();
-        Self {
-            child: child.expect("the command starts"),
-            stdout,
-            stderr,
-        }
+        let child = command.stdin(Stdio::null()).stdout(file(&stdout)).stderr(file(&stderr)).spawn();
+        Self { child: child.expect("the command starts"), stdout, stderr }
     }
 
     fn end(&mut self) -> Output {
-        let status = wait_for("the command's end", LIMIT, || {
-            self.child.try_wait().expect("a child")
-        });
+        let status = wait_for("the command's end", LIMIT, || self.child.try_wait().expect("a child"));
         let text = |path: &Path| std::fs::read_to_string(path).expect("UTF-8");
-        Output {
-            code: status.code().unwrap_or(128),
-            stdout: text(&self.stdout),
-            stderr: text(&self.stderr),
-        }
+        Output { code: status.code().unwrap_or(128), stdout: text(&self.stdout), stderr: text(&self.stderr) }
     }
 }
 
@@ -87,45 +62,26 @@ fn events(lines: &str) -> Vec<Value> {
         .filter(|v| !v["number"].is_null())
         .collect();
     for (index, event) in events.iter().enumerate() {
-        assert_eq!(
-            event["number"],
-            index as u64 + 1,
-            "numbers of events have no gap and no repetition"
-        );
+        assert_eq!(event["number"], index as u64 + 1, "numbers of events have no gap and no repetition");
     }
     assert!(!events.is_empty(), "no events in:\n{lines}");
     events
 }
 
 fn log(server: &DevServer, id: &str) -> Vec<Value> {
-    events(
-        &server
-            .sealwright(["logs", "--progress", "rawjson", id])
-            .ok()
-            .stdout,
-    )
+    events(&server.sealwright(["logs", "--progress", "rawjson", id]).ok().stdout)
 }
 
 /// What the server wrote since it was started last.
 fn last_start(server: &DevServer) -> String {
-    server
-        .log()
-        .rsplit("platform ")
-        .next()
-        .expect("there is always a last part")
-        .to_owned()
+    server.log().rsplit("platform ").next().expect("there is always a last part").to_owned()
 }
 
 /// The tags of a repository, none when there is no repository.
 fn tags(registry: &RegistryProcess, repository: &str) -> Vec<String> {
     let name = format!("{}/{repository}", registry.host());
     let output = Output::of(Command::new(tool("crane")).args(["ls", "--insecure", &name]));
-    output
-        .stdout
-        .lines()
-        .filter(|_| output.code == 0)
-        .map(str::to_owned)
-        .collect()
+    output.stdout.lines().filter(|_| output.code == 0).map(str::to_owned).collect()
 }
 
 #[test]
@@ -138,26 +94,11 @@ fn killed_at_any_boundary_the_build_is_resumed_and_the_command_sees_every_event_
         server.restart();
         let id = format!("at-{step}");
         let source = context(&server, &id, &format!("FROM scratch\nCOPY Dockerfile /{step}\n"));
-        let (source, layout) = (
-            source.display().to_string(),
-            server.work().join(format!("{id}.oci")),
-        );
-        let (output, tag) = (
-            format!("type=oci,dest={}", layout.display()),
-            format!("{}/crash/{step}:1", registry.host()),
-        );
-        let arguments = [
-            "build",
-            "--progress",
-            "rawjson",
-            "--build-id",
-            &id,
-            "--push",
-            "-t",
-            &tag,
-            "--output",
-            &output,
-        ];
+        let (source, layout) = (source.display().to_string(), server.work().join(format!("{id}.oci")));
+        let (output, tag) =
+            (format!("type=oci,dest={}", layout.display()), format!("{}/crash/{step}:1", registry.host()));
+        let arguments =
+            ["build", "--progress", "rawjson", "--build-id", &id, "--push", "-t", &tag, "--output", &output];
         let mut running = Running::start(&server, &id, &[&arguments[..], &[&source]].concat());
         server.wait_for_crash();
 
@@ -170,75 +111,35 @@ fn killed_at_any_boundary_the_build_is_resumed_and_the_command_sees_every_event_
         }
 
         server.restart();
-        assert!(
-            last_start(&server).contains("1 builds resumed, 0 failed"),
-            "{step}: {}",
-            server.log()
-        );
+        assert!(last_start(&server).contains("1 builds resumed, 0 failed"), "{step}: {}", server.log());
         // The command that was running all the time ends as if nothing had happened.
         let ended = running.end().ok();
         let seen = events(&ended.stderr);
-        assert_eq!(
-            seen,
-            log(&server, &id),
-            "{step}: the command has seen what is stored"
-        );
-        let states: Vec<&Value> = seen
-            .iter()
-            .map(|e| &e["stateChanged"]["build"]["state"])
-            .filter(|s| !s.is_null())
-            .collect();
-        assert_eq!(
-            states,
-            ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "SUCCEEDED"],
-            "{step}"
-        );
+        assert_eq!(seen, log(&server, &id), "{step}: the command has seen what is stored");
+        let states: Vec<&Value> =
+            seen.iter().map(|e| &e["stateChanged"]["build"]["state"]).filter(|s| !s.is_null()).collect();
+        assert_eq!(states, ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "SUCCEEDED"], "{step}");
         server.sealwright(["verify", &tag]).ok().says("TRUSTED");
-        server
-            .sealwright(["verify", &layout.display().to_string()])
-            .ok()
-            .says("TRUSTED");
+        server.sealwright(["verify", &layout.display().to_string()]).ok().says("TRUSTED");
     }
     // All that was done is still there, and nothing is taken up again.
     server.kill9();
     server.crash_next(None);
     server.restart();
-    assert!(
-        last_start(&server).contains("0 builds resumed, 0 failed"),
-        "{}",
-        server.log()
-    );
+    assert!(last_start(&server).contains("0 builds resumed, 0 failed"), "{}", server.log());
     let listed = server.sealwright(["list", "--json"]).ok().json();
-    let states: Vec<&Value> = listed["builds"]
-        .as_array()
-        .expect("builds")
-        .iter()
-        .map(|build| &build["state"])
-        .collect();
+    let states: Vec<&Value> =
+        listed["builds"].as_array().expect("builds").iter().map(|build| &build["state"]).collect();
     assert_eq!(states, ["SUCCEEDED"; STEPS.len()]);
 }
 
 #[test]
 fn a_build_that_takes_the_server_down_every_time_is_given_up() {
     // Late, so that the restarted server has said where it listens before the resumed build gets there.
-    let mut server = DevServer::with(Settings {
-        crash_at: Some("sign"),
-        ..Settings::default()
-    });
-    let source = context(&server, "deadly", "FROM scratch\nCOPY Dockerfile /\n")
-        .display()
-        .to_string();
+    let mut server = DevServer::with(Settings { crash_at: Some("sign"), ..Settings::default() });
+    let source = context(&server, "deadly", "FROM scratch\nCOPY Dockerfile /\n").display().to_string();
     let output = format!("type=oci,dest={}", server.work().join("deadly.oci").display());
-    let arguments = [
-        "build",
-        "--progress",
-        "plain",
-        "--build-id",
-        "deadly",
-        "--output",
-        &output,
-        &source,
-    ];
+    let arguments = ["build", "--progress", "plain", "--build-id", "deadly", "--output", &output, &source];
     let mut running = Running::start(&server, "deadly", &arguments);
     for _ in 0..3 {
         server.wait_for_crash();
@@ -258,46 +159,22 @@ fn a_build_that_takes_the_server_down_every_time_is_given_up() {
 
 #[test]
 fn what_was_in_memory_only_fails_its_build_with_the_advice_to_submit_again() {
-    let mut server = DevServer::with(Settings {
-        operations: Some("[builds]\nparallel = 1\n"),
-        ..Settings::default()
-    });
+    let mut server =
+        DevServer::with(Settings { operations: Some("[builds]\nparallel = 1\n"), ..Settings::default() });
     let base = format!("debian:bookworm=oci-layout://{}:bookworm", base_image().display());
     std::fs::write(server.work().join("token"), "a-token-of-the-crash-test\n").expect("file");
     let secret = format!("id=token,src={}", server.work().join("token").display());
-    let long = context(
-        &server,
-        "long",
-        "FROM debian:bookworm\nRUN echo begun; sleep 300\n",
-    )
-    .display()
-    .to_string();
-    let short = context(&server, "short", "FROM scratch\nCOPY Dockerfile /\n")
-        .display()
-        .to_string();
-    let layouts = ["long", "secret", "plain"].map(|id| {
-        format!(
-            "type=oci,dest={}",
-            server.work().join(format!("{id}.oci")).display()
-        )
-    });
+    let long =
+        context(&server, "long", "FROM debian:bookworm\nRUN echo begun; sleep 300\n").display().to_string();
+    let short = context(&server, "short", "FROM scratch\nCOPY Dockerfile /\n").display().to_string();
+    let layouts = ["long", "secret", "plain"]
+        .map(|id| format!("type=oci,dest={}", server.work().join(format!("{id}.oci")).display()));
     let common = ["build", "--progress", "plain", "--build-id"];
     // The first holds the only slot; a secret and no secret wait behind it.
-    let long = [
-        "long",
-        "--secret",
-        &secret,
-        "--build-context",
-        &base,
-        "--output",
-        &layouts[0],
-        &long,
-    ];
+    let long = ["long", "--secret", &secret, "--build-context", &base, "--output", &layouts[0], &long];
     let mut long = Running::start(&server, "long", &[&common[..], &long].concat());
     wait_for("the step's output", LIMIT, || {
-        std::fs::read_to_string(&long.stderr)
-            .ok()
-            .filter(|text| text.contains(" begun\n"))
+        std::fs::read_to_string(&long.stderr).ok().filter(|text| text.contains(" begun\n"))
     });
     let with_secret = ["secret", "--secret", &secret, "--output", &layouts[1], &short];
     let mut with_secret = Running::start(&server, "secret", &[&common[..], &with_secret].concat());
@@ -323,22 +200,11 @@ fn what_was_in_memory_only_fails_its_build_with_the_advice_to_submit_again() {
         ("plain", &["QUEUED", "RUNNING", "SUCCEEDED"]),
     ] {
         let log = log(&server, id);
-        let changes: Vec<&Value> = log
-            .iter()
-            .map(|e| &e["stateChanged"]["build"]["state"])
-            .filter(|s| !s.is_null())
-            .collect();
+        let changes: Vec<&Value> =
+            log.iter().map(|e| &e["stateChanged"]["build"]["state"]).filter(|s| !s.is_null()).collect();
         assert_eq!(changes, states, "{id}");
         let failure = &server.sealwright(["get", "--json", id]).ok().json()["failure"]["reason"];
-        assert_eq!(
-            *failure,
-            if id == "plain" {
-                Value::Null
-            } else {
-                "SECRETS_LOST".into()
-            },
-            "{id}"
-        );
+        assert_eq!(*failure, if id == "plain" { Value::Null } else { "SECRETS_LOST".into() }, "{id}");
     }
 }
 
@@ -346,18 +212,12 @@ fn what_was_in_memory_only_fails_its_build_with_the_advice_to_submit_again() {
 fn two_servers_do_not_share_a_state_directory() {
     let server = DevServer::start();
     let said = server.second_on_same_state();
-    assert!(
-        said.contains(&server.state().display().to_string()),
-        "the directory is named: {said}"
-    );
+    assert!(said.contains(&server.state().display().to_string()), "the directory is named: {said}");
     assert!(
         said.contains(&format!("is in use by process {}", server.process().pid())),
         "the other is named: {said}"
     );
-    assert!(
-        said.contains("stop it first, or choose another state directory"),
-        "what to do: {said}"
-    );
+    assert!(said.contains("stop it first, or choose another state directory"), "what to do: {said}");
     // The first is none the worse for it.
     server.sealwright(["list"]).ok();
     assert_eq!(server.terminate(), 0);
@@ -367,13 +227,8 @@ fn two_servers_do_not_share_a_state_directory() {
 fn a_server_that_is_told_to_stop_leaves_no_process_and_no_mount() {
     let server = DevServer::start();
     let base = format!("debian:bookworm=oci-layout://{}:bookworm", base_image().display());
-    let source = context(
-        &server,
-        "long",
-        "FROM debian:bookworm\nRUN echo begun; sleep 300\n",
-    )
-    .display()
-    .to_string();
+    let source =
+        context(&server, "long", "FROM debian:bookworm\nRUN echo begun; sleep 300\n").display().to_string();
     let output = format!("type=oci,dest={}", server.work().join("long.oci").display());
     let arguments = [
         "build",
@@ -389,21 +244,14 @@ fn a_server_that_is_told_to_stop_leaves_no_process_and_no_mount() {
     ];
     let mut running = Running::start(&server, "long", &arguments);
     wait_for("the step's output", LIMIT, || {
-        std::fs::read_to_string(&running.stderr)
-            .ok()
-            .filter(|text| text.contains(" begun\n"))
+        std::fs::read_to_string(&running.stderr).ok().filter(|text| text.contains(" begun\n"))
     });
     let state = server.state().display().to_string();
-    assert!(
-        !processes(&state).is_empty(),
-        "the daemon and the step name the state directory"
-    );
+    assert!(!processes(&state).is_empty(), "the daemon and the step name the state directory");
     server.sealwright(["cancel", "long"]).ok();
     running.end().code(1).says("cancelled");
     wait_for("the step's end", LIMIT, || {
-        let sleeping = processes(&state)
-            .into_iter()
-            .any(|line| line.contains("sleep 300"));
+        let sleeping = processes(&state).into_iter().any(|line| line.contains("sleep 300"));
         (!sleeping).then_some(())
     });
     assert_eq!(server.terminate(), 0);

@@ -16,9 +16,7 @@ static SERVER: LazyLock<DevServer> = LazyLock::new(DevServer::start);
 /// A new path for a test's own files.
 fn scratch() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    SERVER
-        .work()
-        .join(format!("scratch-{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+    SERVER.work().join(format!("scratch-{}", NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// A context with a Dockerfile and a file.
@@ -51,11 +49,7 @@ fn run(flags: &[&str], context: &Path, adjust: impl FnOnce(&mut Command)) -> Out
     command.args(flags).arg(context);
     adjust(&mut command);
     let output = Output::of(&command);
-    assert!(
-        output.code == 0 || !layout.exists(),
-        "a failed build left {}",
-        layout.display()
-    );
+    assert!(output.code == 0 || !layout.exists(), "a failed build left {}", layout.display());
     output
 }
 
@@ -77,21 +71,13 @@ fn a_failing_step_shows_its_line_its_output_and_its_exit_code() {
         .says("\n  to-stdout\n")
         .says("\n  to-stderr\n")
         .says("what to do: see the step's output in the build's log");
-    let id = said
-        .stderr
-        .split("sealwright logs ")
-        .nth(1)
-        .and_then(|rest| rest.split_whitespace().next());
+    let id = said.stderr.split("sealwright logs ").nth(1).and_then(|rest| rest.split_whitespace().next());
     let id = id.expect("the command says where the log is");
     let build = SERVER.sealwright(["get", "--json", id]).ok().json();
     assert_eq!(build["failure"]["reason"], "STEP_FAILED");
     assert_eq!(build["failure"]["exitCode"], 42);
     let log = SERVER.sealwright(["logs", id]).ok();
-    assert!(
-        log.stdout.contains("to-stdout") && log.stdout.contains("ERROR"),
-        "{}",
-        log.stdout
-    );
+    assert!(log.stdout.contains("to-stdout") && log.stdout.contains("ERROR"), "{}", log.stdout);
 }
 
 #[test]
@@ -141,16 +127,7 @@ fn another_frontend_is_refused() {
     git(&repository, &["init", "-q"]);
     git(&repository, &["add", "-A"]);
     git(&repository, &["commit", "-q", "-m", "first"]);
-    git(
-        web.directory(),
-        &[
-            "clone",
-            "-q",
-            "--bare",
-            &repository.display().to_string(),
-            "other.git",
-        ],
-    );
+    git(web.directory(), &["clone", "-q", "--bare", &repository.display().to_string(), "other.git"]);
     let url = format!("{}/other.git", web.url());
     build(&[], Path::new(&url))
         .code(1)
@@ -178,9 +155,7 @@ fn a_step_for_another_platform_says_so() {
     let directory = context("FROM scratch\nCOPY program /program\nRUN [\"/program\"]\n");
     // An ELF header for a machine that neither x86-64 nor AArch64 runs: SPARC V9 (e_machine 43).
     let mut program = vec![0_u8; 4096];
-    program[..20].copy_from_slice(&[
-        0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 43, 0,
-    ]);
+    program[..20].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 43, 0]);
     let path = directory.join("program");
     std::fs::write(&path, program).expect("file");
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
@@ -221,9 +196,7 @@ fn a_key_that_the_server_does_not_admit_is_refused_with_the_id_of_its_project() 
         ..Settings::default()
     });
     let mut command = nobody.command(["build", "--output"]);
-    command
-        .arg(format!("type=oci,dest={}", scratch().display()))
-        .arg(context("FROM scratch\nCOPY . /\n"));
+    command.arg(format!("type=oci,dest={}", scratch().display())).arg(context("FROM scratch\nCOPY . /\n"));
     Output::of(&command)
         .code(5)
         .says("this server does not admit project ")
@@ -238,18 +211,9 @@ fn a_key_file_that_is_not_there_and_a_key_outside_the_project_are_told_apart() {
         .says("key file /absent/key.pem: No such file or directory")
         .says("what to do: make one with `sealwright key new FILE`");
     let (other, project) = (scratch(), scratch());
-    let _ = SERVER
-        .sealwright(["key", "new", &other.display().to_string()])
-        .ok();
-    let document = SERVER
-        .sealwright([
-            "project",
-            "new",
-            "others",
-            "--member",
-            &other.display().to_string(),
-        ])
-        .ok();
+    let _ = SERVER.sealwright(["key", "new", &other.display().to_string()]).ok();
+    let document =
+        SERVER.sealwright(["project", "new", "others", "--member", &other.display().to_string()]).ok();
     std::fs::write(&project, document.stdout).expect("file");
     build(&["--project", &project.display().to_string()], &context)
         .code(2)
@@ -268,43 +232,21 @@ fn without_a_policy_nothing_is_sent_and_nothing_passes() {
     .says(wanted)
     .says("what to do: no policy means no pass; make one with `sealwright policy init");
     let mut verify = SERVER.command(["verify", "/tmp"]);
-    Output::of(verify.env_remove("SEALWRIGHT_POLICY"))
-        .code(2)
-        .says(wanted)
-        .says("what to do: ");
+    Output::of(verify.env_remove("SEALWRIGHT_POLICY")).code(2).says(wanted).says("what to do: ");
 }
 
 #[test]
 fn malformed_build_ids_are_refused_before_a_connection_is_made() {
     let context = context("FROM scratch\nCOPY . /\n");
-    for id in [
-        "Upper",
-        "a/b",
-        "..",
-        "-a",
-        "a-",
-        "",
-        &"a".repeat(64),
-        "ü",
-        "a b",
-        "a\nb",
-    ] {
+    for id in ["Upper", "a/b", "..", "-a", "a-", "", &"a".repeat(64), "ü", "a b", "a\nb"] {
         let flag = format!("--build-id={id}");
-        build(&[&flag], &context)
-            .code(2)
-            .says("is malformed; wanted 1 to 63 of a-z, 0-9 and `-`");
+        build(&[&flag], &context).code(2).says("is malformed; wanted 1 to 63 of a-z, 0-9 and `-`");
         for command in ["get", "logs", "cancel", "download"] {
             let asked = SERVER.sealwright([command, "--endpoint", "127.0.0.1:1", "--", id]);
-            asked
-                .code(2)
-                .says("is malformed; wanted 1 to 63 of a-z, 0-9 and `-`")
-                .says("what to do: ");
+            asked.code(2).says("is malformed; wanted 1 to 63 of a-z, 0-9 and `-`").says("what to do: ");
         }
     }
-    SERVER
-        .sealwright(["get", "no-such-build"])
-        .code(1)
-        .says("does not exist");
+    SERVER.sealwright(["get", "no-such-build"]).code(1).says("does not exist");
 }
 
 #[test]
@@ -318,8 +260,5 @@ fn a_secret_without_a_value_is_named_by_id() {
         .code(2)
         .says("secret `token`: environment variable ABSENT_FROM_HERE is not set")
         .says("what to do: ");
-    build(&["--ssh", "default"], &context)
-        .code(2)
-        .says("SSH_AUTH_SOCK")
-        .says("what to do: ");
+    build(&["--ssh", "default"], &context).code(2).says("SSH_AUTH_SOCK").says("what to do: ");
 }

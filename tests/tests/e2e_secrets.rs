@@ -29,13 +29,7 @@ RUN --mount=type=secret,id=token,required=true --mount=type=secret,id=password,e
 /// Files below `root` that hold one of `needles`, and everything that is not a regular file left aside.
 fn holding(root: &Path, needles: &[&str]) -> Vec<String> {
     let mut grep = Command::new("grep");
-    grep.args([
-        "--recursive",
-        "--files-with-matches",
-        "--text",
-        "--fixed-strings",
-        "--devices=skip",
-    ]);
+    grep.args(["--recursive", "--files-with-matches", "--text", "--fixed-strings", "--devices=skip"]);
     for needle in needles {
         grep.args(["-e", needle]);
     }
@@ -51,11 +45,7 @@ fn a_secret_is_nowhere_when_its_build_is_over() {
     let login = base64::engine::general_purpose::STANDARD.encode(format!("user:{LOGIN}"));
     let config = serde_json::json!({"auths": {registry.host(): {"auth": login}}});
     std::fs::write(server.docker_config().join("config.json"), config.to_string()).expect("file");
-    std::fs::write(
-        server.work().join("token"),
-        format!("{FIRST_LINE}\n{SECOND_LINE}\n"),
-    )
-    .expect("file");
+    std::fs::write(server.work().join("token"), format!("{FIRST_LINE}\n{SECOND_LINE}\n")).expect("file");
     let base = format!("debian:bookworm=oci-layout://{}:bookworm", base_image().display());
     let token = format!("id=token,src={}", server.work().join("token").display());
     let tag = format!("{}/secret/app:1", registry.host());
@@ -65,21 +55,8 @@ fn a_secret_is_nowhere_when_its_build_is_over() {
         std::fs::write(context.join("Dockerfile"), format!("{DOCKERFILE}{last}")).expect("file");
         let layout = server.work().join(format!("{id}.oci"));
         let mut command = server.command(["build", "--progress", "plain", "--build-id", id, "--no-cache"]);
-        command.args([
-            "--secret",
-            &token,
-            "--secret",
-            "id=password,env=PASSWORD",
-            "--build-context",
-            &base,
-        ]);
-        command.args([
-            "--push",
-            "-t",
-            &tag,
-            "--output",
-            &format!("type=oci,dest={}", layout.display()),
-        ]);
+        command.args(["--secret", &token, "--secret", "id=password,env=PASSWORD", "--build-context", &base]);
+        command.args(["--push", "-t", &tag, "--output", &format!("type=oci,dest={}", layout.display())]);
         command.arg(context).env("PASSWORD", PASSWORD);
         command
     };
@@ -90,19 +67,12 @@ fn a_secret_is_nowhere_when_its_build_is_over() {
         }
     };
 
-    let succeeded = Output::of(&command(&server, "succeeds", ""))
-        .ok()
-        .says(PLAIN)
-        .says("password=***");
+    let succeeded = Output::of(&command(&server, "succeeds", "")).ok().says(PLAIN).says("password=***");
     masked(&succeeded);
     masked(&server.sealwright(["logs", "succeeds"]).ok().says(PLAIN));
     masked(&server.sealwright(["get", "--json", "succeeds"]).ok());
     let failing = "RUN --mount=type=secret,id=token cat /run/secrets/token >&2; exit 7\n";
-    masked(
-        &Output::of(&command(&server, "fails", failing))
-            .code(1)
-            .says("exited 7"),
-    );
+    masked(&Output::of(&command(&server, "fails", failing)).code(1).says("exited 7"));
     masked(&server.sealwright(["get", "--json", "fails"]).ok());
     // Cancelled, then killed, in the middle of a step that has just printed it.
     let waiting = "RUN --mount=type=secret,id=token cat /run/secrets/token; echo waiting; sleep 300\n";
@@ -113,9 +83,7 @@ fn a_secret_is_nowhere_when_its_build_is_over() {
             .spawn()
             .expect("the command starts");
         wait_for("the step's output", Duration::from_secs(120), || {
-            std::fs::read_to_string(&stderr)
-                .ok()
-                .filter(|text| text.contains(" waiting\n"))
+            std::fs::read_to_string(&stderr).ok().filter(|text| text.contains(" waiting\n"))
         });
         if id == "cancelled" {
             server.sealwright(["cancel", id]).ok();
@@ -125,11 +93,7 @@ fn a_secret_is_nowhere_when_its_build_is_over() {
         }
         let _ = child.wait();
         let stderr = std::fs::read_to_string(&stderr).expect("UTF-8");
-        masked(&Output {
-            code: 0,
-            stdout: String::new(),
-            stderr,
-        });
+        masked(&Output { code: 0, stdout: String::new(), stderr });
     }
     let reasons = ["cancelled", "killed"]
         .map(|id| server.sealwright(["get", "--json", id]).ok().json()["failure"]["reason"].clone());
@@ -140,23 +104,9 @@ fn a_secret_is_nowhere_when_its_build_is_over() {
 
     let home = server.state().parent().expect("has a parent").join("home");
     let needles = [FIRST_LINE, SECOND_LINE, PASSWORD, &PASSWORD[9..], LOGIN, &login];
-    assert!(
-        !holding(&server.state(), &[PLAIN]).is_empty(),
-        "the search finds what is there"
-    );
+    assert!(!holding(&server.state(), &[PLAIN]).is_empty(), "the search finds what is there");
     assert_eq!(holding(&server.state(), &needles), Vec::<String>::new());
-    assert_eq!(
-        holding(&home, &needles),
-        Vec::<String>::new(),
-        "what the command keeps"
-    );
-    assert_eq!(
-        holding(&server.work().join("succeeds.oci"), &needles),
-        Vec::<String>::new()
-    );
-    masked(&Output {
-        code: 0,
-        stdout: String::new(),
-        stderr: server.log(),
-    });
+    assert_eq!(holding(&home, &needles), Vec::<String>::new(), "what the command keeps");
+    assert_eq!(holding(&server.work().join("succeeds.oci"), &needles), Vec::<String>::new());
+    masked(&Output { code: 0, stdout: String::new(), stderr: server.log() });
 }

@@ -76,11 +76,7 @@ fn a_server_stopped_or_killed_in_the_middle_of_a_build_leaves_nothing_and_takes_
     let step = &endless(4);
     let dockerfile = format!("FROM scratch\nCOPY root /\nRUN echo begun; exec {step}\n");
     std::fs::write(context.join("Dockerfile"), dockerfile).expect("written");
-    let running = || {
-        wait_for("the step", LIMIT, || {
-            (!processes_with(step).is_empty()).then_some(())
-        })
-    };
+    let running = || wait_for("the step", LIMIT, || (!processes_with(step).is_empty()).then_some(()));
     let build = Command::build(&server, "long", &context);
     running();
     drop(build);
@@ -95,16 +91,12 @@ fn a_server_stopped_or_killed_in_the_middle_of_a_build_leaves_nothing_and_takes_
 
     // SIGKILL: nobody is there to clean up; the kernel ends what ran, the next start removes the rest.
     server.kill9();
-    wait_for("the end of everything", LIMIT, || {
-        left(&server, step).is_empty().then_some(())
-    });
+    wait_for("the end of everything", LIMIT, || left(&server, step).is_empty().then_some(()));
     server.restart();
     running();
     assert_eq!(private_directories(&server.state()).len(), 1);
     server.sealwright(["cancel", "long"]).ok();
-    wait_for("the step's end", LIMIT, || {
-        processes_with(step).is_empty().then_some(())
-    });
+    wait_for("the step's end", LIMIT, || processes_with(step).is_empty().then_some(()));
     let ended = wait_for("the build's end", LIMIT, || {
         let build = server.sealwright(["get", "--json", "long"]).ok().json();
         (build["state"] == "CANCELLED" || build["state"] == "cancelled").then_some(build)

@@ -37,26 +37,14 @@ static BUILT: LazyLock<Built> = LazyLock::new(|| {
     };
     let ours = Layout::at(build("ours", "ours", &[]));
     let other = Layout::at(build("other", "other", &[]));
-    let platforms = Layout::at(build(
-        "platforms",
-        "platforms",
-        &["--platform", "linux/amd64,linux/arm64"],
-    ));
+    let platforms = Layout::at(build("platforms", "platforms", &["--platform", "linux/amd64,linux/arm64"]));
     let tar = build("ours", "ours.tar", &[]);
-    Built {
-        server,
-        ours,
-        other,
-        platforms,
-        tar,
-    }
+    Built { server, ours, other, platforms, tar }
 });
 
 /// What `verify --json` says: exit code, and link or reason.
 fn judge(path: &Path) -> (i32, String) {
-    let output = BUILT
-        .server
-        .sealwright(["verify", "--json", &path.display().to_string()]);
+    let output = BUILT.server.sealwright(["verify", "--json", &path.display().to_string()]);
     assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
     let verdict: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
     let reason = match (&verdict["refusal"]["link"], &verdict["error"]["reason"]) {
@@ -77,9 +65,7 @@ impl Copy {
     fn of(layout: &Layout) -> Self {
         let directory = tempfile::tempdir_in(BUILT.server.work()).expect("a directory");
         for file in layout.all_files() {
-            let target = directory
-                .path()
-                .join(file.strip_prefix(layout.root()).expect("below the root"));
+            let target = directory.path().join(file.strip_prefix(layout.root()).expect("below the root"));
             std::fs::create_dir_all(target.parent().expect("has a parent")).expect("directory");
             std::fs::copy(file, target).expect("copy");
         }
@@ -131,27 +117,15 @@ const UNTRUSTED: i32 = 4;
 fn roles(layout: &Layout) -> BTreeMap<String, &'static str> {
     let mut roles: BTreeMap<String, &'static str> = BTreeMap::new();
     for file in layout.all_files() {
-        let name = file
-            .file_name()
-            .expect("has a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = file.file_name().expect("has a name").to_string_lossy().into_owned();
         if file.parent().is_some_and(|parent| parent.ends_with("sha256")) {
             roles.insert(format!("sha256:{name}"), "image: not-authentic");
         }
     }
-    for entry in layout.index()["manifests"]
-        .as_array()
-        .expect("manifests")
-        .iter()
-        .skip(1)
-    {
+    for entry in layout.index()["manifests"].as_array().expect("manifests").iter().skip(1) {
         let manifest = layout.json(&text(&entry["digest"]));
-        for layer in manifest["layers"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|layer| layer["mediaType"] == EVIDENCE)
+        for layer in
+            manifest["layers"].as_array().into_iter().flatten().filter(|layer| layer["mediaType"] == EVIDENCE)
         {
             for digest in [&entry["digest"], &layer["digest"]] {
                 roles.insert(text(digest), "hardware: not-authentic");
@@ -164,12 +138,7 @@ fn roles(layout: &Layout) -> BTreeMap<String, &'static str> {
 
 #[test]
 fn what_is_not_altered_is_trusted() {
-    for path in [
-        BUILT.ours.root(),
-        BUILT.other.root(),
-        BUILT.platforms.root(),
-        &BUILT.tar,
-    ] {
+    for path in [BUILT.ours.root(), BUILT.other.root(), BUILT.platforms.root(), &BUILT.tar] {
         assert_eq!(judge(path), (0, "trusted".to_owned()), "{}", path.display());
     }
 }
@@ -211,18 +180,12 @@ fn no_blob_can_be_altered_cut_extended_or_dropped() {
 fn an_image_in_the_place_of_another_is_refused() {
     // The index names the other image, whose blobs are all there, beside what was made for ours.
     let copy = Copy::of(&BUILT.ours);
-    for file in BUILT
-        .other
-        .all_files()
-        .iter()
-        .filter(|file| file.parent().is_some_and(|p| p.ends_with("sha256")))
+    for file in
+        BUILT.other.all_files().iter().filter(|file| file.parent().is_some_and(|p| p.ends_with("sha256")))
     {
         std::fs::copy(
             file,
-            copy.layout()
-                .root()
-                .join("blobs/sha256")
-                .join(file.file_name().expect("has a name")),
+            copy.layout().root().join("blobs/sha256").join(file.file_name().expect("has a name")),
         )
         .expect("copy");
     }
@@ -274,15 +237,9 @@ fn an_image_altered_with_all_digests_set_right_is_refused() {
 #[test]
 fn evidence_and_signatures_of_another_build_are_refused() {
     let theirs = |wanted: &str| -> Vec<Vec<u8>> {
-        let manifests = BUILT.other.index()["manifests"]
-            .as_array()
-            .expect("manifests")
-            .clone();
+        let manifests = BUILT.other.index()["manifests"].as_array().expect("manifests").clone();
         let layers = manifests.iter().skip(1).flat_map(|entry| {
-            BUILT.other.json(&text(&entry["digest"]))["layers"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default()
+            BUILT.other.json(&text(&entry["digest"]))["layers"].as_array().cloned().unwrap_or_default()
         });
         layers
             .filter(|layer| layer["mediaType"] == wanted)
@@ -291,10 +248,8 @@ fn evidence_and_signatures_of_another_build_are_refused() {
     };
     let exchanged = |wanted: &[&str]| {
         let copy = Copy::of(&BUILT.ours);
-        let mut pools: BTreeMap<String, std::vec::IntoIter<Vec<u8>>> = wanted
-            .iter()
-            .map(|kind| ((*kind).to_owned(), theirs(kind).into_iter()))
-            .collect();
+        let mut pools: BTreeMap<String, std::vec::IntoIter<Vec<u8>>> =
+            wanted.iter().map(|kind| ((*kind).to_owned(), theirs(kind).into_iter())).collect();
         let mut exchanged = 0;
         copy.artefacts(|kind, bytes| {
             if let Some(pool) = pools.get_mut(kind) {
@@ -306,24 +261,13 @@ fn evidence_and_signatures_of_another_build_are_refused() {
         copy.judged()
     };
     let bundle = "application/vnd.dev.sigstore.bundle.v0.3+json";
-    let (envelope, simple) = (
-        "application/vnd.dsse.envelope.v1+json",
-        "application/vnd.dev.cosign.simplesigning.v1+json",
-    );
+    let (envelope, simple) =
+        ("application/vnd.dsse.envelope.v1+json", "application/vnd.dev.cosign.simplesigning.v1+json");
     // Their report covers their statement, which is not here; ours is not covered by it.
-    assert_eq!(
-        exchanged(&[EVIDENCE]),
-        (UNTRUSTED, "key: not-authentic".to_owned())
-    );
+    assert_eq!(exchanged(&[EVIDENCE]), (UNTRUSTED, "key: not-authentic".to_owned()));
     // Our report covers our statement, which is not here.
-    assert_eq!(
-        exchanged(&[bundle, envelope]),
-        (UNTRUSTED, "key: not-authentic".to_owned())
-    );
-    assert_eq!(
-        exchanged(&[bundle, envelope, simple]),
-        (UNTRUSTED, "key: not-authentic".to_owned())
-    );
+    assert_eq!(exchanged(&[bundle, envelope]), (UNTRUSTED, "key: not-authentic".to_owned()));
+    assert_eq!(exchanged(&[bundle, envelope, simple]), (UNTRUSTED, "key: not-authentic".to_owned()));
     // All of it is theirs: whole, authentic, and about another image.
     assert_eq!(
         exchanged(&[bundle, envelope, simple, EVIDENCE]),
@@ -349,10 +293,7 @@ fn no_byte_of_the_evidence_can_be_altered_with_all_digests_set_right() {
             }
         });
         let (code, reason) = copy.judged();
-        assert!(
-            [UNTRUSTED, 8].contains(&code),
-            "byte {at} of the Evidence altered: exit {code}, {reason}"
-        );
+        assert!([UNTRUSTED, 8].contains(&code), "byte {at} of the Evidence altered: exit {code}, {reason}");
     }
 }
 
@@ -360,9 +301,7 @@ fn no_byte_of_the_evidence_can_be_altered_with_all_digests_set_right() {
 fn an_altered_index_or_archive_never_shows_another_image_as_trusted() {
     let image = BUILT.ours.image_digest();
     let check = |path: &Path, what: &str| {
-        let output = BUILT
-            .server
-            .sealwright(["verify", "--json", &path.display().to_string()]);
+        let output = BUILT.server.sealwright(["verify", "--json", &path.display().to_string()]);
         assert!(!output.stderr.contains("panicked"), "{what}: {}", output.stderr);
         match output.code {
             // Not every byte means something: annotations, times and padding of the archive do not.

@@ -13,24 +13,11 @@ fn context(server: &DevServer, name: &str, dockerfile: &str) -> PathBuf {
 
 #[test]
 fn a_full_disk_is_named_and_what_was_there_stays() {
-    let server = DevServer::with(Settings {
-        state_megabytes: Some(40),
-        ..Settings::default()
-    });
+    let server = DevServer::with(Settings { state_megabytes: Some(40), ..Settings::default() });
     let source = context(&server, "small", "FROM scratch\nCOPY Dockerfile /\n");
     let output = |name: &str| format!("type=oci,dest={}", server.work().join(name).display());
     let small = source.display().to_string();
-    server
-        .sealwright([
-            "build",
-            "-q",
-            "--build-id",
-            "first",
-            "--output",
-            &output("first.oci"),
-            &small,
-        ])
-        .ok();
+    server.sealwright(["build", "-q", "--build-id", "first", "--output", &output("first.oci"), &small]).ok();
     let big = context(&server, "big", "FROM scratch\nCOPY . /\n");
     let mut bytes = Vec::new();
     let mut state = 1_u32;
@@ -52,36 +39,22 @@ fn a_full_disk_is_named_and_what_was_there_stays() {
         &big,
     ]);
     assert!([1, 6].contains(&said.code), "{}", said.stderr);
-    said.says("no space left")
-        .says("what to do: ask the operator to free space");
+    said.says("no space left").says("what to do: ask the operator to free space");
     assert!(!server.work().join("big.oci").exists());
     // Nothing is lost, and what fits is built.
-    server
-        .sealwright(["download", "first", "--output", &output("again.oci")])
-        .ok();
+    server.sealwright(["download", "first", "--output", &output("again.oci")]).ok();
     server
         .sealwright(["verify", &server.work().join("again.oci").display().to_string()])
         .ok()
         .says("TRUSTED");
     let source = context(&server, "small", "FROM scratch\nCOPY Dockerfile /another\n");
-    server
-        .sealwright([
-            "build",
-            "-q",
-            "--output",
-            &output("second.oci"),
-            &source.display().to_string(),
-        ])
-        .ok();
+    server.sealwright(["build", "-q", "--output", &output("second.oci"), &source.display().to_string()]).ok();
 }
 
 #[test]
 fn a_context_beyond_the_limits_is_refused_with_the_limit() {
     let limits = "[contexts]\nblob_bytes = \"64 KiB\"\nentries = 20\n";
-    let server = DevServer::with(Settings {
-        operations: Some(limits),
-        ..Settings::default()
-    });
+    let server = DevServer::with(Settings { operations: Some(limits), ..Settings::default() });
     let output = format!("type=oci,dest={}", server.work().join("x.oci").display());
     let large = context(&server, "large", "FROM scratch\nCOPY . /\n");
     std::fs::write(large.join("large"), vec![1_u8; (64 << 10) + 1]).expect("file");
@@ -101,22 +74,13 @@ fn a_context_beyond_the_limits_is_refused_with_the_limit() {
 
 #[test]
 fn configuration_is_refused_with_file_key_and_what_is_wanted() {
-    let operations = |text| Settings {
-        operations: Some(text),
-        ..Settings::default()
-    };
+    let operations = |text| Settings { operations: Some(text), ..Settings::default() };
     for (settings, wanted) in [
         (operations("parallell = 3\n"), vec!["parallell", "unknown"]),
         (operations("[builds]\nparallel = 0\n"), vec!["builds.parallel"]),
+        (operations("[builds]\ndeadline = \"soon\"\n"), vec!["deadline", "soon"]),
         (
-            operations("[builds]\ndeadline = \"soon\"\n"),
-            vec!["deadline", "soon"],
-        ),
-        (
-            Settings {
-                trust: Some("builder_id = \"x\"\nadmit_everybody = true\n"),
-                ..Settings::default()
-            },
+            Settings { trust: Some("builder_id = \"x\"\nadmit_everybody = true\n"), ..Settings::default() },
             vec!["admit_everybody"],
         ),
         (

@@ -44,15 +44,9 @@ fn dangerous_policy(keys: &KeyService) -> Policy {
 
 /// A policy as a user gets it from a release's Reference Values: vendor roots only.
 fn vendor_policy(keys: &KeyService) -> Policy {
-    let values = ReferenceValues {
-        dangerous_roots: vec![],
-        ..reference_values::of(&tee(), keys.instance())
-    };
+    let values = ReferenceValues { dangerous_roots: vec![], ..reference_values::of(&tee(), keys.instance()) };
     let callers = vec![("ci".to_owned(), FixtureKey::new().public)];
-    let template = PolicyTemplate {
-        callers,
-        ..PolicyTemplate::default()
-    };
+    let template = PolicyTemplate { callers, ..PolicyTemplate::default() };
     Policy::parse(&policy_from_reference_values(&values, &template), "vendor.toml")
         .expect("a complete policy")
 }
@@ -65,9 +59,7 @@ enum Refused {
 
 fn judge(evidence: &Evidence, policy: &Policy, now: Timestamp) -> Result<(), Refused> {
     let authentic = authenticate(evidence, &Endorsements::default(), policy.anchors(), now);
-    appraise(authentic.map_err(Refused::NotAuthentic)?, policy)
-        .map(|_| ())
-        .map_err(Refused::ByPolicy)
+    appraise(authentic.map_err(Refused::NotAuthentic)?, policy).map(|_| ()).map_err(Refused::ByPolicy)
 }
 
 fn service() -> KeyService {
@@ -96,22 +88,14 @@ fn session_evidence_is_accepted_as_not_hardware_for_its_own_connection_only() {
     let policy = dangerous_policy(&keys);
     use der::{Decode as _, Encode as _};
     let certificate = x509_cert::Certificate::from_der(&keys.tls_certificate()).expect("a certificate");
-    let spki = certificate
-        .tbs_certificate()
-        .subject_public_key_info()
-        .to_der()
-        .expect("encoded");
+    let spki = certificate.tbs_certificate().subject_public_key_info().to_der().expect("encoded");
     let spki = Sha256Digest::of(&spki);
     let (exporter, nonce) = ([3; 32], Nonce([4; 32]));
     let evidence = keys.session_evidence(exporter, nonce).expect("Evidence");
 
     let result = appraise_session(&policy, &evidence, spki, exporter, nonce, now()).expect("accepted");
     assert!(!result.is_hardware());
-    assert!(
-        result.summary().starts_with("NOT HARDWARE"),
-        "{}",
-        result.summary()
-    );
+    assert!(result.summary().starts_with("NOT HARDWARE"), "{}", result.summary());
     assert_eq!(result.instance(), keys.instance());
 
     let reason = |spki, exporter, nonce| {
@@ -120,37 +104,17 @@ fn session_evidence_is_accepted_as_not_hardware_for_its_own_connection_only() {
         rejection.reason().clone()
     };
     let other = Sha256Digest::of(b"another key");
-    assert_eq!(
-        reason(other, exporter, nonce),
-        SessionError::TlsKey {
-            got: spki,
-            wanted: other
-        }
-        .into()
-    );
+    assert_eq!(reason(other, exporter, nonce), SessionError::TlsKey { got: spki, wanted: other }.into());
     let wanted = [9; 32];
-    assert_eq!(
-        reason(spki, wanted, nonce),
-        SessionError::Exporter {
-            got: exporter,
-            wanted
-        }
-        .into()
-    );
+    assert_eq!(reason(spki, wanted, nonce), SessionError::Exporter { got: exporter, wanted }.into());
     let wanted = Nonce([9; 32]);
-    assert_eq!(
-        reason(spki, exporter, wanted),
-        SessionError::Nonce { got: nonce, wanted }.into()
-    );
+    assert_eq!(reason(spki, exporter, wanted), SessionError::Nonce { got: nonce, wanted }.into());
 }
 
 #[test]
 fn build_evidence_does_not_pass_for_a_session() {
     let keys = service();
-    let evidence = keys
-        .release(Release::of(&keys, "build").to_request())
-        .expect("released")
-        .evidence;
+    let evidence = keys.release(Release::of(&keys, "build").to_request()).expect("released").evidence;
     let rejection = appraise_session(
         &dangerous_policy(&keys),
         &evidence,
@@ -166,58 +130,37 @@ fn build_evidence_does_not_pass_for_a_session() {
 #[test]
 fn every_generation_is_accepted_under_the_dangerous_policy() {
     let (tee, policy) = (tee(), dangerous_policy(&service()));
-    for (product, version) in [
-        (Product::Milan, 3),
-        (Product::Milan, 5),
-        (Product::Genoa, 3),
-        (Product::Turin, 5),
-    ] {
+    for (product, version) in
+        [(Product::Milan, 3), (Product::Milan, 5), (Product::Genoa, 3), (Product::Turin, 5)]
+    {
         let chip = tee.new_chip(product, Tcb::of(product), |_| ()).expect("a chip");
         let evidence = chip.evidence(&DATA, |fields| fields.version = version);
-        assert_eq!(
-            judge(&evidence, &policy, now()),
-            Ok(()),
-            "{product:?} version {version}"
-        );
+        assert_eq!(judge(&evidence, &policy, now()), Ok(()), "{product:?} version {version}");
     }
 }
 
 #[test]
 fn a_vendor_policy_accepts_no_evidence_of_the_software_tee() {
     let (tee, keys) = (tee(), service());
-    let wanted = SnpError::UnknownRoot {
-        got: tee.root_spki_sha256(),
-    };
+    let wanted = SnpError::UnknownRoot { got: tee.root_spki_sha256() };
     let evidence = tee.evidence(&DATA).expect("Evidence");
-    assert_eq!(
-        judge(&evidence, &vendor_policy(&keys), now()),
-        not_authentic(wanted)
-    );
+    assert_eq!(judge(&evidence, &vendor_policy(&keys), now()), not_authentic(wanted));
 }
 
 #[test]
 fn evidence_of_a_faked_kernel_interface_is_not_authentic_under_a_vendor_policy() {
-    isolated(
-        "evidence_of_a_faked_kernel_interface_is_not_authentic_under_a_vendor_policy",
-        || {
-            let tee = tee();
-            let root = tee.root_spki_sha256();
-            let _kernel = FakeKernel::mount("sev_guest", move |data| tee.chip().evidence(data, |_| ()));
-            // To the shipped Attester it looks like hardware, and the instance document says so.
-            let attester = detect().expect("found");
-            let evidence = attester.evidence(&DATA).expect("Evidence");
-            let keys = KeyService::start(attester, instance_inputs()).expect("started");
-            assert_eq!(
-                keys.instance().key_origin,
-                provenance::instance::KeyOrigin::BootEphemeral
-            );
-            let wanted = SnpError::UnknownRoot { got: root };
-            assert_eq!(
-                judge(&evidence, &vendor_policy(&keys), now()),
-                not_authentic(wanted)
-            );
-        },
-    );
+    isolated("evidence_of_a_faked_kernel_interface_is_not_authentic_under_a_vendor_policy", || {
+        let tee = tee();
+        let root = tee.root_spki_sha256();
+        let _kernel = FakeKernel::mount("sev_guest", move |data| tee.chip().evidence(data, |_| ()));
+        // To the shipped Attester it looks like hardware, and the instance document says so.
+        let attester = detect().expect("found");
+        let evidence = attester.evidence(&DATA).expect("Evidence");
+        let keys = KeyService::start(attester, instance_inputs()).expect("started");
+        assert_eq!(keys.instance().key_origin, provenance::instance::KeyOrigin::BootEphemeral);
+        let wanted = SnpError::UnknownRoot { got: root };
+        assert_eq!(judge(&evidence, &vendor_policy(&keys), now()), not_authentic(wanted));
+    });
 }
 
 #[test]
@@ -227,30 +170,14 @@ fn what_the_report_says_is_judged_field_by_field() {
     let cases: [(&str, Alter, &str); 12] = [
         ("debug", |f| f.policy |= 1 << 19, "allows debugging"),
         ("migration agent", |f| f.policy |= 1 << 18, "migration agent"),
-        (
-            "guest policy without bit 17",
-            |f| f.policy &= !(1 << 17),
-            "bit 17 must be set",
-        ),
+        ("guest policy without bit 17", |f| f.policy &= !(1 << 17), "bit 17 must be set"),
         ("VMPL", |f| f.vmpl = 1, "VMPL is 1"),
-        (
-            "version 2",
-            |f| f.version = 2,
-            "report version is 2, policy wants at least 3",
-        ),
-        (
-            "signature algorithm",
-            |f| f.signature_algo = 2,
-            "signature algorithm is 2",
-        ),
+        ("version 2", |f| f.version = 2, "report version is 2, policy wants at least 3"),
+        ("signature algorithm", |f| f.signature_algo = 2, "signature algorithm is 2"),
         ("unsigned", |f| f.key_info = 7 << 2, "not signed"),
         ("measurement", |f| f.measurement[0] ^= 1, "launch measurement is"),
         ("reported TCB", |f| f.reported_tcb[7] ^= 1, "TCB"),
-        (
-            "current above committed TCB",
-            |f| f.current_tcb[7] += 1,
-            "provisional",
-        ),
+        ("current above committed TCB", |f| f.current_tcb[7] += 1, "provisional"),
         ("chip", |f| f.chip_id[0] ^= 1, "chip"),
         ("CPUID of Genoa", |f| f.cpuid[1] = 0x11, "CPUID"),
     ];
@@ -264,17 +191,9 @@ fn what_the_report_says_is_judged_field_by_field() {
 fn exact_refusals_carry_what_was_seen_and_wanted() {
     let (tee, policy) = (tee(), dangerous_policy(&service()));
     let judge = |alter: fn(&mut ReportFields)| judge(&tee.chip().evidence(&DATA, alter), &policy, now());
-    assert_eq!(
-        judge(|f| f.policy |= 1 << 19),
-        refused(SnpRefusal::Debug {
-            guest_policy: 0xb_0000
-        })
-    );
+    assert_eq!(judge(|f| f.policy |= 1 << 19), refused(SnpRefusal::Debug { guest_policy: 0xb_0000 }));
     let unsigned = ReportError::Unsigned { key_info: 7 << 2 };
-    assert_eq!(
-        judge(|f| f.key_info = 7 << 2),
-        not_authentic(SnpError::Report(unsigned))
-    );
+    assert_eq!(judge(|f| f.key_info = 7 << 2), not_authentic(SnpError::Report(unsigned)));
 }
 
 #[test]
@@ -314,55 +233,21 @@ fn what_the_certificate_says_is_judged_field_by_field() {
     type Alter = fn(&mut VekContents);
     fn last_byte(contents: &mut VekContents, end: &str) {
         let found = contents.extensions.iter_mut().find(|(id, _)| id.ends_with(end));
-        *found
-            .expect("an extension of every VCEK")
-            .1
-            .last_mut()
-            .expect("not empty") ^= 1;
+        *found.expect("an extension of every VCEK").1.last_mut().expect("not empty") ^= 1;
     }
     let cases: [(&str, Alter, &str); 9] = [
-        (
-            "boot loader",
-            |c| last_byte(c, "3704.1.3.1"),
-            "VCEK certificate is of TCB 05.00.18.db",
-        ),
-        (
-            "TEE",
-            |c| last_byte(c, "3704.1.3.2"),
-            "VCEK certificate is of TCB 04.01.18.db",
-        ),
-        (
-            "SNP",
-            |c| last_byte(c, "3704.1.3.3"),
-            "VCEK certificate is of TCB 04.00.19.db",
-        ),
-        (
-            "microcode",
-            |c| last_byte(c, "3704.1.3.8"),
-            "VCEK certificate is of TCB 04.00.18.da",
-        ),
+        ("boot loader", |c| last_byte(c, "3704.1.3.1"), "VCEK certificate is of TCB 05.00.18.db"),
+        ("TEE", |c| last_byte(c, "3704.1.3.2"), "VCEK certificate is of TCB 04.01.18.db"),
+        ("SNP", |c| last_byte(c, "3704.1.3.3"), "VCEK certificate is of TCB 04.00.19.db"),
+        ("microcode", |c| last_byte(c, "3704.1.3.8"), "VCEK certificate is of TCB 04.00.18.da"),
         ("chip", |c| last_byte(c, "3704.1.4"), "chip"),
-        (
-            "no chip",
-            |c| c.extensions.retain(|(id, _)| !id.ends_with("3704.1.4")),
-            "hwID",
-        ),
-        (
-            "product",
-            |c| c.extensions[1].1 = b"\x16\x08Genoa-B1".to_vec(),
-            "Genoa",
-        ),
+        ("no chip", |c| c.extensions.retain(|(id, _)| !id.ends_with("3704.1.4")), "hwID"),
+        ("product", |c| c.extensions[1].1 = b"\x16\x08Genoa-B1".to_vec(), "Genoa"),
         ("name", |c| c.common_name = "SEV-VLEK".to_owned(), "SEV-VLEK"),
-        (
-            "twice",
-            |c| c.extensions.push(c.extensions[0].clone()),
-            "stands twice",
-        ),
+        ("twice", |c| c.extensions.push(c.extensions[0].clone()), "stands twice"),
     ];
     for (name, alter, wanted) in cases {
-        let chip = tee
-            .new_chip(Product::Milan, Tcb::of(Product::Milan), alter)
-            .expect("a chip");
+        let chip = tee.new_chip(Product::Milan, Tcb::of(Product::Milan), alter).expect("a chip");
         let got = judge(&chip.evidence(&DATA, |_| ()), &policy, now());
         assert!(matches!(got, Err(Refused::NotAuthentic(_))), "{name}: {got:?}");
         let got = text(got);
@@ -381,20 +266,11 @@ fn revocation_is_judged_as_the_policy_says() {
     let demanding = Policy::parse(&demanding, "demanding.toml").expect("a complete policy");
 
     let judge = |crls: &[Vec<u8>], policy: &Policy| {
-        let extra = Endorsements {
-            crls: crls.to_vec(),
-            ..Endorsements::default()
-        };
+        let extra = Endorsements { crls: crls.to_vec(), ..Endorsements::default() };
         authenticate(&evidence, &extra, policy.anchors(), now()).map(|_| ())
     };
-    let fresh = Validity {
-        not_before: years_from_now(-1),
-        not_after: years_from_now(1),
-    };
-    let stale = Validity {
-        not_before: years_from_now(-2),
-        not_after: years_from_now(-1),
-    };
+    let fresh = Validity { not_before: years_from_now(-1), not_after: years_from_now(1) };
+    let stale = Validity { not_before: years_from_now(-2), not_after: years_from_now(-1) };
     let nothing_revoked = tee.revocation_list(&[], fresh);
     let another = tee.revocation_list(&[ASK_SERIAL + 7], fresh);
     let ask = tee.revocation_list(&[ASK_SERIAL + 7, ASK_SERIAL], fresh);
@@ -410,16 +286,11 @@ fn revocation_is_judged_as_the_policy_says() {
     assert_eq!(judge(slice::from_ref(&old), &lenient), Ok(()));
     let got = judge(&[old], &demanding).expect_err("refused");
     assert!(
-        matches!(
-            got,
-            AuthenticationError::Snp(SnpError::Crl(CertificateError::Expired { .. }))
-        ),
+        matches!(got, AuthenticationError::Snp(SnpError::Crl(CertificateError::Expired { .. }))),
         "{got}"
     );
     for policy in [&lenient, &demanding] {
-        let revoked = SnpError::Revoked {
-            which: CertificateName::Ask,
-        };
+        let revoked = SnpError::Revoked { which: CertificateName::Ask };
         assert_eq!(judge(slice::from_ref(&ask), policy), Err(revoked.clone().into()));
         assert_eq!(
             judge(slice::from_ref(&old_ask), policy),
@@ -428,20 +299,14 @@ fn revocation_is_judged_as_the_policy_says() {
         );
         let got = judge(slice::from_ref(&not_the_roots), policy).expect_err("refused");
         assert!(
-            matches!(
-                got,
-                AuthenticationError::Snp(SnpError::Crl(CertificateError::Issuer { .. }))
-            ),
+            matches!(got, AuthenticationError::Snp(SnpError::Crl(CertificateError::Issuer { .. }))),
             "{got}"
         );
         let mut altered = ask.clone();
         *altered.last_mut().expect("not empty") ^= 1;
         let got = judge(&[altered], policy).expect_err("refused");
         assert!(
-            matches!(
-                got,
-                AuthenticationError::Snp(SnpError::Crl(CertificateError::Signature { .. }))
-            ),
+            matches!(got, AuthenticationError::Snp(SnpError::Crl(CertificateError::Signature { .. }))),
             "{got}"
         );
     }
@@ -450,18 +315,11 @@ fn revocation_is_judged_as_the_policy_says() {
 #[test]
 fn a_vlek_needs_a_policy_that_allows_it_and_its_own_intermediate() {
     let (tee, keys) = (tee(), service());
-    let vlek = tee
-        .new_vlek(Product::Milan, Tcb::of(Product::Milan), |_| ())
-        .expect("a VLEK");
+    let vlek = tee.new_vlek(Product::Milan, Tcb::of(Product::Milan), |_| ()).expect("a VLEK");
     let evidence = vlek.evidence(&DATA, |_| ());
     let got = judge(&evidence, &dangerous_policy(&keys), now());
     assert!(
-        matches!(
-            got,
-            Err(Refused::ByPolicy(AppraisalError::Snp(
-                SnpRefusal::VlekNotAllowed { .. }
-            )))
-        ),
+        matches!(got, Err(Refused::ByPolicy(AppraisalError::Snp(SnpRefusal::VlekNotAllowed { .. })))),
         "{got:?}"
     );
 
@@ -473,15 +331,9 @@ fn a_vlek_needs_a_policy_that_allows_it_and_its_own_intermediate() {
 
     let mut table = certificate_table::parse(&evidence.endorsements).expect("a table");
     let vcek_table = certificate_table::parse(&tee.chip().endorsements()).expect("a table");
-    table.insert(
-        certificate_table::ASK,
-        vcek_table[&certificate_table::ASK].clone(),
-    );
+    table.insert(certificate_table::ASK, vcek_table[&certificate_table::ASK].clone());
     let entries: Vec<_> = table.iter().map(|(guid, der)| (*guid, der.as_slice())).collect();
-    let swapped = Evidence {
-        endorsements: certificate_table::encode(&entries),
-        ..evidence
-    };
+    let swapped = Evidence { endorsements: certificate_table::encode(&entries), ..evidence };
     let got = judge(&swapped, &policy, now());
     assert!(matches!(got, Err(Refused::NotAuthentic(_))), "{got:?}");
 }

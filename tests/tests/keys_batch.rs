@@ -21,10 +21,7 @@ fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
 }
 
 fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
-    std::thread::Builder::new()
-        .stack_size(1 << 20)
-        .spawn(work)
-        .expect("a thread")
+    std::thread::Builder::new().stack_size(1 << 20).spawn(work).expect("a thread")
 }
 
 /// A service whose device is held in a call for a project's key, so that what comes now waits.
@@ -35,12 +32,7 @@ fn held() -> (ScriptedTee, KeyService, std::thread::JoinHandle<()>) {
     tee.hold();
     let first = {
         let keys = keys.clone();
-        spawn(move || {
-            drop(
-                keys.project_key(&FixtureKey::new().project("first").id())
-                    .expect("a key"),
-            )
-        })
+        spawn(move || drop(keys.project_key(&FixtureKey::new().project("first").id()).expect("a key")))
     };
     wait_until("the held call", || tee.calls() == 2);
     (tee, keys, first)
@@ -62,9 +54,7 @@ fn a_thousand_releases_that_wait_together_share_one_report() {
             })
         })
         .collect();
-    wait_for(&keys, "1000 waiting releases", |health| {
-        health.waiting_builds == 1000
-    });
+    wait_for(&keys, "1000 waiting releases", |health| health.waiting_builds == 1000);
     tee.release();
     first.join().expect("no panic");
 
@@ -80,18 +70,11 @@ fn a_thousand_releases_that_wait_together_share_one_report() {
         assert_eq!(bundle.evidence.report, *report);
         assert_eq!(bundle.proof.tree_size, 1000);
         let leaf = Leaf::parse(&bundle.leaf).expect("a leaf");
-        assert_eq!(
-            report[0x50..0x90],
-            bundle.proof.report_data(&leaf).expect("a proof").0
-        );
+        assert_eq!(report[0x50..0x90], bundle.proof.report_data(&leaf).expect("a proof").0);
         salts.insert(leaf.salt);
         places.insert(bundle.proof.leaf_index);
     }
-    assert_eq!(
-        (salts.len(), places.len()),
-        (1000, 1000),
-        "each leaf has its own salt and place"
-    );
+    assert_eq!((salts.len(), places.len()), (1000, 1000), "each leaf has its own salt and place");
 }
 
 #[test]
@@ -121,21 +104,12 @@ fn a_flood_of_sessions_is_refused_beyond_its_queue_and_builds_go_before_it() {
     tee.release();
     first.join().expect("no panic");
 
-    let proof = EvidenceBundle::parse(&build.join().expect("no panic"))
-        .expect("a bundle")
-        .proof;
+    let proof = EvidenceBundle::parse(&build.join().expect("no panic")).expect("a bundle").proof;
     assert_eq!(proof.leaf_index, 0, "the build came last and is first");
-    assert_eq!(
-        proof.tree_size as usize,
-        1 + SESSIONS_PER_BATCH,
-        "with a capped share of sessions beside it"
-    );
+    assert_eq!(proof.tree_size as usize, 1 + SESSIONS_PER_BATCH, "with a capped share of sessions beside it");
 
     for session in sessions {
-        session
-            .join()
-            .expect("no panic")
-            .expect("whoever found a place in the queue gets Evidence");
+        session.join().expect("no panic").expect("whoever found a place in the queue gets Evidence");
     }
     let batches = (MAX_WAITING_SESSIONS / SESSIONS_PER_BATCH) as u64;
     assert_eq!(tee.calls(), 2 + batches, "the build cost no call of its own");
@@ -151,9 +125,7 @@ fn an_error_of_the_device_reaches_everybody_in_the_batch() {
             spawn(move || keys.release(Release::of(&keys, &format!("build-{n}")).to_request()))
         })
         .collect();
-    wait_for(&keys, "five waiting releases", |health| {
-        health.waiting_builds == 5
-    });
+    wait_for(&keys, "five waiting releases", |health| health.waiting_builds == 5);
     let answer = failing.clone();
     let calls = Arc::new(std::sync::atomic::AtomicU64::new(0));
     tee.script({
@@ -167,10 +139,7 @@ fn an_error_of_the_device_reaches_everybody_in_the_batch() {
     tee.release();
     first.join().expect("no panic");
     for thread in waiting {
-        assert_eq!(
-            thread.join().expect("no panic"),
-            Err(KeyError::Attester(failing.clone()))
-        );
+        assert_eq!(thread.join().expect("no panic"), Err(KeyError::Attester(failing.clone())));
     }
 }
 
@@ -179,10 +148,7 @@ fn an_attester_that_panics_leaves_nobody_waiting() {
     let (tee, keys, first) = held();
     tee.script(|_| panic!("a bug in an Attester"));
     tee.release();
-    assert!(
-        first.join().is_err(),
-        "the one that waited for this call gets an error"
-    );
+    assert!(first.join().is_err(), "the one that waited for this call gets an error");
     let refused = keys.session_evidence([1; 32], Nonce([2; 32]));
     assert_eq!(refused, Err(KeyError::Stopped));
 }

@@ -16,28 +16,22 @@ const DATA: ReportData = ReportData([7; 64]);
 
 #[test]
 fn a_report_is_obtained_through_an_entry_of_its_own_which_is_removed() {
-    isolated(
-        "a_report_is_obtained_through_an_entry_of_its_own_which_is_removed",
-        || {
-            let kernel = fake();
-            let attester = detect().expect("found");
-            assert_eq!(attester.key_origin(), KeyOrigin::BootEphemeral);
-            let evidence = attester.evidence(&DATA).expect("Evidence");
-            assert_eq!(evidence.report[0x50..0x90], DATA.0);
-            assert_eq!(
-                evidence.endorsements,
-                SoftwareTee::shared()
-                    .expect("a software TEE")
-                    .chip()
-                    .endorsements()
-            );
-            assert_eq!(
-                kernel.entries(),
-                (2, 0),
-                "one entry for the provider's name, one for the report; none left"
-            );
-        },
-    );
+    isolated("a_report_is_obtained_through_an_entry_of_its_own_which_is_removed", || {
+        let kernel = fake();
+        let attester = detect().expect("found");
+        assert_eq!(attester.key_origin(), KeyOrigin::BootEphemeral);
+        let evidence = attester.evidence(&DATA).expect("Evidence");
+        assert_eq!(evidence.report[0x50..0x90], DATA.0);
+        assert_eq!(
+            evidence.endorsements,
+            SoftwareTee::shared().expect("a software TEE").chip().endorsements()
+        );
+        assert_eq!(
+            kernel.entries(),
+            (2, 0),
+            "one entry for the provider's name, one for the report; none left"
+        );
+    });
 }
 
 #[test]
@@ -45,51 +39,26 @@ fn a_busy_interface_is_asked_again_but_not_forever() {
     isolated("a_busy_interface_is_asked_again_but_not_forever", || {
         let kernel = fake();
         let attester = detect().expect("found");
-        kernel.misbehave(Misbehaviour {
-            busy: 2,
-            ..Misbehaviour::default()
-        });
+        kernel.misbehave(Misbehaviour { busy: 2, ..Misbehaviour::default() });
         attester.evidence(&DATA).expect("Evidence at the third attempt");
-        kernel.misbehave(Misbehaviour {
-            busy: u32::MAX,
-            ..Misbehaviour::default()
-        });
+        kernel.misbehave(Misbehaviour { busy: u32::MAX, ..Misbehaviour::default() });
         let refused = attester.evidence(&DATA).expect_err("refused");
-        assert!(
-            matches!(refused, AttesterError::Busy { attempts: 10, .. }),
-            "{refused}"
-        );
+        assert!(matches!(refused, AttesterError::Busy { attempts: 10, .. }), "{refused}");
         assert_eq!(kernel.entries().1, 0, "entries are removed after errors too");
     });
 }
 
 #[test]
 fn somebody_elses_write_to_the_entry_is_noticed_by_its_generation() {
-    isolated(
-        "somebody_elses_write_to_the_entry_is_noticed_by_its_generation",
-        || {
-            let kernel = fake();
-            let attester = detect().expect("found");
-            kernel.misbehave(Misbehaviour {
-                raced: 2,
-                ..Misbehaviour::default()
-            });
-            attester.evidence(&DATA).expect("Evidence at the third attempt");
-            kernel.misbehave(Misbehaviour {
-                raced: u32::MAX,
-                ..Misbehaviour::default()
-            });
-            let refused = attester.evidence(&DATA).expect_err("refused");
-            assert_eq!(
-                refused,
-                AttesterError::Raced {
-                    attempts: 3,
-                    got: 2,
-                    wanted: 1
-                }
-            );
-        },
-    );
+    isolated("somebody_elses_write_to_the_entry_is_noticed_by_its_generation", || {
+        let kernel = fake();
+        let attester = detect().expect("found");
+        kernel.misbehave(Misbehaviour { raced: 2, ..Misbehaviour::default() });
+        attester.evidence(&DATA).expect("Evidence at the third attempt");
+        kernel.misbehave(Misbehaviour { raced: u32::MAX, ..Misbehaviour::default() });
+        let refused = attester.evidence(&DATA).expect_err("refused");
+        assert_eq!(refused, AttesterError::Raced { attempts: 3, got: 2, wanted: 1 });
+    });
 }
 
 #[test]
@@ -97,10 +66,7 @@ fn a_provider_that_went_away_is_named() {
     isolated("a_provider_that_went_away_is_named", || {
         let kernel = fake();
         let attester = detect().expect("found");
-        kernel.misbehave(Misbehaviour {
-            no_provider: true,
-            ..Misbehaviour::default()
-        });
+        kernel.misbehave(Misbehaviour { no_provider: true, ..Misbehaviour::default() });
         let refused = attester.evidence(&DATA).expect_err("refused");
         assert!(matches!(refused, AttesterError::NoProvider { .. }), "{refused}");
         let refused = detect().map(|_| ()).expect_err("nothing else shows a TEE");
@@ -113,31 +79,14 @@ fn more_bytes_than_the_interface_has_are_refused() {
     isolated("more_bytes_than_the_interface_has_are_refused", || {
         let kernel = fake();
         let attester = detect().expect("found");
-        kernel.misbehave(Misbehaviour {
-            longer_report: 1,
-            ..Misbehaviour::default()
-        });
+        kernel.misbehave(Misbehaviour { longer_report: 1, ..Misbehaviour::default() });
         let refused = attester.evidence(&DATA).expect_err("refused");
-        assert!(
-            matches!(refused, AttesterError::TooLong { limit: 1184, .. }),
-            "{refused}"
-        );
-        kernel.misbehave(Misbehaviour {
-            auxblob_length: Some(65_537),
-            ..Misbehaviour::default()
-        });
+        assert!(matches!(refused, AttesterError::TooLong { limit: 1184, .. }), "{refused}");
+        kernel.misbehave(Misbehaviour { auxblob_length: Some(65_537), ..Misbehaviour::default() });
         let refused = attester.evidence(&DATA).expect_err("refused");
-        assert!(
-            matches!(refused, AttesterError::TooLong { limit: 65_536, .. }),
-            "{refused}"
-        );
-        kernel.misbehave(Misbehaviour {
-            auxblob_length: Some(0),
-            ..Misbehaviour::default()
-        });
-        let evidence = attester
-            .evidence(&DATA)
-            .expect("a host need not send endorsements");
+        assert!(matches!(refused, AttesterError::TooLong { limit: 65_536, .. }), "{refused}");
+        kernel.misbehave(Misbehaviour { auxblob_length: Some(0), ..Misbehaviour::default() });
+        let evidence = attester.evidence(&DATA).expect("a host need not send endorsements");
         assert_eq!(evidence.endorsements, b"");
     });
 }
@@ -167,8 +116,7 @@ fn the_shipped_attester_serves_the_key_service() {
     isolated("the_shipped_attester_serves_the_key_service", || {
         let kernel = fake();
         let keys = KeyService::start(detect().expect("found"), instance_inputs()).expect("started");
-        keys.release(Release::of(&keys, "build").to_request())
-            .expect("released");
+        keys.release(Release::of(&keys, "build").to_request()).expect("released");
         assert_eq!(kernel.entries(), (3, 0));
     });
 }

@@ -68,25 +68,14 @@ fn a_release_carries_evidence_over_key_nonce_and_statement_and_signatures_of_tha
     assert_eq!(bundle.signing_key, Some(key.spki_der().to_vec()));
     assert_eq!(bundle.caller_key, Some(request.caller_key));
 
-    assert_eq!(
-        released.provenance.authenticate(IN_TOTO_PAYLOAD_TYPE, &key),
-        Ok(&request.statement[..])
-    );
-    let [image] = &released.images[..] else {
-        panic!("one image")
-    };
-    assert_eq!(
-        (image.repository.as_str(), image.digest),
-        (REPOSITORY, release.image)
-    );
+    assert_eq!(released.provenance.authenticate(IN_TOTO_PAYLOAD_TYPE, &key), Ok(&request.statement[..]));
+    let [image] = &released.images[..] else { panic!("one image") };
+    assert_eq!((image.repository.as_str(), image.digest), (REPOSITORY, release.image));
     let (payload, signature) = &image.simple_signing;
     assert_eq!(*payload, simple_signing_payload(REPOSITORY, &release.image));
     assert_eq!(key.check_signature(payload, signature), Ok(()));
     let sign = cosign_sign_statement(&release.image);
-    assert_eq!(
-        image.cosign_sign.authenticate(IN_TOTO_PAYLOAD_TYPE, &key),
-        Ok(&sign[..])
-    );
+    assert_eq!(image.cosign_sign.authenticate(IN_TOTO_PAYLOAD_TYPE, &key), Ok(&sign[..]));
 }
 
 #[test]
@@ -108,16 +97,10 @@ fn a_projects_key_is_bound_to_the_project_and_its_evidence_is_obtained_once() {
 
     let leaf = bound_leaf(&EvidenceBundle::parse(&first.evidence).expect("a bundle"));
     let spki_sha256 = first.public.spki_sha256();
-    let wanted = LeafBody::Key {
-        role: KeyRole::ProjectSigning,
-        scope_sha256: project.0,
-        spki_sha256,
-    };
+    let wanted = LeafBody::Key { role: KeyRole::ProjectSigning, scope_sha256: project.0, spki_sha256 };
     assert_eq!(leaf.body, wanted);
 
-    let other = keys
-        .project_key(&FixtureKey::new().project("two").id())
-        .expect("a key");
+    let other = keys.project_key(&FixtureKey::new().project("two").id()).expect("a key");
     assert_ne!(other.public, first.public);
     assert_ne!(
         service().project_key(&project).expect("a key").public,
@@ -131,40 +114,22 @@ fn session_evidence_names_the_key_of_the_tls_certificate_the_exporter_and_the_no
     let keys = service();
     let bundle = EvidenceBundle::parse(&keys.session_evidence([3; 32], Nonce([4; 32])).expect("Evidence"));
     let leaf = bound_leaf(&bundle.expect("a bundle"));
-    let LeafBody::Session {
-        tls_spki_sha256,
-        tls_exporter,
-        nonce,
-    } = leaf.body
-    else {
+    let LeafBody::Session { tls_spki_sha256, tls_exporter, nonce } = leaf.body else {
         panic!("a session leaf")
     };
     use der::{Decode as _, Encode as _};
     let certificate = x509_cert::Certificate::from_der(&keys.tls_certificate()).expect("a certificate");
-    let spki = certificate
-        .tbs_certificate()
-        .subject_public_key_info()
-        .to_der()
-        .expect("encoded");
-    assert_eq!(
-        (tls_spki_sha256, tls_exporter, nonce),
-        (Sha256Digest::of(&spki), [3; 32], Nonce([4; 32]))
-    );
+    let spki = certificate.tbs_certificate().subject_public_key_info().to_der().expect("encoded");
+    assert_eq!((tls_spki_sha256, tls_exporter, nonce), (Sha256Digest::of(&spki), [3; 32], Nonce([4; 32])));
 }
 
 #[test]
 fn each_boot_has_its_own_boot_id_and_states_where_its_keys_come_from() {
     let (first, second) = (service(), service());
     assert_ne!(first.instance().boot_id, second.instance().boot_id);
-    assert_eq!(
-        first.instance().key_origin,
-        provenance::instance::KeyOrigin::DangerousSoftware
-    );
+    assert_eq!(first.instance().key_origin, provenance::instance::KeyOrigin::DangerousSoftware);
     assert_eq!(first.instance().platform, Platform::SevSnp);
-    assert_eq!(
-        first.health().launch_measurement,
-        hex::encode(DANGEROUS_SOFTWARE_MEASUREMENT)
-    );
+    assert_eq!(first.health().launch_measurement, hex::encode(DANGEROUS_SOFTWARE_MEASUREMENT));
 }
 
 #[test]
@@ -175,24 +140,15 @@ fn requests_and_answers_survive_the_way_between_processes() {
         KeyRequest::Instance {},
         KeyRequest::ProjectKey { project },
         KeyRequest::Release(Release::of(&keys, "build").to_request()),
-        KeyRequest::SessionEvidence {
-            exporter: [1; 32],
-            nonce: Nonce([2; 32]),
-        },
+        KeyRequest::SessionEvidence { exporter: [1; 32], nonce: Nonce([2; 32]) },
         KeyRequest::TlsCertificate {},
         KeyRequest::Health {},
     ] {
         let text = serde_json::to_string(&request).expect("serialises");
-        assert_eq!(
-            serde_json::from_str::<KeyRequest>(&text).expect("parses"),
-            request
-        );
+        assert_eq!(serde_json::from_str::<KeyRequest>(&text).expect("parses"), request);
         let response = keys.handle(request).expect("answered");
         let text = serde_json::to_string(&response).expect("serialises");
-        assert_eq!(
-            serde_json::from_str::<KeyResponse>(&text).expect("parses"),
-            response
-        );
+        assert_eq!(serde_json::from_str::<KeyResponse>(&text).expect("parses"), response);
     }
     for unknown in [
         r#"{"health":{"verbose":true}}"#,
@@ -217,13 +173,7 @@ fn a_statement_of_another_instance_is_refused() {
 fn a_statement_of_another_builder_is_refused() {
     let got = refusal(|_, release| release.statement.predicate.run_details.builder.id = "other".to_owned());
     let expected = instance_inputs().builder_id;
-    assert_eq!(
-        got,
-        KeyError::BuilderId {
-            expected,
-            got: "other".to_owned()
-        }
-    );
+    assert_eq!(got, KeyError::BuilderId { expected, got: "other".to_owned() });
 }
 
 #[test]
@@ -232,10 +182,7 @@ fn a_statement_that_is_not_canonical_is_refused() {
     let mut request = Release::of(&keys, "build").to_request();
     request.statement.push(b' ');
     let refused = keys.release(request).expect_err("refused");
-    assert!(
-        matches!(refused, KeyError::Statement(InvalidStatement::Canonical(_))),
-        "{refused}"
-    );
+    assert!(matches!(refused, KeyError::Statement(InvalidStatement::Canonical(_))), "{refused}");
 }
 
 #[test]
@@ -263,12 +210,7 @@ fn a_statement_that_names_another_caller_is_refused() {
     let other = Sha256Digest::of(b"another caller");
     let mut expected = other;
     let refused = refusal(|_, release| {
-        release
-            .statement
-            .predicate
-            .build_definition
-            .external_parameters
-            .caller = other;
+        release.statement.predicate.build_definition.external_parameters.caller = other;
         expected = release.caller.public.spki_sha256();
     });
     assert_eq!(refused, KeyError::Caller { expected, got: other });
@@ -292,13 +234,7 @@ fn another_nonce_than_the_requests_is_refused() {
     let mut request = release.to_request();
     request.nonce = Nonce([0; 32]);
     let expected = release.request.nonce;
-    assert_eq!(
-        keys.release(request),
-        Err(KeyError::Nonce {
-            expected,
-            got: Nonce([0; 32])
-        })
-    );
+    assert_eq!(keys.release(request), Err(KeyError::Nonce { expected, got: Nonce([0; 32]) }));
 }
 
 #[test]
@@ -309,13 +245,7 @@ fn another_project_than_the_requests_is_refused() {
     let other = release.caller.project("other").id();
     request.project = other;
     let expected = release.request.project.id().0;
-    assert_eq!(
-        keys.release(request),
-        Err(KeyError::Project {
-            expected,
-            got: other.0
-        })
-    );
+    assert_eq!(keys.release(request), Err(KeyError::Project { expected, got: other.0 }));
 }
 
 #[test]
@@ -325,22 +255,13 @@ fn a_statement_of_another_builds_invocation_is_refused() {
         let invocation = &mut release.statement.predicate.run_details.metadata.invocation_id;
         expected = std::mem::replace(invocation, "projects/x/builds/y".to_owned());
     });
-    assert_eq!(
-        refused,
-        KeyError::Invocation {
-            expected,
-            got: "projects/x/builds/y".to_owned()
-        }
-    );
+    assert_eq!(refused, KeyError::Invocation { expected, got: "projects/x/builds/y".to_owned() });
 }
 
 #[test]
 fn an_image_that_the_statement_does_not_name_is_refused() {
     let digest = Sha256Digest::of(b"another image");
-    assert_eq!(
-        refusal(|_, release| release.image = digest),
-        KeyError::NotASubject { digest }
-    );
+    assert_eq!(refusal(|_, release| release.image = digest), KeyError::NotASubject { digest });
 }
 
 #[test]
@@ -361,15 +282,11 @@ fn an_image_under_another_repository_is_refused() {
 fn an_image_in_two_repositories_is_signed_for_each() {
     let keys = service();
     let mut release = Release::of(&keys, "build");
-    release
-        .statement
-        .subject
-        .push(Subject::new("registry.example/second", &release.image));
+    release.statement.subject.push(Subject::new("registry.example/second", &release.image));
     let mut request = release.to_request();
-    request.images.push(ImageName {
-        repository: "registry.example/second".to_owned(),
-        digest: release.image,
-    });
+    request
+        .images
+        .push(ImageName { repository: "registry.example/second".to_owned(), digest: release.image });
     let images = keys.release(request).expect("released").images;
     let repositories: Vec<_> = images.iter().map(|image| image.repository.as_str()).collect();
     assert_eq!(repositories, [REPOSITORY, "registry.example/second"]);
@@ -390,22 +307,12 @@ fn a_device_that_reports_over_other_data_gets_nothing_signed() {
         evidence.report[0x50] ^= 1;
         Ok(evidence)
     });
-    let refused = keys
-        .release(Release::of(&keys, "build").to_request())
-        .expect_err("refused");
-    assert!(
-        matches!(refused, KeyError::OwnReport(OwnReportError::ReportData { .. })),
-        "{refused}"
-    );
-    assert!(
-        keys.health()
-            .failing
-            .is_some_and(|failing| failing.contains("report data"))
-    );
+    let refused = keys.release(Release::of(&keys, "build").to_request()).expect_err("refused");
+    assert!(matches!(refused, KeyError::OwnReport(OwnReportError::ReportData { .. })), "{refused}");
+    assert!(keys.health().failing.is_some_and(|failing| failing.contains("report data")));
 
     tee.script(Ok);
-    keys.release(Release::of(&keys, "again").to_request())
-        .expect("the device answers again");
+    keys.release(Release::of(&keys, "again").to_request()).expect("the device answers again");
     assert_eq!(keys.health().failing, None);
 }
 
@@ -420,10 +327,7 @@ fn a_changed_launch_measurement_gets_nothing_signed() {
     let mut got = expected;
     got.0[0] ^= 1;
     let wanted = KeyError::OwnReport(OwnReportError::MeasurementChanged { expected, got });
-    assert_eq!(
-        keys.release(Release::of(&keys, "build").to_request()),
-        Err(wanted)
-    );
+    assert_eq!(keys.release(Release::of(&keys, "build").to_request()), Err(wanted));
 }
 
 #[test]
@@ -434,36 +338,17 @@ fn a_report_of_another_length_version_or_platform_gets_nothing_signed() {
             change(&mut evidence);
             Ok(evidence)
         });
-        keys.release(Release::of(&keys, "build").to_request())
-            .expect_err("refused")
+        keys.release(Release::of(&keys, "build").to_request()).expect_err("refused")
     };
     let own = KeyError::OwnReport;
     assert_eq!(
         refused_with(|e| e.report.truncate(1183)),
-        own(OwnReportError::Length {
-            expected: 1184,
-            got: 1183
-        })
+        own(OwnReportError::Length { expected: 1184, got: 1183 })
     );
-    assert_eq!(
-        refused_with(|e| e.report.push(0)),
-        own(OwnReportError::Length {
-            expected: 1184,
-            got: 1185
-        })
-    );
-    assert_eq!(
-        refused_with(|e| e.report[0] = 1),
-        own(OwnReportError::Version { got: 1 })
-    );
-    assert_eq!(
-        refused_with(|e| e.report[0] = 6),
-        own(OwnReportError::Version { got: 6 })
-    );
-    let platform = OwnReportError::Platform {
-        expected: Platform::SevSnp,
-        got: Platform::Tdx,
-    };
+    assert_eq!(refused_with(|e| e.report.push(0)), own(OwnReportError::Length { expected: 1184, got: 1185 }));
+    assert_eq!(refused_with(|e| e.report[0] = 1), own(OwnReportError::Version { got: 1 }));
+    assert_eq!(refused_with(|e| e.report[0] = 6), own(OwnReportError::Version { got: 6 }));
+    let platform = OwnReportError::Platform { expected: Platform::SevSnp, got: Platform::Tdx };
     assert_eq!(refused_with(|e| e.platform = Platform::Tdx), own(platform));
 }
 
@@ -472,10 +357,7 @@ fn a_device_error_is_passed_on_and_nothing_is_signed() {
     let (tee, keys) = scripted();
     tee.script(|_| Err(AttesterError::Device("firmware error 0x1b".to_owned())));
     let wanted = KeyError::Attester(AttesterError::Device("firmware error 0x1b".to_owned()));
-    assert_eq!(
-        keys.release(Release::of(&keys, "build").to_request()),
-        Err(wanted.clone())
-    );
+    assert_eq!(keys.release(Release::of(&keys, "build").to_request()), Err(wanted.clone()));
     assert_eq!(keys.session_evidence([0; 32], Nonce([0; 32])), Err(wanted));
 }
 
@@ -487,38 +369,26 @@ fn the_service_does_not_start_without_a_first_report_over_what_it_asked() {
         Ok(evidence)
     });
     let refused = KeyService::start(Box::new(tee.clone()), instance_inputs()).expect_err("refused");
-    assert!(
-        matches!(refused, StartError::OwnReport(OwnReportError::ReportData { .. })),
-        "{refused}"
-    );
+    assert!(matches!(refused, StartError::OwnReport(OwnReportError::ReportData { .. })), "{refused}");
     tee.script(|_| Err(AttesterError::Device("no".to_owned())));
     let refused = KeyService::start(Box::new(tee), instance_inputs()).expect_err("refused");
-    assert_eq!(
-        refused,
-        StartError::Attester(AttesterError::Device("no".to_owned()))
-    );
+    assert_eq!(refused, StartError::Attester(AttesterError::Device("no".to_owned())));
 }
 
 #[test]
 fn reports_of_every_generation_and_version_are_read() {
     let tee = tee();
-    for (product, version) in [
-        (Product::Milan, 2),
-        (Product::Milan, 3),
-        (Product::Genoa, 3),
-        (Product::Turin, 5),
-    ] {
+    for (product, version) in
+        [(Product::Milan, 2), (Product::Milan, 3), (Product::Genoa, 3), (Product::Turin, 5)]
+    {
         let chip = tee.new_chip(product, Tcb::of(product), |_| ()).expect("a chip");
         let scripted = ScriptedTee::new(SoftwareTee::shared().expect("a software TEE"));
         scripted.script(move |evidence| {
             let mut data = [0; 64];
             data.copy_from_slice(&evidence.report[0x50..0x90]);
-            Ok(chip.evidence(&provenance::binding::ReportData(data), |fields| {
-                fields.version = version
-            }))
+            Ok(chip.evidence(&provenance::binding::ReportData(data), |fields| fields.version = version))
         });
         let keys = KeyService::start(Box::new(scripted), instance_inputs()).expect("started");
-        keys.release(Release::of(&keys, "build").to_request())
-            .expect("released");
+        keys.release(Release::of(&keys, "build").to_request()).expect("released");
     }
 }

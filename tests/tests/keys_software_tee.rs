@@ -14,36 +14,22 @@ use sealwright_tests::software_tee::{
 fn pem(der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<_> = text
-        .as_bytes()
-        .chunks(64)
-        .map(|line| std::str::from_utf8(line).expect("ASCII"))
-        .collect();
-    format!(
-        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-        lines.join("\n")
-    )
+    let lines: Vec<_> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 fn openssl(arguments: &[&str]) -> (bool, String) {
-    let output = Command::new("openssl")
-        .args(arguments)
-        .output()
-        .expect("openssl is a prerequisite");
+    let output = Command::new("openssl").args(arguments).output().expect("openssl is a prerequisite");
     let text = [output.stdout, output.stderr].concat();
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&text).into_owned(),
-    )
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
 #[test]
 fn openssl_accepts_the_chain_of_every_kind_of_chip() {
     let tee = SoftwareTee::shared().expect("a software TEE");
     let vcek = |product| tee.new_chip(product, Tcb::of(product), |_| ()).expect("a chip");
-    let vlek = tee
-        .new_vlek(Product::Milan, Tcb::of(Product::Milan), |_| ())
-        .expect("a VLEK");
+    let vlek = tee.new_vlek(Product::Milan, Tcb::of(Product::Milan), |_| ()).expect("a VLEK");
     let chips = [
         ("persistent VCEK", tee.chip(), certificate_table::VCEK),
         ("Milan VCEK", &vcek(Product::Milan), certificate_table::VCEK),
@@ -71,10 +57,8 @@ fn openssl_accepts_the_chain_of_every_kind_of_chip() {
 fn openssl_accepts_revocation_lists_of_the_root() {
     let tee = SoftwareTee::shared().expect("a software TEE");
     let moment = |text| Timestamp::parse(text).expect("a time");
-    let updates = Validity {
-        not_before: moment("2026-01-01T00:00:00Z"),
-        not_after: moment("2040-01-01T00:00:00Z"),
-    };
+    let updates =
+        Validity { not_before: moment("2026-01-01T00:00:00Z"), not_after: moment("2040-01-01T00:00:00Z") };
     let dir = tempfile::tempdir().expect("a directory");
     let path = |name: &str| dir.path().join(name).to_str().expect("text").to_owned();
     std::fs::write(path("ark.pem"), pem(tee.root_certificate())).expect("written");
@@ -92,11 +76,7 @@ fn openssl_accepts_revocation_lists_of_the_root() {
             "-text",
         ]);
         assert!(good && said.contains("verify OK"), "{said}");
-        assert_eq!(
-            said.contains("Serial Number: 010001"),
-            !revoked.is_empty(),
-            "{said}"
-        );
+        assert_eq!(said.contains("Serial Number: 010001"), !revoked.is_empty(), "{said}");
     }
 }
 
@@ -114,11 +94,7 @@ fn openssl_accepts_the_signature_over_the_signed_bytes() {
 
     // The report carries R and S little-endian; openssl reads an ASN.1 ECDSA-Sig-Value.
     let integer = |at: usize| {
-        let mut big: Vec<u8> = report[at..at + SIGNATURE_PART_LEN]
-            .iter()
-            .rev()
-            .copied()
-            .collect();
+        let mut big: Vec<u8> = report[at..at + SIGNATURE_PART_LEN].iter().rev().copied().collect();
         let zeros = big.iter().take_while(|byte| **byte == 0).count();
         big.drain(..zeros);
         if big[0] & 0x80 != 0 {
@@ -169,14 +145,9 @@ fn opening_a_second_time_gives_the_same_root_and_private_keys_are_private() {
     let first = SoftwareTee::open(dir.path()).expect("made");
     let second = SoftwareTee::open(dir.path()).expect("read");
     assert_eq!(first.root_spki_sha256(), second.root_spki_sha256());
-    assert_ne!(
-        first.root_spki_sha256(),
-        SoftwareTee::shared().expect("another").root_spki_sha256()
-    );
-    let homes: Vec<_> = std::fs::read_dir(dir.path())
-        .expect("listed")
-        .map(|e| e.expect("an entry").path())
-        .collect();
+    assert_ne!(first.root_spki_sha256(), SoftwareTee::shared().expect("another").root_spki_sha256());
+    let homes: Vec<_> =
+        std::fs::read_dir(dir.path()).expect("listed").map(|e| e.expect("an entry").path()).collect();
     assert_eq!(homes.len(), 1, "nothing is left behind beside the PKI: {homes:?}");
     for entry in std::fs::read_dir(&homes[0]).expect("listed") {
         let entry = entry.expect("an entry");

@@ -24,7 +24,8 @@ enum Cosign {
 }
 
 const COSIGNS: [Cosign; 3] = [Cosign::V3, Cosign::V2Bundles, Cosign::V2Tags];
-const EMPTY_TRUSTED_ROOT: &str = r#"{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}"#;
+const EMPTY_TRUSTED_ROOT: &str =
+    r#"{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}"#;
 
 struct Pushed {
     _directory: tempfile::TempDir,
@@ -59,7 +60,8 @@ async fn push(
 fn run(program: &str, arguments: &[&str]) -> (bool, String) {
     let home = tempfile::tempdir().unwrap();
     let output = Command::new(tool(program)).args(arguments).env("HOME", home.path()).output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.success(), text)
 }
 
@@ -71,7 +73,13 @@ fn verify_attestation(cosign: Cosign, pem: &Path, pushed: &Pushed, target: &Desc
     check(cosign, &["verify-attestation", "--type", "slsaprovenance1"], pem, pushed, target)
 }
 
-fn check(cosign: Cosign, command: &[&str], pem: &Path, pushed: &Pushed, target: &Descriptor) -> (bool, String) {
+fn check(
+    cosign: Cosign,
+    command: &[&str],
+    pem: &Path,
+    pushed: &Pushed,
+    target: &Descriptor,
+) -> (bool, String) {
     let root = pem.with_file_name("trusted_root.json");
     std::fs::write(&root, EMPTY_TRUSTED_ROOT).unwrap();
     let mut reference = format!("{}@{}", pushed.repository, target.digest);
@@ -101,7 +109,10 @@ fn copy_by_tags(pushed: &Pushed, target: &Descriptor) -> String {
         (format!(":sha256-{hex}.sig"), format!(":sha256-{hex}.sig")),
         (format!(":sha256-{hex}.att"), format!(":sha256-{hex}.att")),
     ] {
-        let (copied, text) = run("crane", &["copy", "--insecure", &format!("{}{from}", pushed.repository), &format!("{copy}{to}")]);
+        let (copied, text) = run(
+            "crane",
+            &["copy", "--insecure", &format!("{}{from}", pushed.repository), &format!("{copy}{to}")],
+        );
         assert!(copied, "crane copy {from}: {text}");
     }
     format!("{copy}@{}", target.digest)
@@ -123,7 +134,11 @@ async fn refused_everywhere(
     for (kind, registry) in &registries() {
         let pushed = push(registry, image, alter).await;
         let pem = pushed.pem.with_file_name("judged.pub");
-        if other_key { Signer::new().write_pem(&pem) } else { pushed.signer.write_pem(&pem) }
+        if other_key {
+            Signer::new().write_pem(&pem)
+        } else {
+            pushed.signer.write_pem(&pem)
+        }
         for cosign in COSIGNS {
             let (accepted, text) = check(cosign, &pem, &pushed, &pushed.image.root);
             assert!(!accepted, "{cosign:?} on {kind} accepted: {text}");
@@ -159,12 +174,35 @@ async fn cosign_accepts_an_index_and_each_of_its_platforms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cosign_refuses_signatures_under_another_key() {
-    refused_everywhere(unchanged, true, verify, &["invalid signature", "no matching signatures", "failed to verify", "none of the attestations matched the predicate type"]).await;
+    refused_everywhere(
+        unchanged,
+        true,
+        verify,
+        &[
+            "invalid signature",
+            "no matching signatures",
+            "failed to verify",
+            "none of the attestations matched the predicate type",
+        ],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cosign_refuses_attestations_under_another_key() {
-    refused_everywhere(unchanged, true, verify_attestation, &["invalid signature", "no matching attestations", "accepted signatures do not match threshold", "failed to verify", "none of the attestations matched the predicate type"]).await;
+    refused_everywhere(
+        unchanged,
+        true,
+        verify_attestation,
+        &[
+            "invalid signature",
+            "no matching attestations",
+            "accepted signatures do not match threshold",
+            "failed to verify",
+            "none of the attestations matched the predicate type",
+        ],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,7 +210,8 @@ async fn cosign_refuses_the_signature_of_another_image() {
     let alter = |signer: &Signer, parts: &mut build_server::publish::Artefacts| {
         let other = Descriptor::of("x", b"another image").digest;
         for part in &mut parts.images {
-            part.simple_signing_payload = provenance::sigstore::simple_signing_payload(&part.repository, &other);
+            part.simple_signing_payload =
+                provenance::sigstore::simple_signing_payload(&part.repository, &other);
             part.simple_signing_signature = signer.sign(&part.simple_signing_payload);
             part.cosign_sign = signer.envelope(provenance::sigstore::cosign_sign_statement(&other));
         }
@@ -180,7 +219,19 @@ async fn cosign_refuses_the_signature_of_another_image() {
         let foreign = publish_fixture::statement(&[Descriptor::of("x", b"another image")]);
         parts.provenance = signer.envelope(foreign);
     };
-    refused_everywhere(alter, false, verify, &["digest mismatch", "invalid or missing digest", "no matching signatures", "does not match", "do not match"]).await;
+    refused_everywhere(
+        alter,
+        false,
+        verify,
+        &[
+            "digest mismatch",
+            "invalid or missing digest",
+            "no matching signatures",
+            "does not match",
+            "do not match",
+        ],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +241,19 @@ async fn cosign_refuses_an_altered_provenance() {
         let text = String::from_utf8(payload.clone()).unwrap().replace("builder/test", "builder/evil");
         *payload = text.into_bytes();
     };
-    refused_everywhere(alter, false, verify_attestation, &["invalid signature", "no matching attestations", "accepted signatures do not match threshold", "failed to verify", "none of the attestations matched the predicate type"]).await;
+    refused_everywhere(
+        alter,
+        false,
+        verify_attestation,
+        &[
+            "invalid signature",
+            "no matching attestations",
+            "accepted signatures do not match threshold",
+            "failed to verify",
+            "none of the attestations matched the predicate type",
+        ],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +263,8 @@ async fn crane_pulls_and_validates_what_was_pushed() {
             let pushed = push(registry, make, unchanged).await;
             let sig = format!("{}:sha256-{}.sig", pushed.repository, pushed.image.root.digest.hex());
             let att = format!("{}:sha256-{}.att", pushed.repository, pushed.image.root.digest.hex());
-            for (reference, flag) in [(&pushed.reference, "--fast=false"), (&sig, "--fast"), (&att, "--fast")] {
+            for (reference, flag) in [(&pushed.reference, "--fast=false"), (&sig, "--fast"), (&att, "--fast")]
+            {
                 // The layers of `.sig` and `.att` are no archives, so only `--fast` can judge them.
                 let (valid, text) = run("crane", &["validate", "--insecure", flag, "--remote", reference]);
                 assert!(valid, "crane validate {reference} on {kind}: {text}");

@@ -79,9 +79,10 @@ impl CredentialSource for Logins {
     fn credential(&self, host: &str) -> Option<Credential> {
         let (_, login) = self.0.iter().find(|(known, _)| known == host)?;
         Some(match login.clone() {
-            Kind::Password(username, password) => {
-                Credential::Password { username: username.to_owned(), password: Zeroizing::new(password.to_owned()) }
-            }
+            Kind::Password(username, password) => Credential::Password {
+                username: username.to_owned(),
+                password: Zeroizing::new(password.to_owned()),
+            },
             Kind::IdentityToken(token) => Credential::IdentityToken(Zeroizing::new(token.to_owned())),
         })
     }
@@ -106,13 +107,19 @@ fn assert_complete(registry: &FaultRegistry, image: &ExportedImage) {
 }
 
 /// Fails `times` requests and gives the error and the number of requests that met the fault.
-async fn with_fault(method: Method, path: &str, times: usize, fault: Fault) -> (FaultRegistry, Case, PushError, usize) {
+async fn with_fault(
+    method: Method,
+    path: &str,
+    times: usize,
+    fault: Fault,
+) -> (FaultRegistry, Case, PushError, usize) {
     let registry = FaultRegistry::start(Guard::Open, true).await;
     let case = Case::new(&registry);
     let path = path.replace("LAYER", &case.layer());
     registry.fail(method.clone(), &path, times, fault);
     let error = case.push().await.unwrap_err();
-    let met = registry.seen().iter().filter(|seen| seen.method == method && seen.path.contains(&path)).count();
+    let met =
+        registry.seen().iter().filter(|seen| seen.method == method && seen.path.contains(&path)).count();
     assert_untagged(&registry);
     (registry, case, error, met)
 }
@@ -130,7 +137,10 @@ async fn a_whole_push_writes_the_image_tag_last() {
     assert_complete(&registry, &case.image);
     let last = registry.seen().pop().unwrap();
     assert_eq!((last.method, last.path.as_str()), (Method::PUT, "/v2/team/app/manifests/1.4"));
-    assert_eq!(registry.manifest("team/app", "1.4"), registry.manifest("team/app", &case.image.root.digest.to_string()));
+    assert_eq!(
+        registry.manifest("team/app", "1.4"),
+        registry.manifest("team/app", &case.image.root.digest.to_string())
+    );
 }
 
 #[tokio::test]
@@ -221,7 +231,10 @@ async fn a_token_that_expires_during_a_push_is_renewed() {
     let logins = login(&registry, Kind::Password("ci", "secret"));
     // The first answer to an upload makes the push wait; meanwhile the token expires.
     registry.fail(Method::PUT, "/blobs/uploads/", 1, status(500));
-    let publisher = publisher_with(PublisherConfig { first_pause: Duration::from_millis(300), ..PublisherConfig::default() });
+    let publisher = publisher_with(PublisherConfig {
+        first_pause: Duration::from_millis(300),
+        ..PublisherConfig::default()
+    });
     let push = publisher.push(&case.layout, &case.names, &logins);
     let expire = async {
         while !registry.seen().iter().any(|seen| seen.method == Method::PUT) {
@@ -281,7 +294,10 @@ async fn a_redirect_to_plain_http_of_a_host_not_listed_is_refused() {
         Fault::Status(307, vec![("location", "http://storage.example/blob?signature=secret".to_owned())]),
     )
     .await;
-    assert!(matches!(&error, PushError::Redirect { target, .. } if target == "http://storage.example"), "{error}");
+    assert!(
+        matches!(&error, PushError::Redirect { target, .. } if target == "http://storage.example"),
+        "{error}"
+    );
     assert!(!error.to_string().contains("signature"));
     case.succeeds_afterwards(&registry).await;
 }
@@ -303,7 +319,10 @@ async fn a_token_service_over_plain_http_of_another_host_gets_no_login() {
     let challenge = "Bearer realm=\"http://auth.example/token\"".to_owned();
     registry.fail(Method::HEAD, "", 1, Fault::Status(401, vec![("www-authenticate", challenge)]));
     let error = case.push_as(login(&registry, Kind::Password("ci", "secret"))).await.unwrap_err();
-    assert!(matches!(&error, PushError::Redirect { target, .. } if target == "http://auth.example"), "{error}");
+    assert!(
+        matches!(&error, PushError::Redirect { target, .. } if target == "http://auth.example"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -344,7 +363,9 @@ async fn status_429_is_waited_for_as_long_as_the_registry_asks() {
 async fn status_429_that_asks_for_too_long_fails_at_once_and_says_how_long() {
     let limited = Fault::Status(429, vec![("retry-after", "86400".to_owned())]);
     let (_, _, error, met) = with_fault(Method::POST, "/blobs/uploads/", 1, limited).await;
-    let PushError::RateLimited { status: 429, retry_after, attempts: 1, .. } = &error else { panic!("{error}") };
+    let PushError::RateLimited { status: 429, retry_after, attempts: 1, .. } = &error else {
+        panic!("{error}")
+    };
     assert_eq!(*retry_after, Some(Duration::from_secs(86400)));
     assert!(met >= 1);
 }
@@ -356,7 +377,10 @@ async fn a_retry_after_date_counts_from_the_date_of_the_answer() {
         ("retry-after", "Sat, 21 Nov 2026 11:00:00 GMT".to_owned()),
     ];
     let (_, _, error, _) = with_fault(Method::POST, "/blobs/uploads/", 1, Fault::Status(503, dates)).await;
-    assert!(matches!(error, PushError::RateLimited { status: 503, retry_after: Some(wait), .. } if wait == Duration::from_secs(3600)), "{error}");
+    assert!(
+        matches!(error, PushError::RateLimited { status: 503, retry_after: Some(wait), .. } if wait == Duration::from_secs(3600)),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -371,7 +395,12 @@ async fn status_500_is_tried_again_a_bounded_number_of_times() {
 async fn a_few_answers_500_do_not_fail_the_push() {
     let registry = FaultRegistry::start(Guard::Open, true).await;
     let case = Case::new(&registry);
-    for (method, path) in [(Method::HEAD, "/blobs/"), (Method::POST, "/uploads/"), (Method::PUT, "/uploads/"), (Method::PUT, "/manifests/")] {
+    for (method, path) in [
+        (Method::HEAD, "/blobs/"),
+        (Method::POST, "/uploads/"),
+        (Method::PUT, "/uploads/"),
+        (Method::PUT, "/manifests/"),
+    ] {
         registry.fail(method, path, 2, status(500));
     }
     case.succeeds_afterwards(&registry).await;
@@ -402,7 +431,8 @@ async fn a_registry_that_does_not_answer_an_upload_is_given_up() {
     let registry = FaultRegistry::start(Guard::Open, true).await;
     let case = Case::new(&registry);
     registry.fail(Method::PUT, "/uploads/", 100, Fault::Silence);
-    let config = PublisherConfig { stall: Duration::from_millis(200), attempts: 2, ..PublisherConfig::default() };
+    let config =
+        PublisherConfig { stall: Duration::from_millis(200), attempts: 2, ..PublisherConfig::default() };
     let error = publisher_with(config).push(&case.layout, &case.names, &Anonymous).await.unwrap_err();
     assert!(matches!(error, PushError::Stalled { attempts: 2, .. }), "{error}");
     assert_untagged(&registry);
@@ -479,7 +509,11 @@ async fn a_stored_blob_that_changed_is_never_sent_whole() {
     let error = case.push().await.unwrap_err();
     assert!(matches!(error, PushError::LocalBlob { .. }), "{error}");
     assert_untagged(&registry);
-    let whole = registry.seen().iter().filter(|seen| seen.method == Method::HEAD && seen.path.contains(&case.layer())).count();
+    let whole = registry
+        .seen()
+        .iter()
+        .filter(|seen| seen.method == Method::HEAD && seen.path.contains(&case.layer()))
+        .count();
     assert_eq!(whole, 1, "tried again although our own blob is at fault");
     drop(case.directory);
 }
@@ -494,12 +528,14 @@ async fn a_registry_that_keeps_subjects_gets_no_referrers_tag() {
 
 fn referrers(registry: &FaultRegistry, case: &Case) -> Vec<serde_json::Value> {
     let tag = format!("sha256-{}", case.image.root.digest.hex());
-    let index: serde_json::Value = serde_json::from_slice(&registry.manifest("team/app", &tag).unwrap()).unwrap();
+    let index: serde_json::Value =
+        serde_json::from_slice(&registry.manifest("team/app", &tag).unwrap()).unwrap();
     index["manifests"].as_array().unwrap().clone()
 }
 
 #[tokio::test]
-async fn a_registry_without_referrers_gets_a_referrers_tag_with_artifact_types_and_keeps_what_others_put_there() {
+async fn a_registry_without_referrers_gets_a_referrers_tag_with_artifact_types_and_keeps_what_others_put_there()
+ {
     let registry = FaultRegistry::start(Guard::Open, false).await;
     let case = Case::new(&registry);
     let tag = format!("sha256-{}", case.image.root.digest.hex());
@@ -509,7 +545,8 @@ async fn a_registry_without_referrers_gets_a_referrers_tag_with_artifact_types_a
     case.push().await.unwrap();
     let entries = referrers(&registry, &case);
     assert_eq!(entries[0], others);
-    let mut types: Vec<_> = entries[1..].iter().map(|entry| entry["artifactType"].as_str().unwrap()).collect();
+    let mut types: Vec<_> =
+        entries[1..].iter().map(|entry| entry["artifactType"].as_str().unwrap()).collect();
     types.sort_unstable();
     let bundle = provenance::sigstore::BUNDLE_MEDIA_TYPE;
     assert_eq!(types, [provenance::evidence::CMW_MEDIA_TYPE, bundle, bundle]);
@@ -537,7 +574,8 @@ async fn pushes_at_the_same_time_lose_no_referrer() {
     // Two bundles of each of four keys; the Evidence of the fixture is the same for all.
     assert_eq!(referrers(&registry, &case).len(), 4 * 2 + 1);
     let sig = format!("sha256-{}.sig", case.image.root.digest.hex());
-    let sig: serde_json::Value = serde_json::from_slice(&registry.manifest("team/app", &sig).unwrap()).unwrap();
+    let sig: serde_json::Value =
+        serde_json::from_slice(&registry.manifest("team/app", &sig).unwrap()).unwrap();
     assert_eq!(sig["layers"].as_array().unwrap().len(), 4);
 }
 

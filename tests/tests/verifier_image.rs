@@ -57,7 +57,12 @@ fn a_whole_build_is_trusted_once_every_blob_was_read() {
     assert_eq!(trusted.digest(), world.target());
     assert_eq!(trusted.report().exit_code(), 0);
     assert!(trusted.report().is_not_hardware());
-    assert!(trusted.report().to_string().starts_with(&format!("{REPOSITORY}@{}  TRUSTED (NOT HARDWARE)", world.target())));
+    assert!(
+        trusted
+            .report()
+            .to_string()
+            .starts_with(&format!("{REPOSITORY}@{}  TRUSTED (NOT HARDWARE)", world.target()))
+    );
 }
 
 #[test]
@@ -79,7 +84,8 @@ fn blobs_are_compared_with_the_manifest() {
     other[0] ^= 1;
     assert_eq!(check(&other), BlobError::Digest { got: Sha256Digest::of(&other), wanted: digest });
 
-    let report = world.make().verdict().into_blob_checks().expect("accepted").finish().expect_err("nothing was read");
+    let report =
+        world.make().verdict().into_blob_checks().expect("accepted").finish().expect_err("nothing was read");
     let reason = report.rejection().expect("refused").reason().clone();
     assert!(matches!(reason, Reason::Blob(BlobError::Unchecked { left: 2, .. })), "{reason}");
     assert_eq!((report.exit_code(), report.outcome()), (4, Outcome::Refused));
@@ -92,9 +98,14 @@ fn documents_given_beside_the_manifest_are_held_to_their_descriptors() {
     let mut world = World::new();
     let mut made = world.make();
     made.input.documents.push(world.blobs[0].clone());
-    assert_eq!(made.verdict().into_blob_checks().expect("accepted").pending().count(), 1, "the configuration is checked");
+    assert_eq!(
+        made.verdict().into_blob_checks().expect("accepted").pending().count(),
+        1,
+        "the configuration is checked"
+    );
 
-    let wrong = String::from_utf8(world.manifest.clone()).expect("JSON").replace("\"size\":14", "\"size\":15");
+    let wrong =
+        String::from_utf8(world.manifest.clone()).expect("JSON").replace("\"size\":14", "\"size\":15");
     world.manifest = wrong.into_bytes();
     let mut made = world.make();
     made.input.documents.push(world.blobs[0].clone());
@@ -165,7 +176,8 @@ fn the_report_covers_leaf_and_proof() {
     assert!(matches!(reason, Reason::Binding(BindingError::Proof(_))), "{reason}");
     let reason = world.make().with_bundle(|bundle| bundle.proof.hashes.truncate(0)).refused();
     assert!(matches!(reason, Reason::Binding(BindingError::Proof(_))), "{reason}");
-    let reason = world.make().with_bundle(|bundle| bundle.proof.hashes[0] = Sha256Digest::of(b"other")).refused();
+    let reason =
+        world.make().with_bundle(|bundle| bundle.proof.hashes[0] = Sha256Digest::of(b"other")).refused();
     assert!(matches!(reason, Reason::Binding(BindingError::ReportData { .. })), "{reason}");
     assert_eq!(class(&reason), Class::NotAuthentic);
 }
@@ -185,7 +197,10 @@ fn the_leaf_names_the_instance_document() {
     let document = other.document();
     let made = world.make().with_bundle(|bundle| bundle.instance.clone_from(&document));
     let wanted = Sha256Digest::of(&world.instance.document());
-    assert_eq!(made.refused(), BindingError::InstanceDigest { got: Sha256Digest::of(&document), wanted }.into());
+    assert_eq!(
+        made.refused(),
+        BindingError::InstanceDigest { got: Sha256Digest::of(&document), wanted }.into()
+    );
 }
 
 #[test]
@@ -304,7 +319,9 @@ fn the_caller_is_one_that_the_policy_names() {
     world.request.project = world.caller.project("acme/app");
     let made = world.make().with_policy(|_| policy.clone());
     let reason = made.refused();
-    let Reason::Request(RequestRefusal::CallerNotAccepted { got, line, .. }) = &reason else { panic!("{reason}") };
+    let Reason::Request(RequestRefusal::CallerNotAccepted { got, line, .. }) = &reason else {
+        panic!("{reason}")
+    };
     assert_eq!((*got, *line), (world.caller.public.spki_sha256(), policy.line_of("callers =")));
     assert_eq!(class(&reason), Class::RefusedByPolicy);
     assert!(reason.to_string().contains(&wanted.to_string()), "{reason}");
@@ -353,7 +370,8 @@ fn the_statement_answers_exactly_the_signed_request() {
     let made = world.make_of(world.statement(), change, |_| ());
     assert_eq!(made.refused(), RequestRefusal::Nonce { got: nonce, wanted: world.request.nonce }.into());
 
-    let made = with_statement(&world, |statement| statement.predicate.run_details.metadata.invocation_id.push('x'));
+    let made =
+        with_statement(&world, |statement| statement.predicate.run_details.metadata.invocation_id.push('x'));
     assert!(matches!(made.refused(), Reason::Request(RequestRefusal::Invocation { .. })));
 }
 
@@ -371,13 +389,18 @@ fn the_project_is_one_that_the_policy_names() {
     let world = World::new();
     let id = world.request.project.id().to_string();
     let with_projects = |id: &str| {
-        let callers = format!("callers = [{{ name = \"ci\", spki_sha256 = \"{}\" }}]", world.caller.public.spki_sha256());
+        let callers = format!(
+            "callers = [{{ name = \"ci\", spki_sha256 = \"{}\" }}]",
+            world.caller.public.spki_sha256()
+        );
         world.make().with_policy(|policy| policy.with(&callers, &format!("{callers}\nprojects = [\"{id}\"]")))
     };
     assert_eq!(with_projects(&id).verdict().report().outcome(), Outcome::BlobsNotChecked);
     let made = with_projects(&"0".repeat(id.len()));
     let reason = made.refused();
-    let Reason::Request(RequestRefusal::ProjectNotAccepted { got, line, .. }) = &reason else { panic!("{reason}") };
+    let Reason::Request(RequestRefusal::ProjectNotAccepted { got, line, .. }) = &reason else {
+        panic!("{reason}")
+    };
     assert_eq!((got, *line), (&id, made.policy.line_of("projects =")));
     assert_eq!(class(&reason), Class::RefusedByPolicy);
 }
@@ -389,7 +412,8 @@ fn each_class_of_materials_is_as_complete_as_the_policy_wants() {
         world.completeness.insert(class, Completeness::Incomplete { reason: "nobody looked".to_owned() });
         let made = world.make();
         let reason = made.refused();
-        let Reason::Materials(MaterialsRefusal::Completeness { class: seen, stated, line, .. }) = &reason else {
+        let Reason::Materials(MaterialsRefusal::Completeness { class: seen, stated, line, .. }) = &reason
+        else {
             panic!("{reason}")
         };
         assert_eq!((*seen, stated.as_str()), (class, "incomplete (nobody looked)"));
@@ -443,7 +467,11 @@ fn the_image_is_one_that_the_statement_names() {
     let reason = made.refused();
     assert_eq!(
         reason,
-        ImageRefusal::Repository { got: "registry.example/other".to_owned(), wanted: vec![REPOSITORY.to_owned()] }.into()
+        ImageRefusal::Repository {
+            got: "registry.example/other".to_owned(),
+            wanted: vec![REPOSITORY.to_owned()]
+        }
+        .into()
     );
 
     let mut made = world.make();
@@ -487,7 +515,10 @@ fn every_manifest_below_an_index_is_a_subject() {
     let mut made = world.make();
     made.input.documents.push(child.clone());
     let reason = made.refused();
-    assert!(matches!(reason, Reason::Image(ImageRefusal::Subject { got, .. }) if got == Sha256Digest::of(&child)), "{reason}");
+    assert!(
+        matches!(reason, Reason::Image(ImageRefusal::Subject { got, .. }) if got == Sha256Digest::of(&child)),
+        "{reason}"
+    );
 
     let inner = index(&[child], MANIFEST_TYPE);
     let digest = Sha256Digest::of(&inner);

@@ -55,7 +55,8 @@ fn evidence(dir: &Path, case: &Value) -> Evidence {
     let input = |name: &str| read(dir, case["inputs"][name].as_str().expect("a path"));
     let chain = certificates(&input("chain"));
     let vek = certificates(&input("vek")).remove(0);
-    let guid = if case["expected"]["signing_key"] == 1 { certificate_table::VLEK } else { certificate_table::VCEK };
+    let guid =
+        if case["expected"]["signing_key"] == 1 { certificate_table::VLEK } else { certificate_table::VCEK };
     Evidence {
         platform: Platform::SevSnp,
         report: input("report"),
@@ -100,7 +101,8 @@ fn policy(case: &Value) -> PolicyText {
 fn judge(dir: &Path, case: &Value) -> Result<AuthenticReport, Reason> {
     let policy = policy(case).parse();
     let now = Timestamp::parse(case["now"].as_str().expect("a time")).expect("a time");
-    let authentic = verifier::authenticate(&evidence(dir, case), &Endorsements::default(), policy.anchors(), now)?;
+    let authentic =
+        verifier::authenticate(&evidence(dir, case), &Endorsements::default(), policy.anchors(), now)?;
     let report = authentic.snp().expect("an SNP report").clone();
     verifier::appraise(authentic, &policy)?;
     Ok(report)
@@ -115,7 +117,13 @@ fn is_the_stated_reason(id: &str, reason: &Reason) -> bool {
         "snp-milan-v3-vlek-expired" => {
             reason.class() == Class::Endorsements
                 && authentication(&|error| {
-                    matches!(error, SnpError::Certificate { which: CertificateName::Vlek, error: CertificateError::Expired { .. } })
+                    matches!(
+                        error,
+                        SnpError::Certificate {
+                            which: CertificateName::Vlek,
+                            error: CertificateError::Expired { .. }
+                        }
+                    )
                 })
         }
         "snp-vlek-under-vcek-chain" => authentication(&|error| {
@@ -131,9 +139,20 @@ fn is_the_stated_reason(id: &str, reason: &Reason) -> bool {
         }),
         "snp-neg-swapped-vcek" => authentication(&|error| matches!(error, SnpError::OtherChip { .. })),
         "snp-milan-v3-mintcb" => refusal(&|error| {
-            matches!(error, SnpRefusal::TcbTooLow { field: "REPORTED_TCB", component: "microcode", got: 0xdb, wanted: 0xde, .. })
+            matches!(
+                error,
+                SnpRefusal::TcbTooLow {
+                    field: "REPORTED_TCB",
+                    component: "microcode",
+                    got: 0xdb,
+                    wanted: 0xde,
+                    ..
+                }
+            )
         }),
-        "snp-milan-v3-vlek-not-allowed" => refusal(&|error| matches!(error, SnpRefusal::VlekNotAllowed { .. })),
+        "snp-milan-v3-vlek-not-allowed" => {
+            refusal(&|error| matches!(error, SnpRefusal::VlekNotAllowed { .. }))
+        }
         other => panic!("case {other} is new: say here why it is rejected"),
     }
 }
@@ -178,7 +197,13 @@ fn assert_fields(id: &str, report: &Report, expected: &Value) {
 
 fn cases(dir: &Path) -> Vec<Value> {
     let index: Value = serde_json::from_slice(&read(dir, "index.json")).expect("JSON");
-    let cases: Vec<_> = index["cases"].as_array().expect("cases").iter().filter(|case| case["platform"] == "snp").cloned().collect();
+    let cases: Vec<_> = index["cases"]
+        .as_array()
+        .expect("cases")
+        .iter()
+        .filter(|case| case["platform"] == "snp")
+        .cloned()
+        .collect();
     assert!(cases.len() >= 15, "{} SEV-SNP cases", cases.len());
     cases
 }
@@ -232,7 +257,8 @@ fn evidence_of_other_platforms_is_refused_as_not_yet_appraised() {
     let now = Timestamp::parse("2026-07-01T00:00:00Z").expect("a time");
     for platform in [Platform::Tdx, Platform::SecureExecution] {
         let evidence = Evidence { platform, report: vec![0; 5000], endorsements: Vec::new() };
-        let error = verifier::authenticate(&evidence, &Endorsements::default(), policy.anchors(), now).expect_err("refused");
+        let error = verifier::authenticate(&evidence, &Endorsements::default(), policy.anchors(), now)
+            .expect_err("refused");
         assert_eq!(error, AuthenticationError::NotYetAppraised { platform });
         assert_eq!(Reason::from(error).class(), Class::RefusedByPolicy);
     }

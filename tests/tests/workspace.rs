@@ -23,7 +23,15 @@ const NEVER: &[(&str, &[&str])] = &[
 
 fn metadata() -> serde_json::Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            "x86_64-unknown-linux-gnu",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
@@ -61,8 +69,11 @@ fn own_crates_import_only_whom_the_architecture_allows() {
     let (edges, names) = (edges(&metadata), names(&metadata));
     for (name, allowed) in ALLOWED {
         let id = names.iter().find(|(_, n)| n == name).expect("crate exists").0;
-        let own: BTreeSet<_> =
-            edges[id].iter().map(|dep| names[dep].as_str()).filter(|dep| dep.starts_with("sealwright-")).collect();
+        let own: BTreeSet<_> = edges[id]
+            .iter()
+            .map(|dep| names[dep].as_str())
+            .filter(|dep| dep.starts_with("sealwright-"))
+            .collect();
         let allowed: BTreeSet<_> = allowed.iter().copied().collect();
         assert!(own.is_subset(&allowed), "{name} imports {:?}", own.difference(&allowed));
     }
@@ -108,7 +119,11 @@ fn shipped_crates_use_one_crypto_stack() {
     let metadata = metadata();
     let names = names(&metadata);
     for id in &shipped(&metadata) {
-        assert!(!["aws-lc-rs", "openssl", "native-tls"].contains(&names[id].as_str()), "{} is linked", names[id]);
+        assert!(
+            !["aws-lc-rs", "openssl", "native-tls"].contains(&names[id].as_str()),
+            "{} is linked",
+            names[id]
+        );
     }
 }
 
@@ -123,7 +138,8 @@ fn shipped_crates_come_in_one_version_but_for_those_that_deny_toml_gives_a_reaso
             versions.entry(text("name")).or_default().insert(text("version"));
         }
     }
-    let deny = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deny.toml")).expect("deny.toml");
+    let deny =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deny.toml")).expect("deny.toml");
     let deny: toml::Table = deny.parse().expect("TOML");
     let skipped: BTreeMap<&str, &str> = deny["bans"]["skip"]
         .as_array()

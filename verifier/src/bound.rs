@@ -161,7 +161,9 @@ impl RulesRefusal {
     #[must_use]
     pub fn line(&self) -> usize {
         match self {
-            Self::BuilderId { line, .. } | Self::TrustConfiguration { line, .. } | Self::BuildPolicy { line, .. } => *line,
+            Self::BuilderId { line, .. }
+            | Self::TrustConfiguration { line, .. }
+            | Self::BuildPolicy { line, .. } => *line,
         }
     }
 }
@@ -174,7 +176,11 @@ pub(crate) fn join<T: ToString>(items: &[T]) -> String {
 pub(crate) fn appraise_rules(instance: &InstanceDocument, policy: &Policy) -> Result<(), RulesRefusal> {
     let ids = policy.builder_ids();
     if !ids.value.contains(&instance.builder_id) {
-        return Err(RulesRefusal::BuilderId { got: instance.builder_id.clone(), wanted: ids.value.clone(), line: ids.line });
+        return Err(RulesRefusal::BuilderId {
+            got: instance.builder_id.clone(),
+            wanted: ids.value.clone(),
+            line: ids.line,
+        });
     }
     let (got, trust) = (instance.trust_configuration_sha256(), policy.trust_configurations());
     if !trust.value.contains(&got) {

@@ -33,7 +33,9 @@ pub enum StatementError {
         wanted: Sha256Digest,
     },
     /// No statement at hand is the one that the report covers.
-    #[error("report covers statement {wanted}; none of the {looked_at} statements attached to the image is it")]
+    #[error(
+        "report covers statement {wanted}; none of the {looked_at} statements attached to the image is it"
+    )]
     NoStatement {
         /// Digest in the leaf.
         wanted: Sha256Digest,
@@ -140,7 +142,9 @@ fn authentic_statement(
         return Err(StatementError::OtherSigningKey { got: key.spki_sha256(), wanted: spki_sha256 });
     }
     let mut error = StatementError::NoStatement { wanted: statement_sha256, looked_at: envelopes.len() };
-    for envelope in envelopes.iter().filter(|envelope| Sha256Digest::of(&envelope.payload) == statement_sha256) {
+    for envelope in
+        envelopes.iter().filter(|envelope| Sha256Digest::of(&envelope.payload) == statement_sha256)
+    {
         // The same statement may be attached more than once, also signed by others.
         match envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, &key) {
             Ok(payload) => return Ok((Statement::parse(payload)?, key)),
@@ -282,13 +286,19 @@ pub(crate) fn appraise_request(
     let claimed = external.caller;
     let caller = match policy.callers() {
         None => None,
-        Some(callers) => Some(callers.value.iter().find(|caller| caller.spki_sha256 == claimed).ok_or_else(|| {
-            RequestRefusal::CallerNotAccepted {
-                got: claimed,
-                wanted: callers.value.iter().map(|caller| format!("\"{}\" ({})", caller.name, caller.spki_sha256)).collect(),
-                line: callers.line,
-            }
-        })?),
+        Some(callers) => {
+            Some(callers.value.iter().find(|caller| caller.spki_sha256 == claimed).ok_or_else(|| {
+                RequestRefusal::CallerNotAccepted {
+                    got: claimed,
+                    wanted: callers
+                        .value
+                        .iter()
+                        .map(|caller| format!("\"{}\" ({})", caller.name, caller.spki_sha256))
+                        .collect(),
+                    line: callers.line,
+                }
+            })?)
+        }
     };
     // Also where the policy holds the key itself: nothing in the bundle may say something else.
     if let Some(got) = bundle.caller_key.as_deref().map(Sha256Digest::of).filter(|got| *got != claimed) {
@@ -296,14 +306,19 @@ pub(crate) fn appraise_request(
     }
     let key = match caller.and_then(|caller| caller.key.clone()) {
         Some(key) => key,
-        None => PublicKey::from_spki_der(bundle.caller_key.as_deref().ok_or(RequestRefusal::NoCallerKey { caller: claimed })?)?,
+        None => PublicKey::from_spki_der(
+            bundle.caller_key.as_deref().ok_or(RequestRefusal::NoCallerKey { caller: claimed })?,
+        )?,
     };
     if key.spki_sha256() != claimed {
         return Err(RequestRefusal::OtherCallerKey { got: key.spki_sha256(), wanted: claimed });
     }
     let signed = authenticate_request(envelope, &key)?;
     if external.request_digest != signed.request_sha256() {
-        return Err(RequestRefusal::OtherRequest { got: external.request_digest, wanted: signed.request_sha256() });
+        return Err(RequestRefusal::OtherRequest {
+            got: external.request_digest,
+            wanted: signed.request_sha256(),
+        });
     }
     if let Some(wanted) = expected.filter(|wanted| *wanted != signed.request_sha256()) {
         return Err(RequestRefusal::UnexpectedRequest { got: signed.request_sha256(), wanted });

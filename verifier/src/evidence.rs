@@ -88,7 +88,10 @@ pub fn authenticate(
 pub struct AppraisedHardware(AuthenticPlatform);
 
 /// Compares platform, firmware and the guest's launch options with the policy.
-pub fn appraise_hardware(evidence: AuthenticEvidence, policy: &Policy) -> Result<AppraisedHardware, AppraisalError> {
+pub fn appraise_hardware(
+    evidence: AuthenticEvidence,
+    policy: &Policy,
+) -> Result<AppraisedHardware, AppraisalError> {
     let AuthenticPlatform::SevSnp(report) = &evidence.0;
     let got = Platform::SevSnp;
     let rules = policy.snp().ok_or(AppraisalError::PlatformNotAccepted { got, line: policy.roots_line() })?;
@@ -205,9 +208,13 @@ fn snp_lines(authentic: &AuthenticReport) -> Vec<String> {
     };
     let not_hardware = if authentic.root().is_hardware() { "" } else { "NOT HARDWARE: says " };
     let endorsed = match authentic.root() {
-        Root::Amd(product) => format!("endorsed by AMD root {product}; judged today (no proof of the signing time attached)"),
+        Root::Amd(product) => {
+            format!("endorsed by AMD root {product}; judged today (no proof of the signing time attached)")
+        }
         Root::Dangerous(digest) => {
-            format!("NOT HARDWARE: root {digest} is no vendor's, only the policy's dangerous_roots; judged today")
+            format!(
+                "NOT HARDWARE: root {digest} is no vendor's, only the policy's dangerous_roots; judged today"
+            )
         }
     };
     vec![

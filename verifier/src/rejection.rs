@@ -110,9 +110,12 @@ impl Reason {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Authentication(AuthenticationError::Snp(error)) if error.concerns_endorsements() => Class::Endorsements,
+            Self::Authentication(AuthenticationError::Snp(error)) if error.concerns_endorsements() => {
+                Class::Endorsements
+            }
             Self::Authentication(
-                AuthenticationError::NotYetAppraised { .. } | AuthenticationError::Snp(SnpError::RootNotAccepted { .. }),
+                AuthenticationError::NotYetAppraised { .. }
+                | AuthenticationError::Snp(SnpError::RootNotAccepted { .. }),
             )
             | Self::Appraisal(_)
             | Self::Materials(_)
@@ -127,9 +130,11 @@ impl Reason {
     pub fn link(&self) -> Link {
         match self {
             Self::Appraisal(AppraisalError::Snp(SnpRefusal::Measurement { .. })) => Link::Guest,
-            Self::NoEvidence { .. } | Self::TooMany { .. } | Self::Bundle(_) | Self::Authentication(_) | Self::Appraisal(_) => {
-                Link::Hardware
-            }
+            Self::NoEvidence { .. }
+            | Self::TooMany { .. }
+            | Self::Bundle(_)
+            | Self::Authentication(_)
+            | Self::Appraisal(_) => Link::Hardware,
             Self::Binding(_) | Self::Session(_) | Self::Statement(_) => Link::Key,
             Self::Request(_) => Link::Request,
             Self::Materials(_) => Link::Materials,
@@ -140,9 +145,9 @@ impl Reason {
 
     fn policy_line(&self, policy: &Policy) -> Option<usize> {
         match self {
-            Self::Authentication(AuthenticationError::Snp(SnpError::UnknownRoot { .. } | SnpError::RootNotAccepted { .. })) => {
-                Some(policy.roots_line())
-            }
+            Self::Authentication(AuthenticationError::Snp(
+                SnpError::UnknownRoot { .. } | SnpError::RootNotAccepted { .. },
+            )) => Some(policy.roots_line()),
             Self::Appraisal(AppraisalError::PlatformNotAccepted { line, .. }) => Some(*line),
             Self::Appraisal(AppraisalError::Snp(refusal)) => refusal.line(),
             Self::Request(refusal) => refusal.line(),
@@ -156,7 +161,9 @@ impl Reason {
     #[must_use]
     pub fn advice(&self) -> Vec<String> {
         let text = match self {
-            Self::NoEvidence { .. } => "the image was not built by Sealwright, or its Evidence was not copied with it: copy referrers too",
+            Self::NoEvidence { .. } => {
+                "the image was not built by Sealwright, or its Evidence was not copied with it: copy referrers too"
+            }
             Self::Authentication(AuthenticationError::Snp(error)) if error.concerns_endorsements() => {
                 "give current certificates of the platform (AMD's Key Distribution Service) as endorsements; see docs/policy.md, Endorsements"
             }
@@ -166,21 +173,33 @@ impl Reason {
             Self::Appraisal(AppraisalError::Snp(SnpRefusal::Measurement { .. })) => {
                 "if this guest is a release you trust, add the reference values that its release key signed to the policy"
             }
-            Self::Appraisal(AppraisalError::Snp(SnpRefusal::TcbTooLow { .. } | SnpRefusal::ProvisionalFirmware { .. })) => {
-                "the platform's firmware must be updated and committed by its operator; then build again"
+            Self::Appraisal(AppraisalError::Snp(
+                SnpRefusal::TcbTooLow { .. } | SnpRefusal::ProvisionalFirmware { .. },
+            )) => "the platform's firmware must be updated and committed by its operator; then build again",
+            Self::Session(_) => {
+                "do not send anything over this connection; check the endpoint and what lies between"
             }
-            Self::Session(_) => "do not send anything over this connection; check the endpoint and what lies between",
             Self::Request(RequestRefusal::CallerNotAccepted { .. }) => {
                 "if you trust this caller, add its key under `request.callers` of the policy"
             }
             Self::Request(RequestRefusal::ProjectNotAccepted { .. }) => {
                 "if you trust this project, add its id under `request.projects` of the policy"
             }
-            Self::Materials(_) => "build without what cannot be listed, or accept it in `materials` of the policy",
-            Self::Rules(_) => "read the trust configuration and build policy (sealwright inspect); if you trust them, add their digests to `guest` of the policy",
-            Self::Image(ImageRefusal::Repository { .. }) => "if this is a copy under another name, verify it by the name it was built for",
-            Self::Blob(BlobError::Missing { .. } | BlobError::Unchecked { .. }) => "fetch the whole image and verify again",
-            _ if self.class() == Class::NotAuthentic => "do not use it; fetch it again from its source, and report it if that does not help",
+            Self::Materials(_) => {
+                "build without what cannot be listed, or accept it in `materials` of the policy"
+            }
+            Self::Rules(_) => {
+                "read the trust configuration and build policy (sealwright inspect); if you trust them, add their digests to `guest` of the policy"
+            }
+            Self::Image(ImageRefusal::Repository { .. }) => {
+                "if this is a copy under another name, verify it by the name it was built for"
+            }
+            Self::Blob(BlobError::Missing { .. } | BlobError::Unchecked { .. }) => {
+                "fetch the whole image and verify again"
+            }
+            _ if self.class() == Class::NotAuthentic => {
+                "do not use it; fetch it again from its source, and report it if that does not help"
+            }
             _ => return Vec::new(),
         };
         vec![text.to_owned()]

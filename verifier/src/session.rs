@@ -17,7 +17,9 @@ use crate::snp::Endorsements;
 #[non_exhaustive]
 pub enum SessionError {
     /// The leaf names another TLS key.
-    #[error("Evidence names TLS key {got}, this connection's certificate has {wanted}: somebody may be in between")]
+    #[error(
+        "Evidence names TLS key {got}, this connection's certificate has {wanted}: somebody may be in between"
+    )]
     TlsKey {
         /// Key in the leaf.
         got: Sha256Digest,
@@ -70,7 +72,12 @@ impl SessionResult {
     pub fn summary(&self) -> String {
         let result = self.attestation();
         let mark = if self.is_hardware() { "" } else { "NOT HARDWARE " };
-        format!("{mark}{}, launch {}, TCB {}", result.hardware_name(), short_hex(&result.measurement()), result.tcb())
+        format!(
+            "{mark}{}, launch {}, TCB {}",
+            result.hardware_name(),
+            short_hex(&result.measurement()),
+            result.tcb()
+        )
     }
 }
 
@@ -114,7 +121,9 @@ pub fn appraise_session(
                 return Err(SessionError::Exporter { got, wanted: exporter }.into());
             }
             LeafBody::Session { .. } => {}
-            ref other => return Err(BindingError::LeafKind { got: bound::kind(other), wanted: "session" }.into()),
+            ref other => {
+                return Err(BindingError::LeafKind { got: bound::kind(other), wanted: "session" }.into());
+            }
         }
         bound::appraise_rules(bound.instance(), policy)?;
         Ok(SessionResult(bound))

@@ -176,7 +176,12 @@ pub struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(policy: &Policy, target: Sha256Digest, repository: Option<String>, now: Timestamp) -> Self {
+    pub(crate) fn new(
+        policy: &Policy,
+        target: Sha256Digest,
+        repository: Option<String>,
+        now: Timestamp,
+    ) -> Self {
         let not_judged = |link| LinkReport { link, state: State::NotJudged, lines: Vec::new() };
         Self {
             format: VERDICT_FORMAT,
@@ -237,7 +242,12 @@ impl Report {
             entry.state = State::NotJudged;
             entry.lines.clear();
         }
-        self.refusal = Some(RefusalReport { class: rejection.class(), link, message: rejection.to_string(), policy: place });
+        self.refusal = Some(RefusalReport {
+            class: rejection.class(),
+            link,
+            message: rejection.to_string(),
+            policy: place,
+        });
         self.advice = rejection.advice();
         self.rejection = Some(rejection.clone());
         self
@@ -329,7 +339,10 @@ impl Report {
 impl fmt::Display for Report {
     /// The verdict as a tree, without colours.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.repository.as_ref().map_or_else(|| self.target.to_string(), |name| format!("{name}@{}", self.target));
+        let name = self
+            .repository
+            .as_ref()
+            .map_or_else(|| self.target.to_string(), |name| format!("{name}@{}", self.target));
         let mark = if self.not_hardware { " (NOT HARDWARE)" } else { "" };
         let outcome = match self.outcome {
             Outcome::Trusted => "TRUSTED",
@@ -346,7 +359,11 @@ impl fmt::Display for Report {
                 State::NotJudged => " ",
             };
             let not_judged = ["not judged".to_owned()];
-            let lines = if entry.lines.is_empty() && entry.state == State::NotJudged { &not_judged[..] } else { &entry.lines };
+            let lines = if entry.lines.is_empty() && entry.state == State::NotJudged {
+                &not_judged[..]
+            } else {
+                &entry.lines
+            };
             for (number, line) in lines.iter().enumerate() {
                 match number {
                     0 => writeln!(f, "{branch} {:<10} {sign} {line}", entry.link.name())?,

@@ -24,11 +24,9 @@ const OID_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15"
 const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
 
 /// AlgorithmIdentifier of RSASSA-PSS, SHA-384, MGF1-SHA-384, salt 48; the trailer field left at its default.
-const PSS_SHA384: &str =
-    "304106092a864886f70d01010a3034a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130";
+const PSS_SHA384: &str = "304106092a864886f70d01010a3034a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130";
 /// The same with the default trailer field written out, as AMD's roots have it (DER would leave it out).
-const PSS_SHA384_TRAILER: &str =
-    "304606092a864886f70d01010a3039a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130a303020101";
+const PSS_SHA384_TRAILER: &str = "304606092a864886f70d01010a3039a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130a303020101";
 
 /// Why a certificate or CRL is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -190,13 +188,20 @@ fn time(reader: &mut SliceReader<'_>) -> Result<Timestamp, CertificateError> {
         Tag::GeneralizedTime => GeneralizedTime::from_der(raw)?.to_unix_duration(),
         tag => return Err(malformed(format!("{tag} where a time belongs"))),
     };
-    i64::try_from(since_epoch.as_secs()).ok().and_then(|s| Timestamp::from_unix(s).ok()).ok_or_else(|| malformed("time out of range"))
+    i64::try_from(since_epoch.as_secs())
+        .ok()
+        .and_then(|s| Timestamp::from_unix(s).ok())
+        .ok_or_else(|| malformed("time out of range"))
 }
 
 fn signature_algorithm<'a>(reader: &mut SliceReader<'a>) -> Result<&'a [u8], CertificateError> {
     let (_, raw) = expect(reader, Tag::Sequence)?;
     let got = hex::encode(raw);
-    if got == PSS_SHA384 || got == PSS_SHA384_TRAILER { Ok(raw) } else { Err(CertificateError::SignatureAlgorithm { got }) }
+    if got == PSS_SHA384 || got == PSS_SHA384_TRAILER {
+        Ok(raw)
+    } else {
+        Err(CertificateError::SignatureAlgorithm { got })
+    }
 }
 
 /// `SEQUENCE { tbs, algorithm, signature }` (RFC 5280 §4.1).
@@ -234,7 +239,11 @@ fn public_key<'a>(spki: &'a [u8]) -> Result<KeyBytes<'a>, CertificateError> {
     let key = bits(key)?;
     if oid == OID_RSA && parameters.is_null() {
         Ok(KeyBytes::Rsa(key))
-    } else if oid == OID_EC && parameters.decode_as::<ObjectIdentifier>() == Ok(OID_P384) && key.len() == 97 && key[0] == 4 {
+    } else if oid == OID_EC
+        && parameters.decode_as::<ObjectIdentifier>() == Ok(OID_P384)
+        && key.len() == 97
+        && key[0] == 4
+    {
         Ok(KeyBytes::P384(key))
     } else {
         Err(CertificateError::PublicKey)
@@ -276,7 +285,9 @@ fn common_name(name: &[u8]) -> Option<String> {
         let (mut attribute, _) = sequence(&mut set).ok()?;
         if ObjectIdentifier::decode(&mut attribute).ok()? == OID_COMMON_NAME {
             let (_, value, _) = next(&mut attribute).ok()?;
-            return std::str::from_utf8(value).ok().map(|text| text.chars().filter(|c| !c.is_control()).take(64).collect());
+            return std::str::from_utf8(value)
+                .ok()
+                .map(|text| text.chars().filter(|c| !c.is_control()).take(64).collect());
         }
     }
     None
@@ -291,7 +302,8 @@ impl<'a> Certificate<'a> {
         let Signed { tbs, algorithm: outer_algorithm, signature } = signed(der)?;
         let mut reader = SliceReader::new(tbs)?;
         let (mut body, _) = sequence(&mut reader)?;
-        let (version, _) = expect(&mut body, context(0)).map_err(|_| CertificateError::Version { wanted: 3 })?;
+        let (version, _) =
+            expect(&mut body, context(0)).map_err(|_| CertificateError::Version { wanted: 3 })?;
         if version != [0x02, 0x01, 0x02] {
             return Err(CertificateError::Version { wanted: 3 });
         }
@@ -305,7 +317,8 @@ impl<'a> Certificate<'a> {
         validity.finish()?;
         let (_, subject) = expect(&mut body, Tag::Sequence)?;
         let (_, spki) = expect(&mut body, Tag::Sequence)?;
-        let extensions = if body.is_finished() { Vec::new() } else { extensions(expect(&mut body, context(3))?.0)? };
+        let extensions =
+            if body.is_finished() { Vec::new() } else { extensions(expect(&mut body, context(3))?.0)? };
         body.finish()?;
         let key = public_key(spki)?;
         Ok(Self { tbs, signature, serial, issuer, subject, not_before, not_after, spki, key, extensions })
@@ -405,7 +418,8 @@ impl RevocationList {
         let Signed { tbs, algorithm: outer_algorithm, signature } = signed(der)?;
         let mut reader = SliceReader::new(tbs)?;
         let (mut body, _) = sequence(&mut reader)?;
-        let (version, _) = expect(&mut body, Tag::Integer).map_err(|_| CertificateError::Version { wanted: 2 })?;
+        let (version, _) =
+            expect(&mut body, Tag::Integer).map_err(|_| CertificateError::Version { wanted: 2 })?;
         if version != [1] {
             return Err(CertificateError::Version { wanted: 2 });
         }
@@ -421,7 +435,8 @@ impl RevocationList {
         issuer.check_authority(CRL_SIGN, "CRLs")?;
         issuer.check_pss(tbs, signature)?;
         let this_update = time(&mut body)?;
-        let is_time = |reader: &SliceReader<'_>| matches!(Tag::peek(reader), Ok(Tag::UtcTime | Tag::GeneralizedTime));
+        let is_time =
+            |reader: &SliceReader<'_>| matches!(Tag::peek(reader), Ok(Tag::UtcTime | Tag::GeneralizedTime));
         let next_update = if is_time(&body) { Some(time(&mut body)?) } else { None };
         let mut revoked = Vec::new();
         if matches!(Tag::peek(&body), Ok(Tag::Sequence)) {

@@ -100,7 +100,12 @@ impl Access {
     ///
     /// The document comes from the request's metadata or an earlier call. A project that nobody has shown to
     /// this server, one that the caller is not a member of, and a build that is not there look the same.
-    pub async fn member<T>(&self, request: &Request<T>, project: ProjectId, name: &str) -> Result<Member, ApiError> {
+    pub async fn member<T>(
+        &self,
+        request: &Request<T>,
+        project: ProjectId,
+        name: &str,
+    ) -> Result<Member, ApiError> {
         let caller = caller(request)?;
         let shown = shown_document(request, project)?;
         let not_found = || ApiError::NotFound { name: name.to_owned(), caller: caller.spki_sha256() };

@@ -76,7 +76,10 @@ fn frame(message: Result<Option<v1::ForwardAgentRequest>, Status>) -> Result<Age
         return Err("the client named a build or ssh id again after its first message".to_owned());
     }
     if data.len() > MAX_FRAME {
-        return Err(format!("the client sent a frame of {} bytes, at most {MAX_FRAME} are allowed", data.len()));
+        return Err(format!(
+            "the client sent a frame of {} bytes, at most {MAX_FRAME} are allowed",
+            data.len()
+        ));
     }
     Ok(AgentFrame { connection, data: Bytes::from(data), closed })
 }

@@ -27,9 +27,10 @@ impl AttestationService for Attestation {
     ) -> Result<Response<v1::GetEvidenceResponse>, Status> {
         let connection = connection(&request)?;
         let nonce = &request.get_ref().nonce;
-        let nonce: [u8; 32] = nonce.as_ref().try_into().map_err(|_| {
-            ApiError::field("nonce", format!("has {} bytes, wanted exactly 32", nonce.len()))
-        })?;
+        let nonce: [u8; 32] = nonce
+            .as_ref()
+            .try_into()
+            .map_err(|_| ApiError::field("nonce", format!("has {} bytes, wanted exactly 32", nonce.len())))?;
         let nonce = Nonce(nonce);
         connection.take_evidence_request().map_err(|retry_after| ApiError::EvidenceRate { retry_after })?;
         let exporter = connection

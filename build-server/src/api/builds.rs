@@ -58,10 +58,12 @@ impl Builds {
     async fn create(&self, request: Request<v1::CreateBuildRequest>) -> Result<v1::Build, ApiError> {
         let caller = caller(&request)?;
         let message = request.into_inner();
-        let project = names::parse_project(&message.parent)
-            .map_err(|name| ApiError::Name { field: "parent", name })?;
+        let project =
+            names::parse_project(&message.parent).map_err(|name| ApiError::Name { field: "parent", name })?;
         let signed = authenticate_request(&message.signed_request, &caller).map_err(|error| match error {
-            InvalidRequest::NotAMember { caller, .. } => ApiError::NotFound { name: message.parent.clone(), caller },
+            InvalidRequest::NotAMember { caller, .. } => {
+                ApiError::NotFound { name: message.parent.clone(), caller }
+            }
             other => ApiError::Request(other),
         })?;
         let document = signed.request();
@@ -71,7 +73,8 @@ impl Builds {
             return Err(ApiError::field("parent", problem));
         }
         if document.build_id.to_string() != message.build_id {
-            let problem = format!("is `{}`, the signed request says `{}`", message.build_id, document.build_id);
+            let problem =
+                format!("is `{}`, the signed request says `{}`", message.build_id, document.build_id);
             return Err(ApiError::field("build_id", problem));
         }
         self.access.admission().admit(&project)?;
@@ -85,7 +88,8 @@ impl Builds {
         }
         self.check_issue_time(&signed)?;
         let secrets = secrets(&signed, message.secrets)?;
-        let credentials = RegistryCredentials::new(message.registry_credentials.into_iter().map(login).collect())?;
+        let credentials =
+            RegistryCredentials::new(message.registry_credentials.into_iter().map(login).collect())?;
         let queue = self.queue.clone();
         let submission = Submission { signed, caller, secrets, credentials };
         // A task of its own: a build that was stored gets its task even when the caller hangs up now.
@@ -100,7 +104,8 @@ impl Builds {
         if token.is_empty() {
             return Ok(None);
         }
-        let unknown = || ApiError::field("page_token", "is none that this server gave, or its build is no longer kept");
+        let unknown =
+            || ApiError::field("page_token", "is none that this server gave, or its build is no longer kept");
         let build = token.to_owned().try_into().map_err(|_| unknown())?;
         let record = self.record(BuildName { project, build }).await?;
         record.map(|record| Some(record.row)).ok_or_else(unknown)
@@ -126,7 +131,8 @@ pub(super) fn parse_build(name: &str) -> Result<BuildName, ApiError> {
 
 fn secrets(signed: &SignedRequest, secrets: Option<v1::Secrets>) -> Result<SecretValues, ApiError> {
     let v1::Secrets { commitment_key, secrets } = secrets.unwrap_or_default();
-    let values = secrets.into_iter().map(|secret| (secret.id, Zeroizing::new(secret.value.to_vec()))).collect();
+    let values =
+        secrets.into_iter().map(|secret| (secret.id, Zeroizing::new(secret.value.to_vec()))).collect();
     Ok(SecretValues::new(signed.request().secrets.as_ref(), &commitment_key, values)?)
 }
 
@@ -138,7 +144,10 @@ fn login(credential: v1::RegistryCredential) -> (String, RegistryLogin) {
 
 #[tonic::async_trait]
 impl BuildService for Builds {
-    async fn create_build(&self, request: Request<v1::CreateBuildRequest>) -> Result<Response<v1::Build>, Status> {
+    async fn create_build(
+        &self,
+        request: Request<v1::CreateBuildRequest>,
+    ) -> Result<Response<v1::Build>, Status> {
         Ok(Response::new(self.create(request).await?))
     }
 
@@ -152,21 +161,25 @@ impl BuildService for Builds {
         request: Request<v1::ListBuildsRequest>,
     ) -> Result<Response<v1::ListBuildsResponse>, Status> {
         let parent = &request.get_ref().parent;
-        let project = names::parse_project(parent).map_err(|name| ApiError::Name { field: "parent", name })?;
+        let project =
+            names::parse_project(parent).map_err(|name| ApiError::Name { field: "parent", name })?;
         self.access.member(&request, project, parent).await?;
         let v1::ListBuildsRequest { page_size, page_token, filter, .. } = request.into_inner();
         let size = match page_size {
             0 => DEFAULT_PAGE,
             1..=MAX_PAGE => page_size,
-            _ => return Err(ApiError::field("page_size", format!("is {page_size}, wanted 0 to {MAX_PAGE}")).into()),
+            _ => {
+                return Err(
+                    ApiError::field("page_size", format!("is {page_size}, wanted 0 to {MAX_PAGE}")).into()
+                );
+            }
         };
         let size = usize::try_from(size).unwrap_or(1);
         let before = self.page_start(project, &page_token).await?;
         let state = parse_filter(&filter)?;
         let store = self.queue.store().clone();
         // One more than the page tells whether there is a next one.
-        let mut records =
-            super::blocking(move || Ok(store.list(&project, state, before, size + 1)?)).await?;
+        let mut records = super::blocking(move || Ok(store.list(&project, state, before, size + 1)?)).await?;
         let more = records.len() > size;
         records.truncate(size);
         let next_page_token = match records.last() {
@@ -192,7 +205,10 @@ impl BuildService for Builds {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn cancel_build(&self, request: Request<v1::CancelBuildRequest>) -> Result<Response<v1::Build>, Status> {
+    async fn cancel_build(
+        &self,
+        request: Request<v1::CancelBuildRequest>,
+    ) -> Result<Response<v1::Build>, Status> {
         let (_, record) = self.build(&request, &request.get_ref().name).await?;
         self.queue.cancel(&record.name);
         Ok(Response::new(record.to_wire()))
@@ -206,8 +222,9 @@ impl BuildService for Builds {
     ) -> Result<Response<Self::ReadBlobStream>, Status> {
         let (_, record) = self.build(&request, &request.get_ref().name).await?;
         let v1::ReadBlobRequest { digest, offset, .. } = request.into_inner();
-        let digest: Sha256Digest =
-            digest.parse().map_err(|e: provenance::digest::InvalidDigest| ApiError::field("digest", e.to_string()))?;
+        let digest: Sha256Digest = digest
+            .parse()
+            .map_err(|e: provenance::digest::InvalidDigest| ApiError::field("digest", e.to_string()))?;
         let directory = self.queue.result_directory(&record.name);
         let stream = super::blocking(move || download::open(&record, &directory, digest, offset)).await?;
         Ok(Response::new(Box::pin(stream)))
@@ -234,8 +251,10 @@ fn parse_filter(filter: &str) -> Result<Option<State>, ApiError> {
     if filter.trim().is_empty() {
         return Ok(None);
     }
-    let state = filter.split_once('=').filter(|(field, _)| field.trim() == "state").map(|(_, value)| value.trim());
-    let state = state.and_then(v1::build::State::from_str_name).and_then(|state| State::from_number(state as i32));
+    let state =
+        filter.split_once('=').filter(|(field, _)| field.trim() == "state").map(|(_, value)| value.trim());
+    let state =
+        state.and_then(v1::build::State::from_str_name).and_then(|state| State::from_number(state as i32));
     let wanted = "wanted nothing or `state = QUEUED|RUNNING|SUCCEEDED|FAILED|CANCELLED`";
     state.map(Some).ok_or_else(|| {
         ApiError::field("filter", format!("is `{}`, {wanted}", filter.chars().take(100).collect::<String>()))

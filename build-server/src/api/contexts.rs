@@ -25,8 +25,13 @@ pub struct Contexts {
 }
 
 impl Contexts {
-    async fn parent<T>(&self, request: &Request<T>, parent: &str) -> Result<(Member, ProjectStore), ApiError> {
-        let project = names::parse_project(parent).map_err(|name| ApiError::Name { field: "parent", name })?;
+    async fn parent<T>(
+        &self,
+        request: &Request<T>,
+        parent: &str,
+    ) -> Result<(Member, ProjectStore), ApiError> {
+        let project =
+            names::parse_project(parent).map_err(|name| ApiError::Name { field: "parent", name })?;
         let member = self.access.member(request, project, parent).await?;
         let store = self.store.project(&project);
         Ok((member, store))
@@ -34,17 +39,21 @@ impl Contexts {
 }
 
 fn digest(field: &'static str, bytes: &[u8]) -> Result<Sha256Digest, ApiError> {
-    let bytes: [u8; 32] = bytes
-        .try_into()
-        .map_err(|_| ApiError::field(field, format!("a digest has {} bytes, wanted exactly 32", bytes.len())))?;
+    let bytes: [u8; 32] = bytes.try_into().map_err(|_| {
+        ApiError::field(field, format!("a digest has {} bytes, wanted exactly 32", bytes.len()))
+    })?;
     Ok(Sha256Digest::from_bytes(bytes))
 }
 
 #[tonic::async_trait]
 impl ContextService for Contexts {
-    async fn get_context(&self, request: Request<v1::GetContextRequest>) -> Result<Response<v1::Context>, Status> {
+    async fn get_context(
+        &self,
+        request: Request<v1::GetContextRequest>,
+    ) -> Result<Response<v1::Context>, Status> {
         let name = request.get_ref().name.clone();
-        let (project, root) = names::parse_context(&name).map_err(|name| ApiError::Name { field: "name", name })?;
+        let (project, root) =
+            names::parse_context(&name).map_err(|name| ApiError::Name { field: "name", name })?;
         self.access.member(&request, project, &name).await?;
         let store = self.store.project(&project);
         let completeness = super::blocking(move || Ok(store.completeness(&PinnedRoot::Tree(root))?)).await?;
@@ -100,7 +109,10 @@ impl ContextService for Contexts {
         Ok(Response::new(summary))
     }
 
-    async fn get_upload(&self, request: Request<v1::GetUploadRequest>) -> Result<Response<v1::Upload>, Status> {
+    async fn get_upload(
+        &self,
+        request: Request<v1::GetUploadRequest>,
+    ) -> Result<Response<v1::Upload>, Status> {
         let (_, store) = self.parent(&request, &request.get_ref().parent).await?;
         let digest = digest("digest", &request.get_ref().digest)?;
         let (committed_size, complete) = super::blocking(move || Ok(store.upload_state(&digest)?)).await?;
@@ -126,7 +138,8 @@ fn write(
             return Err(ApiError::field("chunk.data", problem));
         }
         let digest = digest("chunk.digest", &chunk.digest)?;
-        let complete = session.add(Chunk { digest, size: chunk.size, offset: chunk.offset, data: &chunk.data })?;
+        let complete =
+            session.add(Chunk { digest, size: chunk.size, offset: chunk.offset, data: &chunk.data })?;
         stored += u64::from(complete);
         bytes += chunk.data.len();
     }

@@ -39,7 +39,9 @@ pub(super) fn open(
         return Err(ApiError::NoSuchBlob { name: name(), digest });
     };
     let file = match File::open(blob_path(directory, &digest)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(ApiError::ResultExpired { name: name() }),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(ApiError::ResultExpired { name: name() });
+        }
         other => other.map_err(|error| ApiError::Internal(format!("open result blob {digest}: {error}")))?,
     };
     let size = descriptor.size;
@@ -62,7 +64,13 @@ fn blob_path(directory: &Path, digest: &Sha256Digest) -> PathBuf {
 
 /// Reads the whole file, sends what lies at or behind `offset`, and holds back the last piece until the digest
 /// has been compared: who got all bytes got the right ones.
-fn send(mut file: File, digest: Sha256Digest, size: u64, offset: u64, sender: &Chunks) -> Result<(), ApiError> {
+fn send(
+    mut file: File,
+    digest: Sha256Digest,
+    size: u64,
+    offset: u64,
+    sender: &Chunks,
+) -> Result<(), ApiError> {
     let mut hasher = Sha256Hasher::new();
     let mut position: u64 = 0;
     let mut held: Option<Bytes> = None;

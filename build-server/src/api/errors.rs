@@ -56,7 +56,9 @@ pub enum ApiError {
     #[error("request metadata `{PROJECT_METADATA}`: {0}")]
     ProjectDocument(InvalidProject),
     /// The project document of the call is of another project.
-    #[error("request metadata `{PROJECT_METADATA}` is the document of project {got}, the call names {wanted}")]
+    #[error(
+        "request metadata `{PROJECT_METADATA}` is the document of project {got}, the call names {wanted}"
+    )]
     OtherProject {
         /// Id of the document.
         got: ProjectId,
@@ -186,7 +188,9 @@ impl ApiError {
                  `sealwright key new` makes one",
             ),
             Self::Name { .. } => (Code::InvalidArgument, "INVALID_NAME", "use the form shown"),
-            Self::Field { .. } => (Code::InvalidArgument, "INVALID_FIELD", "correct the field and call again"),
+            Self::Field { .. } => {
+                (Code::InvalidArgument, "INVALID_FIELD", "correct the field and call again")
+            }
             Self::NotFound { .. } => (
                 Code::NotFound,
                 "NOT_FOUND",
@@ -199,20 +203,28 @@ impl ApiError {
                 "send the canonical document of the project that the call names",
             ),
             Self::Request(error) => request_verdict(error),
-            Self::IssuedAt { .. } => {
-                (Code::FailedPrecondition, "REQUEST_EXPIRED", "set this machine's clock, then sign and submit a new request")
-            }
+            Self::IssuedAt { .. } => (
+                Code::FailedPrecondition,
+                "REQUEST_EXPIRED",
+                "set this machine's clock, then sign and submit a new request",
+            ),
             Self::Secrets(_) => (
                 Code::InvalidArgument,
                 "INVALID_SECRETS",
                 "send exactly the secrets that the request was signed with, and the commitment key",
             ),
-            Self::Credentials(_) => (Code::InvalidArgument, "INVALID_CREDENTIALS", "correct the registry logins"),
-            Self::NoSuchBlob { .. } => (Code::NotFound, "BLOB_NOT_FOUND", "ask for a digest that the build's result lists"),
+            Self::Credentials(_) => {
+                (Code::InvalidArgument, "INVALID_CREDENTIALS", "correct the registry logins")
+            }
+            Self::NoSuchBlob { .. } => {
+                (Code::NotFound, "BLOB_NOT_FOUND", "ask for a digest that the build's result lists")
+            }
             Self::NoResult { .. } => {
                 (Code::FailedPrecondition, "NO_RESULT", "wait until the build has succeeded (WatchBuild)")
             }
-            Self::Offset { .. } => (Code::OutOfRange, "OFFSET_BEYOND_END", "ask for an offset within the blob"),
+            Self::Offset { .. } => {
+                (Code::OutOfRange, "OFFSET_BEYOND_END", "ask for an offset within the blob")
+            }
             Self::Agent { .. } => (
                 Code::FailedPrecondition,
                 "AGENT_NOT_WANTED",
@@ -228,7 +240,9 @@ impl ApiError {
                 SubmitError::Taken { .. } => {
                     (Code::AlreadyExists, "BUILD_ID_TAKEN", "choose another build id, sign again and submit")
                 }
-                SubmitError::QueueFull { .. } => (Code::ResourceExhausted, "QUEUE_FULL", "wait, then submit again"),
+                SubmitError::QueueFull { .. } => {
+                    (Code::ResourceExhausted, "QUEUE_FULL", "wait, then submit again")
+                }
                 SubmitError::Stopping => stopping(),
                 SubmitError::Store(error) => job_verdict(error),
             },
@@ -246,14 +260,18 @@ impl ApiError {
                 (Code::DataLoss, "RESULT_DAMAGED", "discard what was downloaded, and build again")
             }
             Self::Stopping => stopping(),
-            Self::Internal(_) => (Code::Internal, "INTERNAL", "tell the operator; the server's log says more"),
+            Self::Internal(_) => {
+                (Code::Internal, "INTERNAL", "tell the operator; the server's log says more")
+            }
         }
     }
 
     /// When to try again, where that helps.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::EvidenceRate { retry_after } | Self::Keys(KeyError::Busy { retry_after }) => Some(*retry_after),
+            Self::EvidenceRate { retry_after } | Self::Keys(KeyError::Busy { retry_after }) => {
+                Some(*retry_after)
+            }
             Self::Submit(SubmitError::QueueFull { .. }) => Some(Duration::from_secs(10)),
             Self::Submit(SubmitError::Stopping) | Self::Stopping | Self::Keys(KeyError::Stopped) => {
                 Some(Duration::from_secs(5))
@@ -286,11 +304,13 @@ impl ApiError {
     /// What the caller may read: our own failures in full only in the log.
     fn told(&self) -> String {
         match self {
-            Self::Internal(_) | Self::Jobs(JobError::Sqlite(_)) | Self::Submit(SubmitError::Store(JobError::Sqlite(_))) => {
-                "the server failed".to_owned()
-            }
+            Self::Internal(_)
+            | Self::Jobs(JobError::Sqlite(_))
+            | Self::Submit(SubmitError::Store(JobError::Sqlite(_))) => "the server failed".to_owned(),
             Self::Contexts(StoreError::Io { what, .. }) => format!("the server failed to {what}"),
-            Self::Keys(KeyError::Attester(_) | KeyError::OwnReport(_)) => "the server obtains no Evidence now".to_owned(),
+            Self::Keys(KeyError::Attester(_) | KeyError::OwnReport(_)) => {
+                "the server obtains no Evidence now".to_owned()
+            }
             other => other.to_string(),
         }
     }
@@ -313,45 +333,65 @@ fn request_verdict(error: &InvalidRequest) -> (Code, &'static str, &'static str)
 
 fn job_verdict(error: &JobError) -> (Code, &'static str, &'static str) {
     match error {
-        JobError::DiskFull => (Code::Unavailable, "DISK_FULL", "ask the operator to free space, then call again"),
-        JobError::Damaged { .. } => (Code::DataLoss, "STATE_DAMAGED", "tell the operator; the server's log says more"),
-        JobError::Gone => (Code::NotFound, "BUILD_EXPIRED", "the build is older than the server keeps builds"),
+        JobError::DiskFull => {
+            (Code::Unavailable, "DISK_FULL", "ask the operator to free space, then call again")
+        }
+        JobError::Damaged { .. } => {
+            (Code::DataLoss, "STATE_DAMAGED", "tell the operator; the server's log says more")
+        }
+        JobError::Gone => {
+            (Code::NotFound, "BUILD_EXPIRED", "the build is older than the server keeps builds")
+        }
         _ => (Code::Internal, "STATE_STORE", "tell the operator; the server's log says more"),
     }
 }
 
 fn context_verdict(error: &StoreError) -> (Code, &'static str, &'static str) {
     match error {
-        StoreError::HashMismatch { .. } => {
-            (Code::InvalidArgument, "HASH_MISMATCH", "the file changed while it was sent: read, hash and send it again")
-        }
-        StoreError::BlobTooLarge { .. } => {
-            (Code::InvalidArgument, "BLOB_TOO_LARGE", "leave the file out (.dockerignore), or ask the operator for a larger limit")
-        }
+        StoreError::HashMismatch { .. } => (
+            Code::InvalidArgument,
+            "HASH_MISMATCH",
+            "the file changed while it was sent: read, hash and send it again",
+        ),
+        StoreError::BlobTooLarge { .. } => (
+            Code::InvalidArgument,
+            "BLOB_TOO_LARGE",
+            "leave the file out (.dockerignore), or ask the operator for a larger limit",
+        ),
         StoreError::ProjectFull { .. } => (
             Code::ResourceExhausted,
             "PROJECT_FULL",
             "send a smaller context (.dockerignore); contexts that no build uses any more are removed with time",
         ),
-        StoreError::ChunkOffset { .. } | StoreError::ChunkOverrun { .. } | StoreError::SizeChanged { .. } => (
-            Code::InvalidArgument,
-            "INVALID_CHUNK",
-            "send chunks in order without gaps, from where GetUpload says",
-        ),
-        StoreError::UploadBusy { .. } => (Code::Aborted, "UPLOAD_BUSY", "wait, then ask GetUpload how far it is"),
+        StoreError::ChunkOffset { .. } | StoreError::ChunkOverrun { .. } | StoreError::SizeChanged { .. } => {
+            (
+                Code::InvalidArgument,
+                "INVALID_CHUNK",
+                "send chunks in order without gaps, from where GetUpload says",
+            )
+        }
+        StoreError::UploadBusy { .. } => {
+            (Code::Aborted, "UPLOAD_BUSY", "wait, then ask GetUpload how far it is")
+        }
         StoreError::Directory { .. }
         | StoreError::EntrySize { .. }
         | StoreError::TooDeep { .. }
         | StoreError::Manifest { .. } => {
             (Code::InvalidArgument, "CONTEXT_INVALID", "upload a well-formed context; see docs/formats.md")
         }
-        StoreError::TooManyEntries { .. } => {
-            (Code::InvalidArgument, "CONTEXT_INVALID", "leave files out (.dockerignore), or ask the operator for a larger limit")
-        }
+        StoreError::TooManyEntries { .. } => (
+            Code::InvalidArgument,
+            "CONTEXT_INVALID",
+            "leave files out (.dockerignore), or ask the operator for a larger limit",
+        ),
         StoreError::NotStored { .. } => (Code::NotFound, "BLOB_NOT_FOUND", "upload the blob"),
         StoreError::Corrupt { .. } => (Code::DataLoss, "CONTEXT_DAMAGED", "upload the context again"),
-        StoreError::DiskFull { .. } => (Code::Unavailable, "DISK_FULL", "ask the operator to free space, then call again"),
-        StoreError::Io { .. } => (Code::Internal, "STATE_STORE", "tell the operator; the server's log says more"),
+        StoreError::DiskFull { .. } => {
+            (Code::Unavailable, "DISK_FULL", "ask the operator to free space, then call again")
+        }
+        StoreError::Io { .. } => {
+            (Code::Internal, "STATE_STORE", "tell the operator; the server's log says more")
+        }
     }
 }
 

@@ -55,7 +55,8 @@ pub fn parse_build(name: &str) -> Result<BuildName, InvalidName> {
     let parse = || {
         let [collection, project, builds, build] = parts(name)?;
         let fits = collection == "projects" && builds == "builds";
-        let name = BuildName { project: project_id(project)?, build: BuildId::try_from(build.to_owned()).ok()? };
+        let name =
+            BuildName { project: project_id(project)?, build: BuildId::try_from(build.to_owned()).ok()? };
         fits.then_some(name)
     };
     parse().ok_or_else(|| invalid(name, BUILD))

@@ -57,7 +57,9 @@ pub(super) fn caller_key(certificate: &CertificateDer<'_>) -> Result<PublicKey, 
     PublicKey::from_spki_der(&spki).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))
 }
 
-fn subject_public_key_info(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
+fn subject_public_key_info(
+    certificate: &CertificateDer<'_>,
+) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
     Ok(ParsedCertificate::try_from(certificate)?.subject_public_key_info())
 }
 

@@ -99,7 +99,9 @@ pub(super) fn translate(request: &Request, syntax: Option<&str>) -> Result<Trans
                 set("dockerfilekey", DOCKERFILE.to_owned());
             }
         }
-        Source::Image { .. } | Source::OciLayout { .. } => return Err(bad("context must be a tree or a git URL")),
+        Source::Image { .. } | Source::OciLayout { .. } => {
+            return Err(bad("context must be a tree or a git URL"));
+        }
     }
     if let Some(root) = request.dockerfile.root {
         trees.insert(DOCKERFILE.to_owned(), root);
@@ -197,7 +199,8 @@ mod tests {
 
 /// An image name as the frontend looks contexts up: without Docker Hub's prefixes and `:latest`.
 fn familiar(name: &str) -> &str {
-    let name = name.strip_prefix("docker.io/").map_or(name, |rest| rest.strip_prefix("library/").unwrap_or(rest));
+    let name =
+        name.strip_prefix("docker.io/").map_or(name, |rest| rest.strip_prefix("library/").unwrap_or(rest));
     name.strip_suffix(":latest").unwrap_or(name)
 }
 

@@ -17,7 +17,12 @@ pub trait ContextBlobs: Send + Sync + 'static {
     fn blob_size(&self, digest: &Sha256Digest) -> Result<Option<u64>, BlobError>;
     /// Like [`Self::open_blob`], and where the blob may still arrive, the reader waits until it has come or `gone`
     /// says that nobody wants it any more.
-    fn open_arriving(&self, digest: &Sha256Digest, size: u64, gone: Gone) -> Result<Box<dyn Read + Send>, BlobError> {
+    fn open_arriving(
+        &self,
+        digest: &Sha256Digest,
+        size: u64,
+        gone: Gone,
+    ) -> Result<Box<dyn Read + Send>, BlobError> {
         let _ = (size, gone);
         self.open_blob(digest)
     }
@@ -38,7 +43,12 @@ impl ContextBlobs for ProjectStore {
         Self::blob_size(self, digest).map_err(|e| BlobError::new(digest, e))
     }
 
-    fn open_arriving(&self, digest: &Sha256Digest, size: u64, gone: Gone) -> Result<Box<dyn Read + Send>, BlobError> {
+    fn open_arriving(
+        &self,
+        digest: &Sha256Digest,
+        size: u64,
+        gone: Gone,
+    ) -> Result<Box<dyn Read + Send>, BlobError> {
         match Self::open_blob(self, digest) {
             Ok(reader) => Ok(Box::new(reader)),
             Err(StoreError::NotStored { .. }) => Ok(Box::new(Self::open_arriving(self, digest, size, gone))),

@@ -41,7 +41,9 @@ impl ControlChannel {
     /// The control service.
     #[must_use]
     pub fn control(&self) -> ControlClient<Channel> {
-        ControlClient::new(self.0.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+        ControlClient::new(self.0.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
     }
 
     /// The plain channel, for services outside the control API (reflection).
@@ -53,9 +55,13 @@ impl ControlChannel {
     /// Reads a blob of at most `limit` bytes from the daemon's content store and checks its digest.
     pub async fn read_blob(&self, descriptor: &api::Descriptor, limit: usize) -> Result<Bytes, EngineError> {
         let record = |problem: String| EngineError::Record { problem };
-        let size = usize::try_from(descriptor.size).map_err(|_| record(format!("blob size {}", descriptor.size)))?;
+        let size =
+            usize::try_from(descriptor.size).map_err(|_| record(format!("blob size {}", descriptor.size)))?;
         if size > limit {
-            return Err(record(format!("blob {} has {size} bytes, at most {limit} are read", descriptor.digest)));
+            return Err(record(format!(
+                "blob {} has {size} bytes, at most {limit} are read",
+                descriptor.digest
+            )));
         }
         let digest: Sha256Digest = descriptor.digest.parse().map_err(|e| record(format!("{e}")))?;
         let request = ReadContentRequest { digest: descriptor.digest.clone(), offset: 0, size: 0 };

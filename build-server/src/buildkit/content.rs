@@ -70,7 +70,8 @@ impl content::content_server::Content for ContentService {
             let failed = |problem: String| Status::data_loss(format!("content {digest}: {problem}"));
             let result = store.open_blob(&digest).map_err(|e| failed(e.to_string())).and_then(|mut blob| {
                 // Read from the start also for a range: the digest can only be checked over all bytes.
-                std::io::copy(&mut blob.by_ref().take(skip), &mut std::io::sink()).map_err(|e| failed(e.to_string()))?;
+                std::io::copy(&mut blob.by_ref().take(skip), &mut std::io::sink())
+                    .map_err(|e| failed(e.to_string()))?;
                 let (mut offset, mut left) = (skip, limit);
                 loop {
                     let mut buffer = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK)).max(1)];

@@ -178,7 +178,8 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         let problem = |problem: String| EngineError::Configuration { problem };
         for program in [&config.buildkitd, &config.runc, Path::new(SETPRIV), Path::new(UNSHARE)] {
-            let executable = fs::metadata(program).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+            let executable =
+                fs::metadata(program).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
             if !program.is_absolute() || !executable {
                 return Err(problem(format!("{} is not an absolute path of a program", program.display())));
             }
@@ -232,7 +233,8 @@ async fn stop_idle(inner: Weak<Inner>, idle: Duration) {
     loop {
         tick.tick().await;
         let Some(inner) = inner.upgrade() else { return };
-        let slots: Vec<Slot> = inner.slots.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let slots: Vec<Slot> =
+            inner.slots.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         drop(inner);
         for slot in slots {
             // A slot that is locked is being started, so it is not idle.
@@ -254,12 +256,23 @@ async fn stop_idle(inner: Weak<Inner>, idle: Duration) {
 
 fn private_directory(path: &Path) -> Result<(), EngineError> {
     fs::create_dir_all(path).map_err(EngineError::io("create", path))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(EngineError::io("set the mode of", path))
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(EngineError::io("set the mode of", path))
 }
 
 fn command(config: &EngineConfig, directory: &Path, names: &DaemonNames) -> Command {
     let mut command = Command::new(SETPRIV);
-    command.args(["--pdeathsig", "KILL", "--", UNSHARE, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "--",
+        UNSHARE,
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]);
     command.args(["--propagation", "slave", "--", SHELL, "-c", OWN_MOUNTS, SHELL]).arg(&config.buildkitd);
     command.arg("--config").arg(directory.join("buildkitd.toml"));
     command.arg("--addr").arg(format!("unix://{}", names.directory.join("socket").display()));
@@ -298,12 +311,17 @@ fn prepare(config: &EngineConfig, directory: &Path, names: &DaemonNames) -> Resu
     LogFile::open(directory.join("buildkitd.log"))
 }
 
-async fn start(config: &EngineConfig, names: DaemonNames, project: &ProjectId) -> Result<Daemon, EngineError> {
+async fn start(
+    config: &EngineConfig,
+    names: DaemonNames,
+    project: &ProjectId,
+) -> Result<Daemon, EngineError> {
     let directory = config.root.join(project.0.hex());
     let socket = names.directory.join("socket");
     let mut log_file = prepare(config, &directory, &names)?;
     let layers = directory.join("layers");
-    let layers = LayerCache::new(layers.clone(), config.cache_limit_bytes / LAYERS_PART).map_err(EngineError::io("make", &layers))?;
+    let layers = LayerCache::new(layers.clone(), config.cache_limit_bytes / LAYERS_PART)
+        .map_err(EngineError::io("make", &layers))?;
 
     let log: Log = Log::default();
     let (end, ended) = watch::channel(false);
@@ -343,7 +361,8 @@ async fn start(config: &EngineConfig, names: DaemonNames, project: &ProjectId) -
     let telemetry = names.directory.join(TELEMETRY);
     fs::remove_file(&telemetry).map_err(EngineError::io("remove", &telemetry))?;
     super::record::forget_all(&channel).await?;
-    let first = first_process(group).ok_or_else(|| start_error("its process is not to be found".to_owned()))?;
+    let first =
+        first_process(group).ok_or_else(|| start_error("its process is not to be found".to_owned()))?;
     guard.disarm();
     Ok(Daemon {
         channel,

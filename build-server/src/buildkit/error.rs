@@ -29,7 +29,10 @@ pub enum EngineError {
         source_excerpts: Vec<SourceExcerpt>,
     },
     /// A RUN step's program is for another machine.
-    #[error("step `{step}` cannot run here: its program is for another platform than this machine ({})", std::env::consts::ARCH)]
+    #[error(
+        "step `{step}` cannot run here: its program is for another platform than this machine ({})",
+        std::env::consts::ARCH
+    )]
     ForeignStep {
         /// Name of the step.
         step: String,
@@ -57,7 +60,9 @@ pub enum EngineError {
         path: String,
     },
     /// A `# syntax=` directive that names another frontend.
-    #[error("`# syntax={got}` names a frontend that is not served here; wanted docker/dockerfile, :1 or :1.N")]
+    #[error(
+        "`# syntax={got}` names a frontend that is not served here; wanted docker/dockerfile, :1 or :1.N"
+    )]
     UnsupportedSyntax {
         /// The directive as written.
         got: String,

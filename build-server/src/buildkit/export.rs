@@ -146,7 +146,8 @@ pub(super) fn copy_hashed(reader: &mut impl Read, path: &Path) -> Result<(Sha256
     let mut buffer = vec![0; CHUNK];
     let mut size = 0;
     loop {
-        let count = reader.read(&mut buffer).map_err(|e| inconsistent(format!("the stream broke off: {e}")))?;
+        let count =
+            reader.read(&mut buffer).map_err(|e| inconsistent(format!("the stream broke off: {e}")))?;
         if count == 0 {
             return Ok((hasher.finish(), size));
         }
@@ -165,7 +166,11 @@ fn receive_tar(mut reader: impl Read, path: PathBuf) -> Result<Export, EngineErr
 }
 
 /// With a cache of compressed layers, new layers are compressed.
-fn receive_layout(reader: impl Read, layout: &Path, cache: Option<&LayerCache>) -> Result<Export, EngineError> {
+fn receive_layout(
+    reader: impl Read,
+    layout: &Path,
+    cache: Option<&LayerCache>,
+) -> Result<Export, EngineError> {
     let blobs_dir = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs_dir).map_err(EngineError::io("create", &blobs_dir))?;
     let mut blobs = BTreeMap::new();
@@ -267,7 +272,8 @@ impl Export {
     /// Whether it is an image of which no platform has a layer.
     pub(super) fn has_no_layers(&self) -> bool {
         let Self::Image { layout, root, platform_manifests } = self else { return false };
-        let images = if platform_manifests.is_empty() { std::slice::from_ref(root) } else { platform_manifests };
+        let images =
+            if platform_manifests.is_empty() { std::slice::from_ref(root) } else { platform_manifests };
         images.iter().all(|image| {
             let bytes = fs::read(layout.join("blobs/sha256").join(image.digest.hex()));
             let manifest = bytes.ok().and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok());
@@ -279,9 +285,14 @@ impl Export {
 impl Descriptor {
     fn checked(&self, blobs: &BTreeMap<Sha256Digest, u64>) -> Result<ImageDescriptor, EngineError> {
         let digest: Sha256Digest = self.digest.parse().map_err(|e| inconsistent(format!("{e}")))?;
-        let got = blobs.get(&digest).ok_or_else(|| inconsistent(format!("blob {digest} is named but not there")))?;
+        let got = blobs
+            .get(&digest)
+            .ok_or_else(|| inconsistent(format!("blob {digest} is named but not there")))?;
         if *got != self.size {
-            return Err(inconsistent(format!("blob {digest} has {got} bytes, its descriptor says {}", self.size)));
+            return Err(inconsistent(format!(
+                "blob {digest} has {got} bytes, its descriptor says {}",
+                self.size
+            )));
         }
         let platform = self.platform.as_ref().map(|p| {
             let variant = p.variant.as_ref().map(|v| format!("/{v}")).unwrap_or_default();
@@ -327,7 +338,10 @@ fn check_image(
             document.config.is_some() && document.manifests.is_empty()
         };
         if !shaped {
-            return Err(inconsistent(format!("{} is not what its media type {} says", manifest.digest, manifest.media_type)));
+            return Err(inconsistent(format!(
+                "{} is not what its media type {} says",
+                manifest.digest, manifest.media_type
+            )));
         }
         for inner in &document.manifests {
             let inner = inner.checked(blobs)?;
@@ -354,7 +368,9 @@ fn write_layout_files(layout: &Path, root: &ImageDescriptor) -> Result<(), Engin
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": [{ "mediaType": root.media_type, "digest": root.digest, "size": root.size }],
     });
-    for (name, contents) in [("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}".to_owned()), ("index.json", index.to_string())] {
+    for (name, contents) in
+        [("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}".to_owned()), ("index.json", index.to_string())]
+    {
         let path = layout.join(name);
         fs::write(&path, contents).map_err(EngineError::io("write", &path))?;
     }

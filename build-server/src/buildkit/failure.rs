@@ -76,7 +76,8 @@ fn details(status: &Status, masks: &Masks) -> Details {
                 found.vertex = serde_json::from_slice::<VertexDetail>(&detail.value).ok().map(|v| v.digest);
             }
             "gatewayapi.ExitMessage+json" => {
-                let code = serde_json::from_slice::<ExitDetail>(&detail.value).ok().map(|e| e.code.unwrap_or(0));
+                let code =
+                    serde_json::from_slice::<ExitDetail>(&detail.value).ok().map(|e| e.code.unwrap_or(0));
                 found.exit_code = found.exit_code.or(code);
             }
             _ => {}
@@ -91,8 +92,11 @@ fn source_excerpt(source: SourceDetail, masks: &Masks) -> Option<SourceExcerpt> 
     let data = base64::engine::general_purpose::STANDARD.decode(info.data).ok()?;
     let info = pb::SourceInfo { filename: info.filename, data: data.into(), ..Default::default() };
     let position = |p: Option<PositionDetail>| p.map(|p| pb::Position { line: p.line, character: 0 });
-    let ranges: Vec<_> =
-        source.ranges.into_iter().map(|r| pb::Range { start: position(r.start), end: position(r.end) }).collect();
+    let ranges: Vec<_> = source
+        .ranges
+        .into_iter()
+        .map(|r| pb::Range { start: position(r.start), end: position(r.end) })
+        .collect();
     excerpt(Some(&info), &ranges, masks)
 }
 
@@ -146,7 +150,11 @@ pub(super) fn solve_error(
         let named = message.split(": ").find(|part| part.contains('/') && !part.contains(' '));
         named.unwrap_or("the registry").to_owned()
     };
-    if has("failed to resolve source metadata") || has("failed to do request") || has("failed to fetch") || has("failed to authorize") {
+    if has("failed to resolve source metadata")
+        || has("failed to do request")
+        || has("failed to fetch")
+        || has("failed to authorize")
+    {
         // `unexpected status from HEAD request to URL: 403 Forbidden`; the bare number may be part of a port.
         let answered = |status: &str| has(&format!(": {status} "));
         let denied = answered("401") || answered("403");

@@ -39,7 +39,9 @@ pub(super) struct FileSyncService {
 
 /// Values of a metadata key; Docker query-escapes them all when one is not ASCII, and says so.
 pub(super) fn metadata_values(metadata: &MetadataMap, key: &str) -> Vec<Vec<u8>> {
-    let encoded = metadata.get(format!("{key}-encoded")).is_some_and(|v| matches!(v.as_encoded_bytes(), b"1" | b"true"));
+    let encoded = metadata
+        .get(format!("{key}-encoded"))
+        .is_some_and(|v| matches!(v.as_encoded_bytes(), b"1" | b"true"));
     let values = metadata.get_all(key).iter().take(MAX_PATTERNS);
     values
         .map(|value| {
@@ -120,7 +122,8 @@ impl Transfer {
             files.get_mut(id as usize).and_then(Option::take)
         };
         let Some(contents) = taken else {
-            let _ = self.out.blocking_send(Err(Status::invalid_argument(format!("no file with number {id}"))));
+            let _ =
+                self.out.blocking_send(Err(Status::invalid_argument(format!("no file with number {id}"))));
             return Err(TreeError::Closed);
         };
         let out = self.out.clone();
@@ -139,9 +142,9 @@ impl Transfer {
             if count == 0 {
                 break;
             }
-            left = left
-                .checked_sub(count as u64)
-                .ok_or_else(|| unreadable(format!("is longer than the {} bytes its directory says", contents.size)))?;
+            left = left.checked_sub(count as u64).ok_or_else(|| {
+                unreadable(format!("is longer than the {} bytes its directory says", contents.size))
+            })?;
             buffer.truncate(count);
             let mut data = packet(PacketType::PacketData);
             data.id = id;

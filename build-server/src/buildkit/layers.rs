@@ -52,7 +52,11 @@ impl<'a> Layers<'a> {
     }
 
     /// Receives an uncompressed layer and keeps it compressed. Gives its size before.
-    pub(super) fn receive(&mut self, diff_id: Sha256Digest, reader: &mut impl Read) -> Result<u64, EngineError> {
+    pub(super) fn receive(
+        &mut self,
+        diff_id: Sha256Digest,
+        reader: &mut impl Read,
+    ) -> Result<u64, EngineError> {
         let layer = match self.cache.find(&diff_id, &self.blobs) {
             Some(layer) => {
                 let (got, size) = drain(reader)?;
@@ -67,7 +71,11 @@ impl<'a> Layers<'a> {
         Ok(layer.uncompressed_size)
     }
 
-    fn compress(&self, diff_id: Sha256Digest, reader: &mut impl Read) -> Result<CompressedLayer, EngineError> {
+    fn compress(
+        &self,
+        diff_id: Sha256Digest,
+        reader: &mut impl Read,
+    ) -> Result<CompressedLayer, EngineError> {
         let path = self.blobs.with_file_name(format!("layer-{}", diff_id.hex()));
         let file = File::create_new(&path).map_err(EngineError::io("create", &path))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
@@ -154,7 +162,8 @@ impl<'a> Layers<'a> {
                 known.clone()
             } else if is_index(media_type) && depth < super::export::MAX_NESTING {
                 let size = entry["size"].as_u64().unwrap_or_default();
-                let inner = ImageDescriptor { media_type: media_type.to_owned(), digest, size, platform: None };
+                let inner =
+                    ImageDescriptor { media_type: media_type.to_owned(), digest, size, platform: None };
                 self.index(&inner, rewritten, depth + 1)?
             } else {
                 continue;
@@ -182,7 +191,9 @@ impl<'a> Layers<'a> {
         file.write_all(&bytes).map_err(EngineError::io("write", &to))?;
         match fs::remove_file(&from) {
             // Two indexes may list the same manifest.
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::io("remove", &from)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(EngineError::io("remove", &from)(error))
+            }
             _ => Ok(ImageDescriptor { digest, size: bytes.len() as u64, ..old.clone() }),
         }
     }

@@ -34,7 +34,9 @@ impl Masks {
             // A newline at the end is no secret; masked with the rest, it would join the next line to this one.
             add(value.trim_ascii_end());
             add(value.trim_ascii());
-            for line in value.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|line| line.len() >= MIN_LINE) {
+            for line in
+                value.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|line| line.len() >= MIN_LINE)
+            {
                 add(line);
             }
         }
@@ -121,8 +123,11 @@ mod tests {
     use super::*;
 
     fn masks(values: &[&[u8]]) -> Arc<Masks> {
-        let values: Vec<_> =
-            values.iter().enumerate().map(|(i, v)| (format!("s{i:03}"), Zeroizing::new(v.to_vec()))).collect();
+        let values: Vec<_> = values
+            .iter()
+            .enumerate()
+            .map(|(i, v)| (format!("s{i:03}"), Zeroizing::new(v.to_vec())))
+            .collect();
         let plain = values.iter().map(|(id, v)| (id.clone(), v.to_vec())).collect();
         let commitment = provenance::request::SecretsCommitment {
             commitment: provenance::commitment::commit_to_secrets(&[7; 32], &plain),

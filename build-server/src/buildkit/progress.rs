@@ -43,7 +43,13 @@ const EXEC_FORMAT_ERROR: &[u8] = b": exec format error";
 
 impl Progress {
     pub(super) fn new(masks: Arc<Masks>) -> Self {
-        Self { masks, streams: BTreeMap::new(), vertices: Vec::new(), by_digest: HashMap::new(), foreign: BTreeSet::new() }
+        Self {
+            masks,
+            streams: BTreeMap::new(),
+            vertices: Vec::new(),
+            by_digest: HashMap::new(),
+            foreign: BTreeSet::new(),
+        }
     }
 
     /// Events of one message, in the order in which they are to be shown.
@@ -51,13 +57,15 @@ impl Progress {
         let mut events = Vec::new();
         // First the beginnings, then what happened, then the ends: nothing of a step comes before its name or after
         // its end.
-        let (ended, begun): (Vec<_>, Vec<_>) = status.vertexes.into_iter().partition(|v| v.completed.is_some());
+        let (ended, begun): (Vec<_>, Vec<_>) =
+            status.vertexes.into_iter().partition(|v| v.completed.is_some());
         for vertex in begun {
             self.vertex(vertex, &mut events);
         }
         for vertex in &ended {
             if !self.by_digest.contains_key(&vertex.digest) {
-                let begun = api::Vertex { completed: None, cached: false, error: String::new(), ..vertex.clone() };
+                let begun =
+                    api::Vertex { completed: None, cached: false, error: String::new(), ..vertex.clone() };
                 self.vertex(begun, &mut events);
             }
         }
@@ -71,7 +79,9 @@ impl Progress {
             events.extend(log_event(log.vertex, log.stream, data));
         }
         // Manifests are ours once layers are compressed, so the engine's digests of them name nothing.
-        for status in status.statuses.into_iter().filter(|status| !status.id.starts_with("exporting manifest ")) {
+        for status in
+            status.statuses.into_iter().filter(|status| !status.id.starts_with("exporting manifest "))
+        {
             events.push(EngineEvent::Status(v1::VertexStatus {
                 id: self.masks.text(&status.id),
                 vertex: status.vertex,
@@ -165,9 +175,15 @@ fn log_event(vertex: String, stream: i64, data: bytes::Bytes) -> Option<EngineEv
 }
 
 /// The lines that `ranges` mean, with some around them.
-pub(super) fn excerpt(info: Option<&pb::SourceInfo>, ranges: &[pb::Range], masks: &Masks) -> Option<v1::SourceExcerpt> {
+pub(super) fn excerpt(
+    info: Option<&pb::SourceInfo>,
+    ranges: &[pb::Range],
+    masks: &Masks,
+) -> Option<v1::SourceExcerpt> {
     let info = info?;
-    let line = |position: &Option<pb::Position>| position.as_ref().and_then(|p| usize::try_from(p.line).ok()).filter(|l| *l > 0);
+    let line = |position: &Option<pb::Position>| {
+        position.as_ref().and_then(|p| usize::try_from(p.line).ok()).filter(|l| *l > 0)
+    };
     let spans: Vec<(usize, usize)> = ranges
         .iter()
         .filter_map(|range| {

@@ -8,10 +8,10 @@ use proto::buildkit::moby::buildkit::v1 as api;
 use serde_json::Value;
 
 use super::capture::{Capture, CapturedSource, SourceDigest, SourceKind};
-use super::source_policy::Questions;
-use super::syntax::check_syntax;
 use super::client::ControlChannel;
 use super::error::EngineError;
+use super::source_policy::Questions;
+use super::syntax::check_syntax;
 
 /// Largest provenance blob in bytes.
 const MAX_PROVENANCE: usize = 64 << 20;
@@ -26,7 +26,10 @@ fn record(problem: impl Into<String>) -> EngineError {
 
 /// Records of builds that are in the daemon's history now. Never asked for by reference: BuildKit 0.33.1 counts those
 /// who ask, forgets to take a reference off its list again, and then deletes its record no more.
-async fn records(channel: &ControlChannel, active_only: bool) -> Result<Vec<api::BuildHistoryRecord>, EngineError> {
+async fn records(
+    channel: &ControlChannel,
+    active_only: bool,
+) -> Result<Vec<api::BuildHistoryRecord>, EngineError> {
     let request = api::BuildHistoryRequest { early_exit: true, active_only, ..Default::default() };
     let failed = |status: tonic::Status| record(status.message());
     let mut events = channel.control().listen_build_history(request).await.map_err(failed)?.into_inner();
@@ -47,13 +50,15 @@ pub(super) async fn provenance(
     let mut records = records(channel, false).await?;
     records.retain(|record| record.reference == reference);
     let found = records.pop().ok_or_else(|| record("is missing from the history"))?;
-    let descriptors = found.result.iter().chain(found.results.values()).flat_map(|result| &result.attestations);
+    let descriptors =
+        found.result.iter().chain(found.results.values()).flat_map(|result| &result.attestations);
     let mut predicates = Vec::new();
     let mut seen = BTreeSet::new();
     for descriptor in descriptors {
         if seen.insert(descriptor.digest.clone()) {
             let blob = channel.read_blob(descriptor, MAX_PROVENANCE).await?;
-            let value: Value = serde_json::from_slice(&blob).map_err(|e| record(format!("provenance: {e}")))?;
+            let value: Value =
+                serde_json::from_slice(&blob).map_err(|e| record(format!("provenance: {e}")))?;
             if value.get("buildDefinition").is_some() {
                 predicates.push(value);
             }
@@ -71,14 +76,25 @@ pub(super) async fn forget(channel: &ControlChannel, reference: &str) {
     for _ in 0..MAX_LOOKS {
         // A cancelled build's record is written when its steps have ended; deleted before that, it would come back.
         match records(channel, true).await {
-            Ok(active) if active.iter().any(|record| record.reference == reference) => tokio::time::sleep(LOOK_AGAIN).await,
+            Ok(active) if active.iter().any(|record| record.reference == reference) => {
+                tokio::time::sleep(LOOK_AGAIN).await
+            }
             Ok(_) => break,
-            Err(error) => return tracing::debug!(%error, "the record of a build stays until the daemon starts again"),
+            Err(error) => {
+                return tracing::debug!(%error, "the record of a build stays until the daemon starts again");
+            }
         }
     }
-    let request = api::UpdateBuildHistoryRequest { reference: reference.to_owned(), delete: true, ..Default::default() };
+    let request = api::UpdateBuildHistoryRequest {
+        reference: reference.to_owned(),
+        delete: true,
+        ..Default::default()
+    };
     if let Err(status) = channel.control().update_build_history(request).await {
-        tracing::debug!(message = status.message(), "the record of a build stays until the daemon starts again");
+        tracing::debug!(
+            message = status.message(),
+            "the record of a build stays until the daemon starts again"
+        );
     }
 }
 
@@ -92,7 +108,11 @@ pub(super) async fn forget_all(channel: &ControlChannel) -> Result<(), EngineErr
 
 /// Fills in sources and steps from the provenance. What is not understood is an error: a source that is left
 /// out would make the manifest say that there was none.
-pub(super) fn account(predicates: &[Value], questions: &Questions, capture: &mut Capture) -> Result<(), EngineError> {
+pub(super) fn account(
+    predicates: &[Value],
+    questions: &Questions,
+    capture: &mut Capture,
+) -> Result<(), EngineError> {
     let mut sources = BTreeSet::new();
     let mut runs = BTreeSet::new();
     for predicate in predicates {
@@ -107,8 +127,11 @@ pub(super) fn account(predicates: &[Value], questions: &Questions, capture: &mut
             let Some(exec) = step["op"]["Op"].get("exec") else { continue };
             capture.has_run_steps = true;
             let mounts = exec["mounts"].as_array().into_iter().flatten();
-            capture.has_cache_mounts |= mounts.into_iter().any(|mount| mount.get("cacheOpt").is_some_and(|c| !c.is_null()));
-            runs.extend(digests.iter().filter(|(_, id)| **id == step["id"]).map(|(digest, _)| digest.clone()));
+            capture.has_cache_mounts |=
+                mounts.into_iter().any(|mount| mount.get("cacheOpt").is_some_and(|c| !c.is_null()));
+            runs.extend(
+                digests.iter().filter(|(_, id)| **id == step["id"]).map(|(digest, _)| digest.clone()),
+            );
         }
     }
     for vertex in &mut capture.vertices {
@@ -118,7 +141,10 @@ pub(super) fn account(predicates: &[Value], questions: &Questions, capture: &mut
     if let Some(pinned) = &questions.git_context {
         let used = sources.iter().any(|s| s.digest.as_ref().is_some_and(|d| d.hex == pinned.commit));
         if !used {
-            return Err(record(format!("the git context was pinned to {} and built from another commit", pinned.commit)));
+            return Err(record(format!(
+                "the git context was pinned to {} and built from another commit",
+                pinned.commit
+            )));
         }
     }
     capture.sources = sources.into_iter().collect();

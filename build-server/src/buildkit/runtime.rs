@@ -41,10 +41,7 @@ impl Runtime {
     /// Finds the names for the engine in `root`, and removes what an earlier process left under them.
     pub(super) fn new(root: &Path) -> Result<Self, EngineError> {
         use std::os::unix::ffi::OsStrExt as _;
-        let name = format!(
-            "sealwright-{}",
-            &Sha256Digest::of(root.as_os_str().as_bytes()).hex()[..DIGITS]
-        );
+        let name = format!("sealwright-{}", &Sha256Digest::of(root.as_os_str().as_bytes()).hex()[..DIGITS]);
         let mut refused = None;
         for place in [Path::new("/run"), &std::env::temp_dir()] {
             let directory = place.join(&name);
@@ -53,11 +50,7 @@ impl Runtime {
             }
             match make(&directory) {
                 Ok(()) => {
-                    let runtime = Self {
-                        directory,
-                        name,
-                        daemons: AtomicU32::new(0),
-                    };
+                    let runtime = Self { directory, name, daemons: AtomicU32::new(0) };
                     runtime.remove_control_groups();
                     return Ok(runtime);
                 }
@@ -78,17 +71,10 @@ impl Runtime {
     pub(super) fn next(&self) -> Result<DaemonNames, EngineError> {
         let number = self.daemons.fetch_add(1, Ordering::Relaxed);
         let directory = self.directory.join(number.to_string());
-        let made = if self.directory.is_dir() {
-            Ok(())
-        } else {
-            make(&self.directory)
-        };
+        let made = if self.directory.is_dir() { Ok(()) } else { make(&self.directory) };
         made.and_then(|()| make(&directory))
             .map_err(EngineError::io("make the private directory", &directory))?;
-        Ok(DaemonNames {
-            directory,
-            control_group: format!("/{}-{number}", self.name),
-        })
+        Ok(DaemonNames { directory, control_group: format!("/{}-{number}", self.name) })
     }
 
     /// Removes everything.

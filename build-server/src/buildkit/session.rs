@@ -15,9 +15,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Server;
-use tonic::Request;
 
 use super::auth::{AuthService, SecretsService};
 use super::client::ControlChannel;
@@ -103,7 +103,8 @@ impl Session {
 
         let mut request = Request::new(ReceiverStream::new(messages));
         let metadata = request.metadata_mut();
-        let ascii = |text: &str| AsciiMetadataValue::try_from(text).expect("hex digits and method names are ASCII");
+        let ascii =
+            |text: &str| AsciiMetadataValue::try_from(text).expect("hex digits and method names are ASCII");
         metadata.insert("x-docker-expose-session-uuid", ascii(&id));
         metadata.insert("x-docker-expose-session-sharedkey", ascii(shared_key));
         for method in METHODS {

@@ -43,7 +43,9 @@ impl Transfers {
                 let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 keys.iter().rev().find(|key| !refused.contains(&key.key)).cloned()
             };
-            let Some(candidate) = candidate else { break self.0.lock().unwrap_or_else(PoisonError::into_inner) };
+            let Some(candidate) = candidate else {
+                break self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            };
             if !fits(store, &candidate, trees)? {
                 refused.push(candidate.key);
                 continue;
@@ -67,7 +69,11 @@ impl Transfers {
     }
 }
 
-fn fits(store: &Arc<dyn ContextBlobs>, key: &Key, trees: &[(String, Sha256Digest)]) -> Result<bool, BlobError> {
+fn fits(
+    store: &Arc<dyn ContextBlobs>,
+    key: &Key,
+    trees: &[(String, Sha256Digest)],
+) -> Result<bool, BlobError> {
     if key.sets.iter().any(|set| set == trees) {
         return Ok(true);
     }
@@ -112,7 +118,8 @@ fn compatible(
                 }
             }
             (Kind::File { .. } | Kind::HardLink { .. }, Kind::File { .. } | Kind::HardLink { .. }) => {
-                let looks_same = left.mtime_ns == right.mtime_ns && left.mode == right.mode && size(left) == size(right);
+                let looks_same =
+                    left.mtime_ns == right.mtime_ns && left.mode == right.mode && size(left) == size(right);
                 if looks_same && contents(left) != contents(right) {
                     return Ok(false);
                 }

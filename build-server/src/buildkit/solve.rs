@@ -27,12 +27,12 @@ use super::failure::{FailedStep, solve_error};
 use super::filesync::{Faults, FileSyncService, Trees};
 use super::mask::Masks;
 use super::progress::{EngineEvent, Progress};
+use super::record;
 use super::session::{Services, Session, random_hex};
 use super::source_policy::{PolicyService, Questions, SourcePolicy};
 use super::ssh::{AgentHub, SshService};
 use super::syntax::{MAX_LOOKED_AT, check_syntax};
 use super::tree::{Tree, TreeError};
-use super::record;
 use crate::secrets::{RegistryCredentials, SecretValues};
 
 /// How long a cancelled build's steps may take to end before it is reported as cancelled anyway.
@@ -131,7 +131,8 @@ pub async fn solve(
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineError> {
-    let failed = |e: tokio::task::JoinError| EngineError::Other { message: e.to_string(), source_excerpts: vec![] };
+    let failed =
+        |e: tokio::task::JoinError| EngineError::Other { message: e.to_string(), source_excerpts: vec![] };
     tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
@@ -142,7 +143,8 @@ fn prepare(
 ) -> Result<(Translated, Option<String>), EngineError> {
     let mut syntax = None;
     if let Some(root) = request.dockerfile.root {
-        let unreadable = |e: super::blobs::BlobError| EngineError::Context { digest: e.digest, problem: e.problem };
+        let unreadable =
+            |e: super::blobs::BlobError| EngineError::Context { digest: e.digest, problem: e.problem };
         let tree = Tree::new(store.clone(), root);
         let path = request.dockerfile.path.as_bytes();
         let mut entry = tree.resolve(path).map_err(unreadable)?;
@@ -153,7 +155,8 @@ fn prepare(
             entry = tree.resolve(&[directory, b"dockerfile"].concat()).map_err(unreadable)?;
         }
         let missing = || EngineError::DockerfileMissing { path: request.dockerfile.path.clone() };
-        let (Kind::File { digest, .. } | Kind::HardLink { digest, .. }) = entry.ok_or_else(missing)?.kind else {
+        let (Kind::File { digest, .. } | Kind::HardLink { digest, .. }) = entry.ok_or_else(missing)?.kind
+        else {
             return Err(missing());
         };
         let mut text = Vec::new();
@@ -253,7 +256,10 @@ impl Run<'_> {
         let ended = tokio::time::timeout(limit, &mut progress).await.ok().and_then(Result::ok);
         // A daemon that dies ends the call a moment before its end is noticed.
         if let Err(Failure::Refused(status)) = &outcome
-            && matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Internal)
+            && matches!(
+                status.code(),
+                tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Internal
+            )
             && tokio::time::timeout(Duration::from_millis(500), self.daemon.ended()).await.is_ok()
         {
             return (Err(died()), ended);
@@ -281,7 +287,8 @@ impl Run<'_> {
 
     fn exported(&self) -> Result<Export, Failure> {
         let taken = self.shared.export.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let missing = || EngineError::Export { problem: "BuildKit finished without sending a result".to_owned() };
+        let missing =
+            || EngineError::Export { problem: "BuildKit finished without sending a result".to_owned() };
         taken.unwrap_or_else(|| Err(missing())).map_err(Failure::Known)
     }
 
@@ -307,7 +314,10 @@ impl Run<'_> {
         }
         let step = |digest: &str| {
             let progress = progress?;
-            Some(FailedStep { name: progress.vertex_name(digest)?.to_owned(), foreign: progress.is_foreign(digest) })
+            Some(FailedStep {
+                name: progress.vertex_name(digest)?.to_owned(),
+                foreign: progress.is_foreign(digest),
+            })
         };
         solve_error(&status, self.masks, &self.translated.dockerfile, step)
     }
@@ -321,7 +331,8 @@ impl Run<'_> {
     ) -> Result<Capture, EngineError> {
         let channel = self.daemon.channel();
         let provenance = record::provenance(channel, reference, is_empty).await?;
-        let questions = std::mem::take(&mut *self.shared.questions.lock().unwrap_or_else(PoisonError::into_inner));
+        let questions =
+            std::mem::take(&mut *self.shared.questions.lock().unwrap_or_else(PoisonError::into_inner));
         let mut capture = Capture {
             vertices: progress.map(Progress::into_vertices).unwrap_or_default(),
             git_commit_time: questions.git_context.as_ref().and_then(|commit| commit.time),

@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn the_committer_time_is_read_from_the_header_only() {
-        let object = b"tree 4b\nauthor A <a> 5 +0000\ncommitter B > <b> 1700000000 +0100\n\ncommitter C <c> 7 +0000\n";
+        let object =
+            b"tree 4b\nauthor A <a> 5 +0000\ncommitter B > <b> 1700000000 +0100\n\ncommitter C <c> 7 +0000\n";
         assert_eq!(committer_time(object), Some(1_700_000_000));
         assert_eq!(committer_time(b"tree 4b\n\ncommitter C <c> 7 +0000\n"), None);
     }

@@ -149,11 +149,14 @@ impl AgentHub {
             return Err(Status::not_found(format!("ssh id {id} is not part of the request")));
         }
         self.with(id, |agent| {
-            let towards = agent.towards.clone().ok_or_else(|| {
-                Status::unavailable(format!("the agent of ssh id {id} is not attached"))
-            })?;
+            let towards = agent
+                .towards
+                .clone()
+                .ok_or_else(|| Status::unavailable(format!("the agent of ssh id {id} is not attached")))?;
             if agent.back.len() >= MAX_CONNECTIONS {
-                return Err(Status::resource_exhausted(format!("{MAX_CONNECTIONS} agent connections are open")));
+                return Err(Status::resource_exhausted(format!(
+                    "{MAX_CONNECTIONS} agent connections are open"
+                )));
             }
             let (back, data) = mpsc::channel(QUEUE);
             agent.last_connection += 1;
@@ -191,7 +194,11 @@ impl AgentAttachment {
     /// Hands a frame of the agent to the build. Frames of closed connections are dropped.
     pub async fn deliver(&self, frame: AgentFrame) {
         let back = self.hub.with(&self.id, |agent| {
-            if frame.closed { agent.back.remove(&frame.connection) } else { agent.back.get(&frame.connection).cloned() }
+            if frame.closed {
+                agent.back.remove(&frame.connection)
+            } else {
+                agent.back.get(&frame.connection).cloned()
+            }
         });
         if let Some(back) = back
             && !frame.data.is_empty()
@@ -258,7 +265,8 @@ impl ssh::ssh_server::Ssh for SshService {
         request: Request<Streaming<ssh::BytesMessage>>,
     ) -> Result<Response<Self::ForwardAgentStream>, Status> {
         let hub = self.hub()?.clone();
-        let id = request.metadata().get("buildkit.ssh.id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let id =
+            request.metadata().get("buildkit.ssh.id").and_then(|id| id.to_str().ok()).unwrap_or_default();
         let id = id_or_default(id).to_owned();
         let (connection, towards, data) = hub.open(&id)?;
         let mut incoming = request.into_inner();
@@ -300,7 +308,11 @@ impl Drop for ForwardedAgent {
     fn drop(&mut self) {
         if let Some(towards) = self.hub.close(&self.id, self.connection) {
             // A full queue means that the agent does not read; it learns of the end with the build's.
-            let _ = towards.try_send(AgentFrame { connection: self.connection, data: Bytes::new(), closed: true });
+            let _ = towards.try_send(AgentFrame {
+                connection: self.connection,
+                data: Bytes::new(),
+                closed: true,
+            });
         }
     }
 }

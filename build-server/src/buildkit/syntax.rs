@@ -15,7 +15,8 @@ pub(super) fn check_syntax(dockerfile: &[u8]) -> Result<Option<String>, EngineEr
 
 /// `docker/dockerfile`, with `docker.io/` before or not, with tag `1`, `1.N`, `1.N.N` or `latest`, or without.
 fn is_builtin(image: &str) -> bool {
-    let Some(rest) = image.strip_prefix("docker.io/").unwrap_or(image).strip_prefix("docker/dockerfile") else {
+    let Some(rest) = image.strip_prefix("docker.io/").unwrap_or(image).strip_prefix("docker/dockerfile")
+    else {
         return false;
     };
     let Some(tag) = rest.strip_prefix(':') else { return rest.is_empty() };
@@ -42,7 +43,8 @@ fn commented(text: &[u8], comment: &[u8]) -> Option<String> {
         let line = String::from_utf8_lossy(line.strip_prefix(comment)?).into_owned();
         let (name, value) = line.split_once('=')?;
         let name = name.trim();
-        let plain = name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.bytes().all(|b| b.is_ascii_alphanumeric());
+        let plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric());
         let value = value.trim();
         if !plain || value.is_empty() {
             return None;
@@ -62,7 +64,12 @@ mod tests {
 
     #[test]
     fn the_built_in_frontend_is_known_by_all_its_names() {
-        for good in ["docker/dockerfile", "docker/dockerfile:1", "docker.io/docker/dockerfile:1.17", "docker/dockerfile:1.4.2"] {
+        for good in [
+            "docker/dockerfile",
+            "docker/dockerfile:1",
+            "docker.io/docker/dockerfile:1.17",
+            "docker/dockerfile:1.4.2",
+        ] {
             let file = format!("# escape=\\\n#syntax = {good} \r\nFROM scratch\n");
             assert_eq!(check_syntax(file.as_bytes()).expect(good), Some(good.to_owned()));
         }
@@ -80,7 +87,10 @@ mod tests {
             "\u{feff}//syntax=example.org/docker/dockerfile:1",
             "{\"syntax\": \"a/b\"}",
         ] {
-            assert!(matches!(check_syntax(bad.as_bytes()), Err(EngineError::UnsupportedSyntax { .. })), "{bad}");
+            assert!(
+                matches!(check_syntax(bad.as_bytes()), Err(EngineError::UnsupportedSyntax { .. })),
+                "{bad}"
+            );
         }
     }
 }

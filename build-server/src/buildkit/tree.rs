@@ -164,7 +164,8 @@ impl Tree {
             for end in ends.chain([path.len()]) {
                 let Some(entry) = self.entry(&path[..end])? else { return Ok(None) };
                 if let Kind::Symlink { target } = &entry.kind {
-                    let parent = path[..end].iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &path[..at]);
+                    let parent =
+                        path[..end].iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &path[..at]);
                     let base = if target.first() == Some(&b'/') { &b""[..] } else { parent };
                     linked = Some([base, b"/", target.as_slice(), &path[end..]].concat());
                     break;
@@ -259,7 +260,8 @@ impl Tree {
                 // All attributes are those of the one file, its size too. For any other BuildKit would link the
                 // file anew under a temporary name, which then stays beside it.
                 attributes = stat(path, &named);
-                let target = if walk.filter.includes(first)? { Some(first) } else { walk.stand_ins.get(first) };
+                let target =
+                    if walk.filter.includes(first)? { Some(first) } else { walk.stand_ins.get(first) };
                 if let Some(target) = target {
                     attributes.linkname = target.clone().into();
                 } else {
@@ -300,7 +302,9 @@ impl Tree {
                 }
                 if !targets.is_empty() {
                     resolved.insert(current);
-                    queue.extend(targets.into_iter().rev().map(|target| [target.as_slice(), b"/", rest].concat()));
+                    queue.extend(
+                        targets.into_iter().rev().map(|target| [target.as_slice(), b"/", rest].concat()),
+                    );
                     break;
                 }
                 if rest.is_empty() {
@@ -331,9 +335,12 @@ impl Tree {
         if path == b"." || path == b"/" {
             return Ok(Vec::new());
         }
-        let Some(Entry { kind: Kind::Symlink { target }, .. }) = self.entry(path)? else { return Ok(Vec::new()) };
+        let Some(Entry { kind: Kind::Symlink { target }, .. }) = self.entry(path)? else {
+            return Ok(Vec::new());
+        };
         let target = clean(&target);
-        let absolute = if target.first() == Some(&b'/') { target } else { [b"/", parent, b"/", &target].concat() };
+        let absolute =
+            if target.first() == Some(&b'/') { target } else { [b"/", parent, b"/", &target].concat() };
         Ok(vec![clean(&absolute)])
     }
 }

@@ -55,7 +55,9 @@ impl ArrivingReader {
     fn open(&self) -> Result<Option<File>, StoreError> {
         let inner = &self.store.inner;
         // In this order: a finished upload moves from the second to the first.
-        for path in [inner.blob_path(&self.digest), inner.upload_path(&self.digest), inner.blob_path(&self.digest)] {
+        for path in
+            [inner.blob_path(&self.digest), inner.upload_path(&self.digest), inner.blob_path(&self.digest)]
+        {
             let opened = File::open(&path).and_then(|mut file| {
                 file.seek(SeekFrom::Start(self.position))?;
                 Ok(file)
@@ -103,7 +105,8 @@ impl Read for ArrivingReader {
                 self.file = self.open().map_err(io::Error::other)?;
             }
             if let Some(file) = &mut self.file {
-                let wanted = buffer.len().min(usize::try_from(self.size - self.position).unwrap_or(usize::MAX));
+                let wanted =
+                    buffer.len().min(usize::try_from(self.size - self.position).unwrap_or(usize::MAX));
                 let count = file.read(&mut buffer[..wanted])?;
                 if count > 0 {
                     self.position += count as u64;

@@ -66,7 +66,11 @@ impl ProjectStore {
     }
 
     /// Adds every stored blob below `root` to `seen` and stops at the first that is missing.
-    pub(super) fn walk(&self, root: &PinnedRoot, seen: &mut HashSet<Sha256Digest>) -> Result<Completeness, StoreError> {
+    pub(super) fn walk(
+        &self,
+        root: &PinnedRoot,
+        seen: &mut HashSet<Sha256Digest>,
+    ) -> Result<Completeness, StoreError> {
         match root {
             PinnedRoot::Tree(digest) => self.walk_tree(digest, seen, true),
             PinnedRoot::Layout(digest) => self.walk_layout(digest, seen, 0),

@@ -202,7 +202,9 @@ pub enum StoreError {
 /// Turns a file system failure into an error that says what was being done.
 pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> StoreError {
     move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull { what: what.into() },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            StoreError::DiskFull { what: what.into() }
+        }
         _ => StoreError::Io { what: what.into(), source },
     }
 }

@@ -89,7 +89,10 @@ impl ProjectStore {
             return Err(StoreError::BlobTooLarge { digest: *digest, got: reader.size, limit });
         }
         let mut bytes = Vec::with_capacity(usize::try_from(reader.size).unwrap_or(0));
-        (&mut reader.file).take(limit + 1).read_to_end(&mut bytes).map_err(io_error(format!("read blob {digest}")))?;
+        (&mut reader.file)
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(io_error(format!("read blob {digest}")))?;
         let got = Sha256Digest::of(&bytes);
         if got != *digest {
             self.inner.discard(digest);
@@ -196,7 +199,8 @@ impl Inner {
             _ => {}
         }
         for name in ["blobs", "uploads", "roots", "tmp"] {
-            fs::create_dir_all(self.directory.join(name)).map_err(io_error("create a project's context store"))?;
+            fs::create_dir_all(self.directory.join(name))
+                .map_err(io_error("create a project's context store"))?;
         }
         self.created.store(true, Ordering::Release);
         Ok(())
@@ -250,7 +254,8 @@ impl Inner {
         }
         let mut total = 0;
         for top in ["blobs", "uploads"] {
-            total += directory_bytes(&self.directory.join(top), 1).map_err(io_error("count a project's blobs"))?;
+            total +=
+                directory_bytes(&self.directory.join(top), 1).map_err(io_error("count a project's blobs"))?;
         }
         Ok(self.used.get_or_init(|| AtomicU64::new(total)))
     }
@@ -258,7 +263,11 @@ impl Inner {
     /// Counts `bytes` more, or refuses.
     pub(super) fn reserve(&self, digest: &Sha256Digest, bytes: u64) -> Result<(), StoreError> {
         if bytes > self.limits.blob_bytes {
-            return Err(StoreError::BlobTooLarge { digest: *digest, got: bytes, limit: self.limits.blob_bytes });
+            return Err(StoreError::BlobTooLarge {
+                digest: *digest,
+                got: bytes,
+                limit: self.limits.blob_bytes,
+            });
         }
         let limit = self.limits.project_bytes;
         self.used()?
@@ -271,7 +280,8 @@ impl Inner {
 
     pub(super) fn release(&self, bytes: u64) {
         if let Some(used) = self.used.get() {
-            let _ = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(bytes)));
+            let _ = used
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(bytes)));
         }
     }
 }

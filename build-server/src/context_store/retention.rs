@@ -104,8 +104,11 @@ impl ProjectStore {
     /// Removes blobs that no recent context needs, and stale partial uploads.
     pub fn sweep(&self, now: SystemTime) -> Result<Swept, StoreError> {
         let inner = &self.inner;
-        let recently_used =
-            inner.last_use.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|t| age(now, t) < QUIET);
+        let recently_used = inner
+            .last_use
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|t| age(now, t) < QUIET);
         if recently_used {
             return Ok(Swept::default());
         }
@@ -140,7 +143,8 @@ impl ProjectStore {
         let markers = inner.directory.join("roots");
         for name in list(&markers)? {
             let path = markers.join(&name);
-            let modified = fs::metadata(&path).and_then(|m| m.modified()).map_err(io_error("read a marker's time"))?;
+            let modified =
+                fs::metadata(&path).and_then(|m| m.modified()).map_err(io_error("read a marker's time"))?;
             let root = PinnedRoot::from_marker(&name);
             match root {
                 Some(root) if age(now, modified) < inner.limits.max_age || roots.contains(&root) => {
@@ -159,7 +163,11 @@ impl ProjectStore {
                     tracing::warn!(root = %root.digest(), %error, "context is damaged");
                 }
                 // The context of a build that is about to fail for this very reason.
-                Err(error @ (StoreError::Directory { .. } | StoreError::EntrySize { .. } | StoreError::Manifest { .. })) => {
+                Err(
+                    error @ (StoreError::Directory { .. }
+                    | StoreError::EntrySize { .. }
+                    | StoreError::Manifest { .. }),
+                ) => {
                     tracing::warn!(root = %root.digest(), %error, "context is malformed");
                 }
                 Err(error) => return Err(error),

@@ -34,7 +34,10 @@ const MAX_OPEN: usize = 16;
 
 enum Partial {
     /// The blob is stored already: its chunks are read and forgotten.
-    Stored { size: u64, at: u64 },
+    Stored {
+        size: u64,
+        at: u64,
+    },
     Open(OpenUpload),
 }
 

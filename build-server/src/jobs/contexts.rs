@@ -80,7 +80,11 @@ impl JobContexts {
     fn incomplete(&self, root: &PinnedRoot, missing: &Sha256Digest) -> v1::Failure {
         failure(
             "CONTEXT_INCOMPLETE",
-            format!("context {} is not complete after {} s: blob {missing} is missing", root.digest(), self.limit.as_secs()),
+            format!(
+                "context {} is not complete after {} s: blob {missing} is missing",
+                root.digest(),
+                self.limit.as_secs()
+            ),
             "upload what FindMissingBlobs names, then submit the build again under a new id",
         )
     }

@@ -66,7 +66,12 @@ pub struct Job {
 pub trait BuildRunner: Send + Sync + 'static {
     /// Runs one build to its end. When `cancel` fires, it ends the build's processes and returns; what it
     /// returns then is replaced by the reason of the cancellation, unless the build had succeeded already.
-    async fn run(&self, job: Job, events: EventSink, cancel: CancellationToken) -> Result<v1::Result, v1::Failure>;
+    async fn run(
+        &self,
+        job: Job,
+        events: EventSink,
+        cancel: CancellationToken,
+    ) -> Result<v1::Result, v1::Failure>;
 
     /// Ends whatever the runner keeps between builds (daemons). No build runs any more.
     async fn shutdown(&self) {}

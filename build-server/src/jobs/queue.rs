@@ -12,13 +12,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::contexts::JobContexts;
 use super::record::{BuildRecord, Created, NewBuild, State, Volatile};
 use super::store::{JobError, JobStore};
-use super::contexts::JobContexts;
 use super::{BuildRunner, EventSink, Job, stored_contexts};
 use crate::api::names::BuildName;
-use crate::jobs::AgentHub;
 use crate::context_store::{ContextStore, ProjectStore};
+use crate::jobs::AgentHub;
 use crate::secrets::{RegistryCredentials, SecretValues};
 
 /// How often a build may be begun: one that takes the server down with it must not do so for ever.
@@ -192,9 +192,10 @@ impl Queue {
                 }
             };
             let record = match record.state {
-                State::Running => {
-                    self.inner.store.requeue(record.row, "the server was restarted; the build begins again")?
-                }
+                State::Running => self
+                    .inner
+                    .store
+                    .requeue(record.row, "the server was restarted; the build begins again")?,
                 _ => record,
             };
             self.spawn(record, signed, SecretValues::default(), RegistryCredentials::default());
@@ -362,7 +363,12 @@ impl Queue {
     }
 
     /// Runs the build. `None` when it must stay as it is for the next process.
-    async fn run(&self, record: &BuildRecord, job: Job, active: &Active) -> Option<Result<v1::Result, v1::Failure>> {
+    async fn run(
+        &self,
+        record: &BuildRecord,
+        job: Job,
+        active: &Active,
+    ) -> Option<Result<v1::Result, v1::Failure>> {
         let store = self.inner.store.clone();
         let row = record.row;
         let (result, scratch) = (job.result_directory.clone(), job.scratch.clone());
@@ -371,7 +377,11 @@ impl Queue {
             for directory in [&result, &scratch] {
                 remove_directory(directory);
                 std::fs::create_dir_all(directory).map_err(|e| {
-                    failure("STATE_STORE", format!("create a build's directory: {e}"), "ask the operator to free space")
+                    failure(
+                        "STATE_STORE",
+                        format!("create a build's directory: {e}"),
+                        "ask the operator to free space",
+                    )
                 })?;
             }
             Ok(())
@@ -427,7 +437,13 @@ impl Queue {
     }
 
     /// Writes how the build ended, for as long as it takes: a result must not be lost to a full disk.
-    async fn finish(&self, row: i64, ended: Result<v1::Result, v1::Failure>, active: &Active, directory: &Path) {
+    async fn finish(
+        &self,
+        row: i64,
+        ended: Result<v1::Result, v1::Failure>,
+        active: &Active,
+        directory: &Path,
+    ) {
         let ended = Arc::new(ended);
         let mut pause = Duration::from_millis(200);
         loop {
@@ -485,7 +501,11 @@ fn recoverable(record: &BuildRecord, envelope: &[u8]) -> Result<SignedRequest, v
     }
     // Our own disk is not trusted: what runs is what the caller signed.
     let signed = authenticate_request(envelope, &record.caller).map_err(|error| {
-        failure("STATE_STORE", format!("the stored request is damaged: {error}"), "submit the build again under a new id")
+        failure(
+            "STATE_STORE",
+            format!("the stored request is damaged: {error}"),
+            "submit the build again under a new id",
+        )
     })?;
     let request = signed.request();
     if request.build_id != record.name.build || request.project.id() != record.name.project {
@@ -506,7 +526,12 @@ fn image_names(request: &provenance::request::Request) -> Vec<String> {
 }
 
 pub(super) fn failure(reason: &str, message: impl Into<String>, advice: &str) -> v1::Failure {
-    v1::Failure { reason: reason.into(), message: message.into(), advice: advice.into(), ..Default::default() }
+    v1::Failure {
+        reason: reason.into(),
+        message: message.into(),
+        advice: advice.into(),
+        ..Default::default()
+    }
 }
 
 fn cancelled() -> v1::Failure {
@@ -523,11 +548,19 @@ fn lost(volatile: Volatile, what: &str) -> v1::Failure {
 
 pub(super) fn internal(what: &str) -> v1::Failure {
     tracing::error!(what, "a build's task panicked");
-    failure("INTERNAL", "the server failed while it ran the build", "tell the operator; the server's log says more")
+    failure(
+        "INTERNAL",
+        "the server failed while it ran the build",
+        "tell the operator; the server's log says more",
+    )
 }
 
 fn store_failure(error: &JobError) -> v1::Failure {
-    failure("STATE_STORE", error.to_string(), "ask the operator to free space, then submit the build again under a new id")
+    failure(
+        "STATE_STORE",
+        error.to_string(),
+        "ask the operator to free space, then submit the build again under a new id",
+    )
 }
 
 fn remove_directory(path: &Path) {

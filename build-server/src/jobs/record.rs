@@ -62,7 +62,8 @@ impl Volatile {
     /// `secrets, registry logins`, for messages.
     #[must_use]
     pub fn names(self) -> String {
-        let parts = [(self.secrets, "secrets"), (self.credentials, "registry logins"), (self.agents, "SSH agents")];
+        let parts =
+            [(self.secrets, "secrets"), (self.credentials, "registry logins"), (self.agents, "SSH agents")];
         parts.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
     }
 

@@ -70,7 +70,9 @@ const COLUMNS: &str = "row, project, build, state, request_sha256, caller, volat
 #[non_exhaustive]
 pub enum JobError {
     /// Another process serves this state directory.
-    #[error("state directory {directory} is in use by process {pid}; stop it first, or choose another state directory")]
+    #[error(
+        "state directory {directory} is in use by process {pid}; stop it first, or choose another state directory"
+    )]
     InUse {
         /// The directory.
         directory: String,
@@ -138,8 +140,13 @@ impl StateLock {
         let failed = |source| JobError::Lock { directory: shown.clone(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
         let path = directory.join("lock");
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(failed)?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -177,9 +184,8 @@ impl JobStore {
         write.pragma_update(None, "foreign_keys", true)?;
         write.pragma_update(None, "trusted_schema", false)?;
         match write.query_row("PRAGMA user_version", [], |row| row.get(0))? {
-            0 => write.execute_batch(&format!(
-                "BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            ))?,
+            0 => write
+                .execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?,
             SCHEMA_VERSION => {}
             got => return Err(JobError::Version { got }),
         }
@@ -211,8 +217,10 @@ impl JobStore {
             Ok(u64::try_from(count).unwrap_or(0))
         };
         let queued = count("SELECT count(*) FROM builds WHERE state = 1", &[])?;
-        let own =
-            count("SELECT count(*) FROM builds WHERE state = 1 AND project = ?1", &[&project.as_bytes().as_slice()])?;
+        let own = count(
+            "SELECT count(*) FROM builds WHERE state = 1 AND project = ?1",
+            &[&project.as_bytes().as_slice()],
+        )?;
         if own >= project_limit {
             return Ok(Created::QueueFull { queued: own, limit: project_limit, of_project: true });
         }
@@ -429,7 +437,9 @@ impl JobStore {
     pub fn project(&self, id: &ProjectId) -> Result<Option<Project>, JobError> {
         let document: Option<Vec<u8>> = self
             .reader()
-            .query_row("SELECT document FROM projects WHERE id = ?1", [id.0.as_bytes().as_slice()], |r| r.get(0))
+            .query_row("SELECT document FROM projects WHERE id = ?1", [id.0.as_bytes().as_slice()], |r| {
+                r.get(0)
+            })
             .optional()?;
         let Some(document) = document else { return Ok(None) };
         // Self-certifying also against our own disk.
@@ -459,11 +469,13 @@ fn append_in(transaction: &Transaction<'_>, row: i64, events: Vec<Event>) -> Res
     let mut number: i64 =
         transaction.query_row("SELECT last_event FROM builds WHERE row = ?1", [row], |r| r.get(0))?;
     let mut bytes = 0;
-    let mut insert = transaction.prepare_cached("INSERT INTO events (build, number, event) VALUES (?1, ?2, ?3)")?;
+    let mut insert =
+        transaction.prepare_cached("INSERT INTO events (build, number, event) VALUES (?1, ?2, ?3)")?;
     let time = Some(SystemTime::now().into());
     for event in events {
         number += 1;
-        let event = v1::BuildEvent { number: number.unsigned_abs(), time, event: Some(event) }.encode_to_vec();
+        let event =
+            v1::BuildEvent { number: number.unsigned_abs(), time, event: Some(event) }.encode_to_vec();
         bytes += i64::try_from(event.len()).unwrap_or(0);
         insert.execute(params![row, number, event])?;
     }
@@ -479,8 +491,8 @@ fn state_changed(record: &BuildRecord) -> Event {
 }
 
 fn select(connection: &Connection, name: &BuildName) -> Result<Option<BuildRecord>, JobError> {
-    let mut statement =
-        connection.prepare_cached(&format!("SELECT {COLUMNS} FROM builds WHERE project = ?1 AND build = ?2"))?;
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM builds WHERE project = ?1 AND build = ?2"))?;
     let mut rows = statement
         .query_and_then(params![name.project.0.as_bytes().as_slice(), name.build.to_string()], record)?;
     rows.next().transpose()

@@ -10,14 +10,15 @@ use provenance::dsse::Envelope;
 use provenance::evidence::CMW_MEDIA_TYPE;
 use provenance::key::PublicKey;
 use provenance::sigstore::{
-    BUNDLE_MEDIA_TYPE, COSIGN_SIGN_PREDICATE, DSSE_MEDIA_TYPE, SIGNATURE_ANNOTATION, SIMPLE_SIGNING_MEDIA_TYPE,
-    bundle_with_key_hint,
+    BUNDLE_MEDIA_TYPE, COSIGN_SIGN_PREDICATE, DSSE_MEDIA_TYPE, SIGNATURE_ANNOTATION,
+    SIMPLE_SIGNING_MEDIA_TYPE, bundle_with_key_hint,
 };
 use provenance::statement::PREDICATE_TYPE;
 use provenance::timestamp::Timestamp;
 
 use super::oci::{
-    CREATED, Descriptor, EMPTY_CONFIG, EMPTY_CONFIG_BYTES, IMAGE_CONFIG, IMAGE_MANIFEST, Manifest, REF_NAME, to_json,
+    CREATED, Descriptor, EMPTY_CONFIG, EMPTY_CONFIG_BYTES, IMAGE_CONFIG, IMAGE_MANIFEST, Manifest, REF_NAME,
+    to_json,
 };
 
 /// Layer annotation of `.att` images: the statement's predicate type.
@@ -139,7 +140,11 @@ fn tagged_image(tag: String, layers: Vec<(Descriptor, Vec<u8>)>, created: Timest
     });
     let mut blobs = vec![(config_descriptor, config)];
     blobs.extend(layers);
-    Artefact { descriptor: Descriptor::of(IMAGE_MANIFEST, &manifest).annotated(REF_NAME, tag), manifest, blobs }
+    Artefact {
+        descriptor: Descriptor::of(IMAGE_MANIFEST, &manifest).annotated(REF_NAME, tag),
+        manifest,
+        blobs,
+    }
 }
 
 /// An image configuration without platform whose layers are uncompressed, so digest and diffID are the same.
@@ -155,7 +160,12 @@ pub(super) fn image_config(layers: impl Iterator<Item = Sha256Digest>, created: 
     }))
 }
 
-fn bundle_referrer(subject: &Descriptor, bundle: Vec<u8>, predicate_type: &str, created: Timestamp) -> Artefact {
+fn bundle_referrer(
+    subject: &Descriptor,
+    bundle: Vec<u8>,
+    predicate_type: &str,
+    created: Timestamp,
+) -> Artefact {
     let annotations = [
         (CREATED, created.to_string()),
         (BUNDLE_CONTENT_ANNOTATION, DSSE_ENVELOPE.to_owned()),
@@ -169,7 +179,12 @@ fn evidence_referrer(subject: &Descriptor, evidence: &[u8], created: Timestamp) 
 }
 
 /// An artifact manifest (image-spec 1.1) with the empty configuration and one layer of its own type.
-fn referrer(subject: &Descriptor, artifact_type: &str, layer: Vec<u8>, annotations: &[(&str, String)]) -> Artefact {
+fn referrer(
+    subject: &Descriptor,
+    artifact_type: &str,
+    layer: Vec<u8>,
+    annotations: &[(&str, String)],
+) -> Artefact {
     let layer_descriptor = Descriptor::of(artifact_type, &layer);
     let config = Descriptor::of(EMPTY_CONFIG, EMPTY_CONFIG_BYTES);
     let annotations: std::collections::BTreeMap<String, String> =
@@ -187,5 +202,9 @@ fn referrer(subject: &Descriptor, artifact_type: &str, layer: Vec<u8>, annotatio
     descriptor.artifact_type = Some(artifact_type.to_owned());
     // Copied to the descriptor as a referrers listing has them (distribution-spec 1.1, "Listing Referrers").
     descriptor.annotations = annotations;
-    Artefact { descriptor, manifest, blobs: vec![(config, EMPTY_CONFIG_BYTES.to_vec()), (layer_descriptor, layer)] }
+    Artefact {
+        descriptor,
+        manifest,
+        blobs: vec![(config, EMPTY_CONFIG_BYTES.to_vec()), (layer_descriptor, layer)],
+    }
 }

@@ -19,7 +19,8 @@ use provenance::statement::MAX_SUBJECTS;
 use super::artefacts::{Artefact, Artefacts, artefacts};
 use super::name::ImageName;
 use super::oci::{
-    CONTAINERD_IMAGE_NAME, Descriptor, IMAGE_INDEX, Index, MAX_MANIFEST, Manifest, REF_NAME, is_index, is_manifest, to_json,
+    CONTAINERD_IMAGE_NAME, Descriptor, IMAGE_INDEX, Index, MAX_MANIFEST, Manifest, REF_NAME, is_index,
+    is_manifest, to_json,
 };
 
 /// Contents of the file `oci-layout`.
@@ -237,7 +238,8 @@ pub fn write_layout(
 ) -> Result<ResultLayout, LayoutError> {
     let image = read_manifest(export, root)?;
     let platforms = read_platforms(export, &image)?;
-    let targets: Vec<Descriptor> = [&image].into_iter().chain(&platforms).map(|m| m.descriptor.clone()).collect();
+    let targets: Vec<Descriptor> =
+        [&image].into_iter().chain(&platforms).map(|m| m.descriptor.clone()).collect();
     check_parts(parts, &targets)?;
     let attached = artefacts(parts, &targets);
 
@@ -253,7 +255,10 @@ pub fn write_layout(
     for manifest in [&image].into_iter().chain(&platforms) {
         for descriptor in std::iter::once(&manifest.descriptor).chain(&manifest.blobs) {
             if linked.insert(descriptor.digest) {
-                link(&blob_path(export, &descriptor.digest), &blob_path(temporary.path(), &descriptor.digest))?;
+                link(
+                    &blob_path(export, &descriptor.digest),
+                    &blob_path(temporary.path(), &descriptor.digest),
+                )?;
             }
         }
     }
@@ -299,9 +304,10 @@ fn check_parts(parts: &Artefacts, targets: &[Descriptor]) -> Result<(), LayoutEr
     }
     // Base64 in JSON in base64 never grows beyond this factor; the bundle's own bytes are below 1 KiB.
     let bundle = parts.provenance.payload.len().div_ceil(3) * 4 + 1024;
-    for (what, got, limit) in
-        [("the provenance bundle", bundle, MAX_BUNDLE), ("the Evidence", parts.evidence.len(), MAX_COLLECTION)]
-    {
+    for (what, got, limit) in [
+        ("the provenance bundle", bundle, MAX_BUNDLE),
+        ("the Evidence", parts.evidence.len(), MAX_COLLECTION),
+    ] {
         if got > limit {
             return Err(LayoutError::PartTooLarge { what, got, limit });
         }
@@ -325,7 +331,10 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), LayoutError> {
 
 fn write_artefact(directory: &Path, artefact: &Artefact) -> Result<(), LayoutError> {
     write(&blob_path(directory, &artefact.descriptor.digest), &artefact.manifest)?;
-    artefact.blobs.iter().try_for_each(|(descriptor, bytes)| write(&blob_path(directory, &descriptor.digest), bytes))
+    artefact
+        .blobs
+        .iter()
+        .try_for_each(|(descriptor, bytes)| write(&blob_path(directory, &descriptor.digest), bytes))
 }
 
 /// Reads a layout: `index.json`, then every manifest it leads to. The image is its first entry.
@@ -334,7 +343,11 @@ pub fn read_layout(directory: &Path) -> Result<ResultLayout, LayoutError> {
     let index_json = read_bounded(&path, MAX_MANIFEST)?;
     let index: Index = parse("index.json", &index_json)?;
     if index.manifests.len() > MAX_ENTRIES {
-        return Err(LayoutError::TooMany { what: "entries of index.json", got: index.manifests.len(), limit: MAX_ENTRIES });
+        return Err(LayoutError::TooMany {
+            what: "entries of index.json",
+            got: index.manifests.len(),
+            limit: MAX_ENTRIES,
+        });
     }
     let (first, rest) =
         index.manifests.split_first().ok_or_else(|| LayoutError::Empty { what: "index.json".to_owned() })?;
@@ -365,7 +378,11 @@ fn read_platforms(directory: &Path, image: &StoredManifest) -> Result<Vec<Stored
     }
     // One subject is the index itself.
     if index.manifests.len() >= MAX_SUBJECTS {
-        return Err(LayoutError::TooMany { what: "manifests of an index", got: index.manifests.len(), limit: MAX_SUBJECTS - 1 });
+        return Err(LayoutError::TooMany {
+            what: "manifests of an index",
+            got: index.manifests.len(),
+            limit: MAX_SUBJECTS - 1,
+        });
     }
     index
         .manifests
@@ -396,7 +413,11 @@ fn read_manifest(directory: &Path, descriptor: &Descriptor) -> Result<StoredMani
     } else if is_manifest(&descriptor.media_type) {
         let manifest: Manifest = parse(&descriptor.digest.to_string(), &bytes)?;
         if manifest.layers.len() > MAX_LAYERS {
-            return Err(LayoutError::TooMany { what: "layers of a manifest", got: manifest.layers.len(), limit: MAX_LAYERS });
+            return Err(LayoutError::TooMany {
+                what: "layers of a manifest",
+                got: manifest.layers.len(),
+                limit: MAX_LAYERS,
+            });
         }
         (std::iter::once(manifest.config).chain(manifest.layers).collect(), manifest.subject)
     } else {
@@ -412,16 +433,20 @@ fn check_blob(directory: &Path, descriptor: &Descriptor) -> Result<(), LayoutErr
     let path = blob_path(directory, &descriptor.digest);
     // Not followed: a link in a layout could lead out of it.
     match fs::symlink_metadata(&path) {
-        Ok(found) if !found.is_file() => {
-            Err(LayoutError::MissingBlob { digest: descriptor.digest, media_type: descriptor.media_type.clone() })
-        }
-        Ok(found) if found.len() != descriptor.size => {
-            Err(LayoutError::BlobSize { digest: descriptor.digest, got: found.len(), expected: descriptor.size })
-        }
+        Ok(found) if !found.is_file() => Err(LayoutError::MissingBlob {
+            digest: descriptor.digest,
+            media_type: descriptor.media_type.clone(),
+        }),
+        Ok(found) if found.len() != descriptor.size => Err(LayoutError::BlobSize {
+            digest: descriptor.digest,
+            got: found.len(),
+            expected: descriptor.size,
+        }),
         Ok(_) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            Err(LayoutError::MissingBlob { digest: descriptor.digest, media_type: descriptor.media_type.clone() })
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(LayoutError::MissingBlob {
+            digest: descriptor.digest,
+            media_type: descriptor.media_type.clone(),
+        }),
         Err(source) => Err(LayoutError::Io { operation: "look at", path, source }),
     }
 }
@@ -431,11 +456,15 @@ fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LayoutError> {
     let file = fs::File::open(path).map_err(io_error("open", path))?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
     if bytes.len() as u64 > limit {
-        return Err(LayoutError::Shape { what: path.display().to_string(), problem: format!("more than {limit} bytes") });
+        return Err(LayoutError::Shape {
+            what: path.display().to_string(),
+            problem: format!("more than {limit} bytes"),
+        });
     }
     Ok(bytes)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, LayoutError> {
-    serde_json::from_slice(bytes).map_err(|e| LayoutError::Shape { what: what.to_owned(), problem: e.to_string() })
+    serde_json::from_slice(bytes)
+        .map_err(|e| LayoutError::Shape { what: what.to_owned(), problem: e.to_string() })
 }

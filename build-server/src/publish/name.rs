@@ -39,7 +39,9 @@ impl ImageName {
         }
         let (repository, tag) = rest.rsplit_once(':').ok_or_else(|| invalid("no tag"))?;
         if !is_repository(repository) || registry.len() + 1 + repository.len() > MAX_NAME {
-            return Err(invalid("repository is malformed (a-z, 0-9, separated by `.`, `_`, `__`, `-`, `/`; 255 bytes)"));
+            return Err(invalid(
+                "repository is malformed (a-z, 0-9, separated by `.`, `_`, `__`, `-`, `/`; 255 bytes)",
+            ));
         }
         if !is_tag(tag) {
             return Err(invalid("tag is malformed (A-Z, a-z, 0-9, `_`, `.`, `-`; 128 bytes)"));
@@ -56,7 +58,11 @@ impl ImageName {
     /// Host and port that serve the registry API: Docker Hub's differs from its name.
     #[must_use]
     pub fn api_host(&self) -> &str {
-        if matches!(self.registry.as_str(), "docker.io" | "index.docker.io") { "registry-1.docker.io" } else { &self.registry }
+        if matches!(self.registry.as_str(), "docker.io" | "index.docker.io") {
+            "registry-1.docker.io"
+        } else {
+            &self.registry
+        }
     }
 
     /// Path of the repository in the registry.
@@ -88,7 +94,9 @@ impl fmt::Display for ImageName {
 fn is_registry(text: &str) -> bool {
     let marked = text.contains('.') || text.contains(':') || text == "localhost";
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => (address, rest.strip_prefix(':')),
+        Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+            (address, rest.strip_prefix(':'))
+        }
         Some(_) => return false,
         None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
     };
@@ -136,16 +144,34 @@ mod tests {
             assert_eq!((name.registry(), name.repository(), name.tag()), (registry, repository, tag));
             assert_eq!(name.to_string(), text);
         }
-        assert_eq!(ImageName::parse("docker.io/library/x:1").map(|n| n.api_host().to_owned()).as_deref(), Ok("registry-1.docker.io"));
+        assert_eq!(
+            ImageName::parse("docker.io/library/x:1").map(|n| n.api_host().to_owned()).as_deref(),
+            Ok("registry-1.docker.io")
+        );
     }
 
     #[test]
     fn anything_that_could_change_the_path_of_a_request_is_refused() {
         for text in [
-            "app:1", "app/x:1", "reg.example/app", "reg.example/App:1", "reg.example/../x:1", "reg.example/a//b:1",
-            "reg.example/a:..", "reg.example/a?x:1", "reg.example/a:1/2", "user@reg.example/a:1", "reg.example:0/a:1",
-            "reg.example:99999/a:1", "reg.example/a___b:1", "reg.example/a._b:1", "reg.example/:1", "reg.example/a:",
-            "-a.example/a:1", "[zz]:1/a:1", "reg.example/a:%41",
+            "app:1",
+            "app/x:1",
+            "reg.example/app",
+            "reg.example/App:1",
+            "reg.example/../x:1",
+            "reg.example/a//b:1",
+            "reg.example/a:..",
+            "reg.example/a?x:1",
+            "reg.example/a:1/2",
+            "user@reg.example/a:1",
+            "reg.example:0/a:1",
+            "reg.example:99999/a:1",
+            "reg.example/a___b:1",
+            "reg.example/a._b:1",
+            "reg.example/:1",
+            "reg.example/a:",
+            "-a.example/a:1",
+            "[zz]:1/a:1",
+            "reg.example/a:%41",
         ] {
             assert!(ImageName::parse(text).is_err(), "{text}");
         }

@@ -43,7 +43,8 @@ pub(crate) fn run(args: &BuildArgs, setup: &Setup, output: &Output) -> Result<u8
 /// Standard output takes the result or a document, not both.
 pub(crate) fn check_stdout(destination: &Destination, output: &Output) -> Result<(), Failure> {
     if output.is_json() && summary::is_stdout(destination) {
-        return Err(Failure::usage("--json and the result are both for standard output").advise("give another dest with --output"));
+        return Err(Failure::usage("--json and the result are both for standard output")
+            .advise("give another dest with --output"));
     }
     Ok(())
 }
@@ -63,10 +64,17 @@ pub(crate) fn style(wish: Option<&str>) -> Result<Style, Failure> {
         "auto" if std::io::stderr().is_terminal() => Style::Terminal,
         "auto" | "plain" => Style::Plain,
         "tty" if std::io::stderr().is_terminal() => Style::Terminal,
-        "tty" => return Err(Failure::usage("progress is `tty`, and standard error is no terminal").advise("use --progress plain")),
+        "tty" => {
+            return Err(Failure::usage("progress is `tty`, and standard error is no terminal")
+                .advise("use --progress plain"));
+        }
         "rawjson" => Style::RawJson,
         "quiet" | "none" => Style::Quiet,
-        other => return Err(Failure::usage(format!("progress is `{other}`, wanted auto, tty, plain, rawjson or quiet"))),
+        other => {
+            return Err(Failure::usage(format!(
+                "progress is `{other}`, wanted auto, tty, plain, rawjson or quiet"
+            )));
+        }
     })
 }
 
@@ -82,9 +90,9 @@ fn annotation(text: &str) -> Result<(String, String), Failure> {
     match name.split_once(':') {
         None => Ok((name, value)),
         Some(("manifest", name)) => Ok((name.to_owned(), value)),
-        Some((level, _)) => {
-            Err(Failure::usage(format!("--annotation `{text}` is for `{level}`; only annotations of the manifest are supported")))
-        }
+        Some((level, _)) => Err(Failure::usage(format!(
+            "--annotation `{text}` is for `{level}`; only annotations of the manifest are supported"
+        ))),
     }
 }
 
@@ -104,7 +112,9 @@ fn options(args: &BuildArgs) -> Result<BuildOptions, Failure> {
         Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
         None => (text.clone(), None),
     };
-    let collect = |result: Vec<Result<(String, String), Failure>>| result.into_iter().collect::<Result<BTreeMap<_, _>, _>>();
+    let collect = |result: Vec<Result<(String, String), Failure>>| {
+        result.into_iter().collect::<Result<BTreeMap<_, _>, _>>()
+    };
     Ok(BuildOptions {
         context: spec::parse_context(&args.context).map_err(usage)?,
         dockerfile: args.file.clone(),
@@ -114,7 +124,12 @@ fn options(args: &BuildArgs) -> Result<BuildOptions, Failure> {
         labels: collect(args.labels.iter().map(|text| key_value("--label", text)).collect())?,
         annotations: collect(args.annotations.iter().map(|text| annotation(text)).collect())?,
         platforms: spec::parse_platforms(&args.platforms).map_err(usage)?,
-        secrets: args.secrets.iter().map(|text| spec::parse_secret(text)).collect::<Result<_, _>>().map_err(usage)?,
+        secrets: args
+            .secrets
+            .iter()
+            .map(|text| spec::parse_secret(text))
+            .collect::<Result<_, _>>()
+            .map_err(usage)?,
         ssh: args.ssh.iter().map(|text| spec::parse_ssh(text)).collect::<Result<_, _>>().map_err(usage)?,
         named_contexts: args
             .build_contexts
@@ -122,7 +137,12 @@ fn options(args: &BuildArgs) -> Result<BuildOptions, Failure> {
             .map(|text| spec::parse_named_context(text))
             .collect::<Result<_, _>>()
             .map_err(usage)?,
-        add_hosts: args.add_hosts.iter().map(|text| spec::parse_add_host(text)).collect::<Result<_, _>>().map_err(usage)?,
+        add_hosts: args
+            .add_hosts
+            .iter()
+            .map(|text| spec::parse_add_host(text))
+            .collect::<Result<_, _>>()
+            .map_err(usage)?,
         no_cache: args.no_cache,
         pull: args.pull,
         output,
@@ -134,7 +154,10 @@ fn options(args: &BuildArgs) -> Result<BuildOptions, Failure> {
 }
 
 /// Reads and signs while the connection is made, so that neither waits for the other.
-async fn prepare_and_open(options: BuildOptions, connector: Connector) -> Result<(Prepared, Session), Failure> {
+async fn prepare_and_open(
+    options: BuildOptions,
+    connector: Connector,
+) -> Result<(Prepared, Session), Failure> {
     let (project, key) = (connector.project.clone(), connector.key.clone());
     let preparing = tokio::task::spawn_blocking(move || {
         let home = variable("HOME").map(std::path::PathBuf::from);
@@ -148,7 +171,8 @@ async fn prepare_and_open(options: BuildOptions, connector: Connector) -> Result
         prepare(&options, &project, &key, &mut surroundings)
     });
     let session = Session::open(connector).await;
-    let prepared = preparing.await.map_err(|e| Failure::failed(format!("reading the context failed: {e}")))?;
+    let prepared =
+        preparing.await.map_err(|e| Failure::failed(format!("reading the context failed: {e}")))?;
     // A wrong flag is wrong whether the server answers or not.
     Ok((prepared?, session?))
 }
@@ -174,7 +198,12 @@ async fn build(
         .agents
         .iter()
         .map(|(id, socket)| {
-            tokio::spawn(agent::forward(session.channel().builds(), created.name.clone(), id.clone(), socket.clone()))
+            tokio::spawn(agent::forward(
+                session.channel().builds(),
+                created.name.clone(),
+                id.clone(),
+                socket.clone(),
+            ))
         })
         .collect();
     // The values are needed no more: the server has them, and a retry would be another request.
@@ -188,7 +217,10 @@ async fn build(
             let text = summary::context(&request, &trees, uploaded);
             let milestone = v1::Milestone { stage: "context".to_owned(), text };
             let event = Some(v1::build_event::Event::Milestone(milestone));
-            display.lock().unwrap_or_else(PoisonError::into_inner).event(&v1::BuildEvent { event, ..Default::default() });
+            display
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .event(&v1::BuildEvent { event, ..Default::default() });
         }
         Ok(())
     };
@@ -201,13 +233,19 @@ async fn build(
     };
     let document = provenance::digest::Sha256Digest::of(&request.document());
     if build.request_digest != document.to_string() {
-        return Err(Failure::new(exit::NOT_AUTHENTIC, "OTHER_REQUEST", format!("the server built request {}, signed was {document}", build.request_digest)));
+        return Err(Failure::new(
+            exit::NOT_AUTHENTIC,
+            "OTHER_REQUEST",
+            format!("the server built request {}, signed was {document}", build.request_digest),
+        ));
     }
     fetch(&mut session, &build.name, result, &destination).await?;
     write_files(args, result)?;
     summary::success(&build, result, &destination, chatty, output);
     if output.is_json() {
-        output.document(&json!({"build": build_json(&build), "output": summary::destination_json(&destination)}));
+        output.document(
+            &json!({"build": build_json(&build), "output": summary::destination_json(&destination)}),
+        );
     } else if style == Style::Quiet && !summary::is_stdout(&destination) {
         let digest = result.image.as_ref().map_or("", |image| image.digest.as_str());
         output.data(&format!("{digest}\n"));
@@ -224,7 +262,9 @@ pub(crate) async fn fetch(
 ) -> Result<(), Failure> {
     match destination {
         Destination::Nowhere => Ok(()),
-        Destination::LayoutDirectory(target) => download::layout_directory(session, name, result, target).await,
+        Destination::LayoutDirectory(target) => {
+            download::layout_directory(session, name, result, target).await
+        }
         Destination::LayoutTar(target) => download::layout_tar(session, name, result, target).await,
         Destination::FilesDirectory(target) => download::files_directory(session, name, result, target).await,
         Destination::FilesTar(target) => download::files_tar(session, name, result, target).await,
@@ -234,7 +274,8 @@ pub(crate) async fn fetch(
 
 fn write_files(args: &BuildArgs, result: &v1::Result) -> Result<(), Failure> {
     let write = |path: &Path, contents: &[u8]| {
-        std::fs::write(path, contents).map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))
+        std::fs::write(path, contents)
+            .map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))
     };
     if let Some(path) = &args.metadata_file {
         write(path, &result.metadata_json)?;
@@ -314,8 +355,12 @@ impl Watching<'_> {
             };
             if cause == Cause::Interrupt && stop == Cause::Interrupt {
                 lock().finish();
-                return Err(Failure::new(exit::INTERRUPTED, "INTERRUPTED", "interrupted twice; the build may still be ending")
-                    .advise(format!("sealwright get {}", summary::id(name))));
+                return Err(Failure::new(
+                    exit::INTERRUPTED,
+                    "INTERRUPTED",
+                    "interrupted twice; the build may still be ending",
+                )
+                .advise(format!("sealwright get {}", summary::id(name))));
             }
             cause = stop;
             if self.chatty {

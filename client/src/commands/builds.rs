@@ -21,7 +21,8 @@ fn state(build: &v1::Build) -> String {
 }
 
 fn time(time: Option<&prost_types::Timestamp>) -> String {
-    time.and_then(|time| Timestamp::from_unix(time.seconds).ok()).map_or_else(|| "-".to_owned(), |time| time.to_string())
+    time.and_then(|time| Timestamp::from_unix(time.seconds).ok())
+        .map_or_else(|| "-".to_owned(), |time| time.to_string())
 }
 
 fn describe(build: &v1::Build) -> String {
@@ -83,7 +84,10 @@ pub(crate) fn get(build: &str, setup: &Setup, output: &Output) -> Result<u8, Fai
 /// `sealwright list`.
 pub(crate) fn list(args: &ListArgs, setup: &Setup, output: &Output) -> Result<u8, Failure> {
     let connector = setup.connector()?;
-    let filter = args.state.as_ref().map_or_else(String::new, |state| format!("state = {}", state.to_ascii_uppercase()));
+    let filter = args
+        .state
+        .as_ref()
+        .map_or_else(String::new, |state| format!("state = {}", state.to_ascii_uppercase()));
     runtime()?.block_on(async {
         let session = Session::open(connector).await?;
         let mut builds = Vec::new();
@@ -108,7 +112,11 @@ pub(crate) fn list(args: &ListArgs, setup: &Setup, output: &Output) -> Result<u8
             for build in &builds {
                 let name = build.names.first().map_or("-", String::as_str);
                 let created = time(build.create_time.as_ref());
-                text.push_str(&format!("{:<28} {:<10} {created:<21} {name}\n", summary::id(&build.name), state(build)));
+                text.push_str(&format!(
+                    "{:<28} {:<10} {created:<21} {name}\n",
+                    summary::id(&build.name),
+                    state(build)
+                ));
             }
             output.data(&text);
             if builds.is_empty() {
@@ -146,7 +154,12 @@ pub(crate) fn logs(args: &LogsArgs, setup: &Setup, output: &Output) -> Result<u8
     runtime()?.block_on(async {
         let mut session = Session::open(connector).await?;
         let name = session.build_name(&args.build);
-        let display = Arc::new(Mutex::new(Display::new(style, output.color_stdout(), terminal_size, std::io::stdout())));
+        let display = Arc::new(Mutex::new(Display::new(
+            style,
+            output.color_stdout(),
+            terminal_size,
+            std::io::stdout(),
+        )));
         let build = if args.follow {
             let shown = display.clone();
             let mut on_event = move |event: &v1::BuildEvent| {
@@ -195,7 +208,9 @@ pub(crate) fn download(args: &DownloadArgs, setup: &Setup, output: &Output) -> R
         None => None,
     };
     if asked == Some(Destination::Nowhere) {
-        return Err(Failure::usage("--output names no destination; wanted type=oci,dest=PATH or a directory"));
+        return Err(Failure::usage(
+            "--output names no destination; wanted type=oci,dest=PATH or a directory",
+        ));
     }
     check_id(&args.build)?;
     if let Some(destination) = &asked {
@@ -223,7 +238,9 @@ pub(crate) fn download(args: &DownloadArgs, setup: &Setup, output: &Output) -> R
         fetch(&mut session, &build.name, result, &destination).await?;
         summary::success(&build, result, &destination, true, output);
         if output.is_json() {
-            output.document(&json!({"build": build_json(&build), "output": summary::destination_json(&destination)}));
+            output.document(
+                &json!({"build": build_json(&build), "output": summary::destination_json(&destination)}),
+            );
         }
         Ok(0)
     })

@@ -83,10 +83,16 @@ impl From<PrepareError> for Failure {
         let failure = Self::usage(&error);
         match error {
             PrepareError::Context(error) => error.into(),
-            PrepareError::DockerConfig(_) => failure.advise("log in again with `docker login`, or correct the file"),
+            PrepareError::DockerConfig(_) => {
+                failure.advise("log in again with `docker login`, or correct the file")
+            }
             PrepareError::Request(_) => failure.advise("correct the flag that this field comes from"),
-            PrepareError::Secret { .. } => failure.advise("give --secret id=ID,src=FILE or id=ID,env=NAME with a file or variable that is there"),
-            PrepareError::Ssh { .. } => failure.advise("start an agent (`eval $(ssh-agent)`, `ssh-add`), or name its socket: --ssh ID=SOCKET"),
+            PrepareError::Secret { .. } => failure.advise(
+                "give --secret id=ID,src=FILE or id=ID,env=NAME with a file or variable that is there",
+            ),
+            PrepareError::Ssh { .. } => failure.advise(
+                "start an agent (`eval $(ssh-agent)`, `ssh-add`), or name its socket: --ssh ID=SOCKET",
+            ),
             _ => failure,
         }
     }
@@ -97,14 +103,16 @@ impl From<ContextError> for Failure {
         let failure = Self::usage(&error);
         match error {
             ContextError::Service(status) => from_status(&status),
-            ContextError::Changed { .. } => {
-                failure.advise("let whatever writes there finish, or leave it out with .dockerignore; then build again")
-            }
+            ContextError::Changed { .. } => failure.advise(
+                "let whatever writes there finish, or leave it out with .dockerignore; then build again",
+            ),
             ContextError::NoDockerfile { .. } => failure.advise("give its path with -f FILE"),
             ContextError::TooMany { .. } | ContextError::TooDeep { .. } => {
                 failure.advise("leave out what the build does not need with .dockerignore")
             }
-            ContextError::Read { .. } => failure.advise("make it readable, or leave it out with .dockerignore"),
+            ContextError::Read { .. } => {
+                failure.advise("make it readable, or leave it out with .dockerignore")
+            }
             _ => failure,
         }
     }
@@ -155,7 +163,8 @@ impl From<DownloadError> for Failure {
         match error {
             DownloadError::Session(error) => error.into(),
             DownloadError::NotALayout { .. } | DownloadError::SeveralImages { .. } => {
-                Self { exit: exit::USAGE, ..failure }.advise("give another path with --output type=oci,dest=PATH")
+                Self { exit: exit::USAGE, ..failure }
+                    .advise("give another path with --output type=oci,dest=PATH")
             }
             DownloadError::Mismatch { .. } => Self { exit: exit::NOT_AUTHENTIC, ..failure },
             _ => failure,
@@ -175,7 +184,9 @@ impl From<client::key::KeyError> for Failure {
         let failure = Self::usage(&error);
         match error {
             KeyError::Permissions { path, .. } => failure.advise(format!("chmod 600 {}", path.display())),
-            KeyError::Exists { .. } => failure.advise("give another file, or keep using the key that is there"),
+            KeyError::Exists { .. } => {
+                failure.advise("give another file, or keep using the key that is there")
+            }
             KeyError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 failure.advise("make one with `sealwright key new FILE`")
             }
@@ -214,7 +225,9 @@ pub(crate) fn from_status(status: &Status) -> Failure {
         failure.advice.push(format!("try again in {} s", delay.as_secs().max(1)));
     }
     if failure.advice.is_empty() && exit == exit::AUTH {
-        failure.advice.push("the operator must admit your project: send them `sealwright project show`".to_owned());
+        failure
+            .advice
+            .push("the operator must admit your project: send them `sealwright project show`".to_owned());
     }
     failure
 }

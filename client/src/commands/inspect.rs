@@ -51,7 +51,12 @@ pub(crate) fn run(args: &InspectArgs, output: &Output) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn describe(name: &str, blobs: &dyn Blobs, input: &ImageInput, damaged: Vec<String>) -> Result<Value, Failure> {
+fn describe(
+    name: &str,
+    blobs: &dyn Blobs,
+    input: &ImageInput,
+    damaged: Vec<String>,
+) -> Result<Value, Failure> {
     let root = parse_manifest(input.target, &blobs.document(&input.target, MAX_MANIFEST)?)?;
     let mut images = Vec::new();
     for child in &root.manifests {
@@ -64,7 +69,8 @@ fn describe(name: &str, blobs: &dyn Blobs, input: &ImageInput, damaged: Vec<Stri
     // The same statement is attached in several forms.
     let mut seen = HashSet::new();
     let mut statements: Vec<Value> = input.envelopes.iter().map(|bytes| statement(bytes)).collect();
-    statements.retain(|statement| statement["digest"].is_null() || seen.insert(statement["digest"].to_string()));
+    statements
+        .retain(|statement| statement["digest"].is_null() || seen.insert(statement["digest"].to_string()));
     let signatures: Vec<Value> = input
         .simple_signatures
         .iter()
@@ -152,14 +158,20 @@ fn text(document: &Value) -> String {
     }
     for evidence in items("evidence") {
         line("evidence", &format!("{} {}", string(&evidence["platform"]), string(&evidence["digest"])));
-        line("  leaf", &format!("{} key {}", string(&evidence["leaf"]["kind"]), string(&evidence["leaf"]["key"])));
+        line(
+            "  leaf",
+            &format!("{} key {}", string(&evidence["leaf"]["kind"]), string(&evidence["leaf"]["key"])),
+        );
         line("  batch", &format!("leaf {} of {}", evidence["batch"]["index"], evidence["batch"]["size"]));
         line("  builder", &string(&evidence["instance"]["builder_id"]));
         line("  version", &string(&evidence["instance"]["version"]));
         line("  instance", &string(&evidence["instanceDigest"]));
     }
     for statement in items("statements") {
-        line("statement", &format!("{} {}", string(&statement["predicateType"]), string(&statement["digest"])));
+        line(
+            "statement",
+            &format!("{} {}", string(&statement["predicateType"]), string(&statement["digest"])),
+        );
         let parsed: Option<Statement> = serde_json::from_value(statement["statement"].clone()).ok();
         if let Some(parsed) = parsed.filter(|_| statement["ours"] == true) {
             for (word, fact) in facts(&parsed) {
@@ -168,7 +180,10 @@ fn text(document: &Value) -> String {
         }
     }
     for signature in items("signatures") {
-        line("signature", &format!("cosign, for {}@{}", string(&signature["repository"]), string(&signature["image"])));
+        line(
+            "signature",
+            &format!("cosign, for {}@{}", string(&signature["repository"]), string(&signature["image"])),
+        );
     }
     for problem in items("damaged") {
         line("damaged", &string(&problem));

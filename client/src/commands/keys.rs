@@ -22,7 +22,8 @@ const MAX_KEY_FILE: usize = 64 << 10;
 pub(crate) fn key(command: &KeyCommand, setup: &Setup, output: &Output) -> Result<u8, Failure> {
     match command {
         KeyCommand::New { kind, file } => {
-            let algorithm = if kind == "ed25519" { KeyAlgorithm::Ed25519 } else { KeyAlgorithm::EcdsaP256Sha256 };
+            let algorithm =
+                if kind == "ed25519" { KeyAlgorithm::Ed25519 } else { KeyAlgorithm::EcdsaP256Sha256 };
             let key = CallerKey::generate(algorithm)?;
             key.save_new(file)?;
             output.status("key", &format!("{} written, readable by you only", file.display()));
@@ -56,7 +57,8 @@ pub(crate) fn public_key(file: &Path) -> Result<PublicKey, Failure> {
     };
     let body = rest.split("-----END PUBLIC KEY-----").next().unwrap_or(rest);
     let compact: String = body.split_ascii_whitespace().collect();
-    let der = STANDARD.decode(compact).map_err(|_| Failure::usage("the PEM is not base64").at(file.display()))?;
+    let der =
+        STANDARD.decode(compact).map_err(|_| Failure::usage("the PEM is not base64").at(file.display()))?;
     PublicKey::from_spki_der(&der).map_err(|e| Failure::usage(e).at(file.display()))
 }
 
@@ -64,7 +66,8 @@ pub(crate) fn public_key(file: &Path) -> Result<PublicKey, Failure> {
 pub(crate) fn project(command: &ProjectCommand, setup: &Setup, output: &Output) -> Result<u8, Failure> {
     match command {
         ProjectCommand::New { name, members } => {
-            let members: Result<Vec<Sha256Digest>, Failure> = members.iter().map(|text| member(text)).collect();
+            let members: Result<Vec<Sha256Digest>, Failure> =
+                members.iter().map(|text| member(text)).collect();
             let project = Project::new(name, members?).map_err(Failure::usage)?;
             let mut document = project.document();
             document.push(b'\n');

@@ -94,7 +94,9 @@ impl Output {
 /// Size of the terminal on standard error, or a usual one.
 pub(crate) fn terminal_size() -> Size {
     match rustix::termios::tcgetwinsize(std::io::stderr()) {
-        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => Size { columns: size.ws_col.into(), rows: size.ws_row.into() },
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+            Size { columns: size.ws_col.into(), rows: size.ws_row.into() }
+        }
         _ => Size { columns: 80, rows: 24 },
     }
 }

@@ -33,7 +33,8 @@ pub(crate) fn init(args: &PolicyInitArgs, setup: &Setup, output: &Output) -> Res
     }
     if args.callers.is_empty() && args.projects.is_empty() {
         let file = setup.settings.value(Setting::Key).ok_or_else(|| {
-            Failure::usage("nobody's images would be accepted").advise("name a caller with --caller KEY, or a project with --accept-project FILE")
+            Failure::usage("nobody's images would be accepted")
+                .advise("name a caller with --caller KEY, or a project with --accept-project FILE")
         })?;
         template.callers.push(("me".to_owned(), public_key(Path::new(file))?));
         output.status("caller", &format!("your own key {file}, as none was named"));
@@ -53,7 +54,15 @@ pub(crate) fn init(args: &PolicyInitArgs, setup: &Setup, output: &Output) -> Res
     template.build_policies = digests(&args.build_policies)?;
     let text = policy_from_reference_values(&values, &template);
     output.data(&text);
-    output.status("values", &format!("{}, guest version {}, signed by {}", values.name, values.guest_version, release_key.spki_sha256()));
+    output.status(
+        "values",
+        &format!(
+            "{}, guest version {}, signed by {}",
+            values.name,
+            values.guest_version,
+            release_key.spki_sha256()
+        ),
+    );
     if let Err(problem) = verifier::Policy::parse(&text, "policy") {
         output.status("incomplete", &problem.to_string());
         output.status("", "nothing is accepted until you fill that in");
@@ -75,8 +84,13 @@ pub(crate) fn check(file: Option<&Path>, setup: &Setup, output: &Output) -> Resu
             "referenceValues": policy.reference_values().len(),
         }));
     } else {
-        let mark = if policy.is_dangerous() { ", NOT HARDWARE: it names a root that is no vendor's" } else { "" };
-        output.data(&format!("{}: complete, {} reference values{mark}\n", policy.file(), policy.reference_values().len()));
+        let mark =
+            if policy.is_dangerous() { ", NOT HARDWARE: it names a root that is no vendor's" } else { "" };
+        output.data(&format!(
+            "{}: complete, {} reference values{mark}\n",
+            policy.file(),
+            policy.reference_values().len()
+        ));
     }
     Ok(0)
 }

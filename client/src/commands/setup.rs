@@ -54,9 +54,11 @@ impl Setup {
     }
 
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
-        let text = self.required(Setting::Endpoint, "name your build server, such as --endpoint build.example:8443")?;
-        text.parse()
-            .map_err(|e| Failure::usage(e).advise("`sealwright config show` says where the endpoint came from"))
+        let text = self
+            .required(Setting::Endpoint, "name your build server, such as --endpoint build.example:8443")?;
+        text.parse().map_err(|e| {
+            Failure::usage(e).advise("`sealwright config show` says where the endpoint came from")
+        })
     }
 
     pub(crate) fn key_file(&self) -> Result<&Path, Failure> {
@@ -87,9 +89,12 @@ impl Setup {
         };
         let project = read_project(&file)?;
         if !project.has_member(&own) {
-            return Err(Failure::usage(format!("your key {own} is not a member of project `{}`", project.name))
-                .at(file.display())
-                .advise("use the key of a member, or another project document"));
+            return Err(Failure::usage(format!(
+                "your key {own} is not a member of project `{}`",
+                project.name
+            ))
+            .at(file.display())
+            .advise("use the key of a member, or another project document"));
         }
         Ok(project)
     }
@@ -121,9 +126,12 @@ pub(crate) fn read_file(path: &Path, limit: usize, what: &str) -> Result<Vec<u8>
 
 pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
     let bytes = read_file(path, verifier::policy::MAX_POLICY, "policy")?;
-    let text = String::from_utf8(bytes).map_err(|_| Failure::usage(format!("policy {} is not UTF-8", path.display())))?;
-    Policy::parse(&text, &path.display().to_string())
-        .map_err(|e| Failure::new(super::failure::exit::USAGE, "POLICY", e).advise("a policy must be complete: docs/policy.md explains every key"))
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Failure::usage(format!("policy {} is not UTF-8", path.display())))?;
+    Policy::parse(&text, &path.display().to_string()).map_err(|e| {
+        Failure::new(super::failure::exit::USAGE, "POLICY", e)
+            .advise("a policy must be complete: docs/policy.md explains every key")
+    })
 }
 
 pub(crate) fn read_project(path: &Path) -> Result<Project, Failure> {
@@ -131,7 +139,9 @@ pub(crate) fn read_project(path: &Path) -> Result<Project, Failure> {
     // The newline that shells and editors add is no part of the document.
     let document = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     Project::parse(document).map_err(|e| {
-        Failure::usage(e).at(path.display()).advise("write it with `sealwright project new NAME --member DIGEST > FILE`")
+        Failure::usage(e)
+            .at(path.display())
+            .advise("write it with `sealwright project new NAME --member DIGEST > FILE`")
     })
 }
 
@@ -143,7 +153,10 @@ pub(crate) fn show(setup: &Setup, output: &Output) -> Result<u8, Failure> {
         let mut values = serde_json::Map::new();
         for setting in Setting::ALL {
             let origin = settings.origin(setting).map(ToString::to_string);
-            values.insert(setting.name().to_owned(), json!({"value": settings.value(setting), "origin": origin}));
+            values.insert(
+                setting.name().to_owned(),
+                json!({"value": settings.value(setting), "origin": origin}),
+            );
         }
         output.document(&json!({"file": file.map(|f| f.display().to_string()), "settings": values}));
         return Ok(0);

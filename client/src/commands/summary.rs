@@ -37,12 +37,19 @@ pub(crate) fn context(request: &Request, trees: &[Tree], uploaded: Uploaded) -> 
 }
 
 /// The lines after a build that succeeded.
-pub(crate) fn success(build: &v1::Build, result: &v1::Result, destination: &Destination, chatty: bool, output: &Output) {
+pub(crate) fn success(
+    build: &v1::Build,
+    result: &v1::Result,
+    destination: &Destination,
+    chatty: bool,
+    output: &Output,
+) {
     if !chatty {
         return;
     }
     for class in result.materials.iter().filter(|class| class.state == "incomplete") {
-        output.status("incomplete", &format!("materials of class {}: {}", class.material_class, class.reason));
+        output
+            .status("incomplete", &format!("materials of class {}: {}", class.material_class, class.reason));
     }
     let digest = result.image.as_ref().map_or("", |image| image.digest.as_str());
     // The names have been told by the build's milestones.
@@ -52,11 +59,17 @@ pub(crate) fn success(build: &v1::Build, result: &v1::Result, destination: &Dest
     let verify = match destination {
         Destination::LayoutDirectory(path) | Destination::LayoutTar(path) if !is_stdout(destination) => {
             output.status("image", digest);
-            output.status("written", &format!("{}   (signature, provenance, evidence beside the image)", path.display()));
+            output.status(
+                "written",
+                &format!("{}   (signature, provenance, evidence beside the image)", path.display()),
+            );
             Some(path.display().to_string())
         }
         Destination::FilesDirectory(path) | Destination::FilesTar(path) if !is_stdout(destination) => {
-            output.status("written", &format!("{}   (files only: no signature, provenance or evidence)", path.display()));
+            output.status(
+                "written",
+                &format!("{}   (files only: no signature, provenance or evidence)", path.display()),
+            );
             None
         }
         _ => None,
@@ -113,8 +126,12 @@ pub(crate) fn failure(build: &v1::Build, cause: Cause, failed_output: &[String],
     let (code, meaning) = match (cause, failure.reason.as_str()) {
         (Cause::Interrupt, _) => (exit::INTERRUPTED, "interrupted"),
         (Cause::Timeout, _) => (exit::TIMEOUT, "timeout"),
-        (_, reason) if reason.contains("DEADLINE") || reason.contains("TIMEOUT") => (exit::TIMEOUT, "timeout"),
-        (_, reason) if reason.contains("POLICY") || reason == "SOURCE_REFUSED" => (exit::REFUSED, "refused by the guest's build policy"),
+        (_, reason) if reason.contains("DEADLINE") || reason.contains("TIMEOUT") => {
+            (exit::TIMEOUT, "timeout")
+        }
+        (_, reason) if reason.contains("POLICY") || reason == "SOURCE_REFUSED" => {
+            (exit::REFUSED, "refused by the guest's build policy")
+        }
         (Cause::None, _) if word == "cancelled" => (exit::FAILED, "build cancelled"),
         _ => (exit::FAILED, "build failed"),
     };

@@ -60,14 +60,18 @@ impl From<ImageError> for Failure {
         let with = |exit, reason: &str| Self::new(exit, reason, &error);
         match &error {
             ImageError::Read { .. } => with(exit::USAGE, "UNREADABLE"),
-            ImageError::NotALayout { .. } | ImageError::Selection { .. } | ImageError::Name(_) | ImageError::Login(_) => {
-                with(exit::USAGE, "USAGE")
-            }
+            ImageError::NotALayout { .. }
+            | ImageError::Selection { .. }
+            | ImageError::Name(_)
+            | ImageError::Login(_) => with(exit::USAGE, "USAGE"),
             ImageError::MissingBlob { .. } | ImageError::BadBlob { .. } | ImageError::Manifest { .. } => {
                 with(exit::NOT_AUTHENTIC, "DAMAGED").advise("fetch it again from where it came from")
             }
-            ImageError::NotFound { .. } => with(exit::FAILED, "NOT_FOUND").advise("check the name; a private registry may need `docker login`"),
-            ImageError::Denied { .. } => with(exit::AUTH, "REGISTRY_DENIED").advise("log in with `docker login`"),
+            ImageError::NotFound { .. } => with(exit::FAILED, "NOT_FOUND")
+                .advise("check the name; a private registry may need `docker login`"),
+            ImageError::Denied { .. } => {
+                with(exit::AUTH, "REGISTRY_DENIED").advise("log in with `docker login`")
+            }
             _ => with(exit::UNAVAILABLE, "REGISTRY"),
         }
     }
@@ -87,7 +91,12 @@ pub(crate) fn run(args: &VerifyArgs, setup: &Setup, output: &Output) -> Result<u
         (None, Target::Remote(name)) => Some(name.repository()),
         (None, Target::Local(..)) => None,
     };
-    let complete = |input: ImageInput| ImageInput { repository: repository.clone(), expected_request, endorsements, ..input };
+    let complete = |input: ImageInput| ImageInput {
+        repository: repository.clone(),
+        expected_request,
+        endorsements,
+        ..input
+    };
     let report = match target {
         Target::Local(path, selector) => local(&path, selector.as_deref(), &policy, complete, output)?,
         Target::Remote(name) => remote(&name, &policy, complete, output)?,
@@ -158,7 +167,9 @@ fn remote(
 fn damaged_blob(error: &ImageError, image: Sha256Digest) -> BlobError {
     let (digest, problem) = match error {
         ImageError::MissingBlob { digest } => (*digest, "it is missing".to_owned()),
-        ImageError::BadBlob { digest, problem } | ImageError::Manifest { digest, problem } => (*digest, problem.clone()),
+        ImageError::BadBlob { digest, problem } | ImageError::Manifest { digest, problem } => {
+            (*digest, problem.clone())
+        }
         other => (image, other.to_string()),
     };
     BlobError::Missing { digest, problem }
@@ -184,7 +195,10 @@ fn finish(checks: Result<BlobChecks, Box<(BlobChecks, BlobError)>>) -> Report {
 }
 
 /// Reads all blobs of a layout on all cores.
-fn check_local(image: &LocalImage, mut checks: BlobChecks) -> Result<BlobChecks, Box<(BlobChecks, BlobError)>> {
+fn check_local(
+    image: &LocalImage,
+    mut checks: BlobChecks,
+) -> Result<BlobChecks, Box<(BlobChecks, BlobError)>> {
     let mut work: Vec<Mutex<Option<BlobHasher>>> = Vec::new();
     let mut pending: Vec<Blob> = checks.pending().cloned().collect();
     // The largest first, so that no core is left alone with it at the end.
@@ -242,7 +256,9 @@ fn check_blob(image: &LocalImage, blob: &Blob, mut hasher: BlobHasher) -> Result
 /// The caller's login for the registry of an image.
 pub(crate) fn credential(name: &ImageName) -> Result<Option<RegistryCredential>, Failure> {
     let home = variable("HOME").map(PathBuf::from);
-    let Some(folder) = docker_config_folder(variable("DOCKER_CONFIG").as_deref(), home.as_deref()) else { return Ok(None) };
+    let Some(folder) = docker_config_folder(variable("DOCKER_CONFIG").as_deref(), home.as_deref()) else {
+        return Ok(None);
+    };
     let registries = std::collections::BTreeSet::from([name.registry().to_owned()]);
     let found = DockerConfig::read(&folder).and_then(|config| config.credentials(&registries));
     Ok(found.map_err(ImageError::from)?.pop())
@@ -272,7 +288,10 @@ fn endorsements(files: &[PathBuf]) -> Result<Endorsements, Failure> {
                 "CERTIFICATE" => found.certificates.push(der),
                 "X509 CRL" => found.crls.push(der),
                 other => {
-                    return Err(Failure::usage(format!("block `{other}` is neither CERTIFICATE nor X509 CRL")).at(file.display()));
+                    return Err(Failure::usage(format!(
+                        "block `{other}` is neither CERTIFICATE nor X509 CRL"
+                    ))
+                    .at(file.display()));
                 }
             }
         }

@@ -61,8 +61,9 @@ pub fn read_dockerfile(source: &DockerfileSource) -> Result<DockerfileTree, Cont
         entries.push(entry(&format!("{name}.dockerignore"), contents, &mut blobs)?);
     }
     let shown = || PathBuf::from(&name);
-    let directory =
-        Directory::new(entries).map_err(|problem| ContextError::Directory { path: shown(), problem })?.encode();
+    let directory = Directory::new(entries)
+        .map_err(|problem| ContextError::Directory { path: shown(), problem })?
+        .encode();
     let root = Sha256Digest::of(&directory);
     let size = directory.len() as u64;
     blobs.insert(root, Blob { size, source: BlobSource::Memory(Arc::new(directory)) });
@@ -86,7 +87,11 @@ pub fn read_context_ignore(context: &Path) -> Result<Option<(PathBuf, Vec<u8>)>,
     Ok(Some((path, contents)))
 }
 
-fn entry(name: &str, contents: &[u8], blobs: &mut HashMap<Sha256Digest, Blob>) -> Result<Entry, ContextError> {
+fn entry(
+    name: &str,
+    contents: &[u8],
+    blobs: &mut HashMap<Sha256Digest, Blob>,
+) -> Result<Entry, ContextError> {
     let digest = Sha256Digest::of(contents);
     let size = contents.len() as u64;
     blobs.insert(digest, Blob { size, source: BlobSource::Memory(Arc::new(contents.to_vec())) });

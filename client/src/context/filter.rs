@@ -32,8 +32,8 @@ impl IgnoreFilter {
 
     /// From the contents of an ignore file; `file` is its path, for messages.
     pub fn parse(contents: &[u8], file: PathBuf) -> Result<Self, IgnoreError> {
-        let parsed = parse_ignore_file(contents)
-            .and_then(|patterns| Filter::new::<Vec<u8>, _>(&[], &patterns));
+        let parsed =
+            parse_ignore_file(contents).and_then(|patterns| Filter::new::<Vec<u8>, _>(&[], &patterns));
         match parsed {
             Ok(filter) => Ok(Self { filter, file }),
             Err(problem) => Err(IgnoreError { file, problem }),
@@ -41,7 +41,12 @@ impl IgnoreFilter {
     }
 
     /// Decides about one entry; `path` is from the context's root.
-    pub(crate) fn visit(&self, path: &[u8], directory: bool, parent: &FilterState) -> Result<Visit, IgnoreError> {
+    pub(crate) fn visit(
+        &self,
+        path: &[u8],
+        directory: bool,
+        parent: &FilterState,
+    ) -> Result<Visit, IgnoreError> {
         let visit = self.filter.visit(path, directory, parent);
         let mut visit = visit.map_err(|problem| IgnoreError { file: self.file.clone(), problem })?;
         visit.included |= path == CONTEXT_IGNORE && !directory;

@@ -61,7 +61,8 @@ fn digests(
             unknown.push((index, source));
         }
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(unknown.len());
+    let threads =
+        std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(unknown.len());
     let next = AtomicUsize::new(0);
     let failure: Mutex<Option<ContextError>> = Mutex::new(None);
     let work = || {
@@ -119,7 +120,11 @@ impl FileSource {
     pub(crate) fn check_unchanged(&self, file: &File) -> Result<(), ContextError> {
         let stat = rustix::fs::fstat(file)
             .map_err(|e| ContextError::Read { path: self.shown(), source: e.into() })?;
-        if Stamp::of(&stat) == self.stamp { Ok(()) } else { Err(ContextError::Changed { path: self.shown() }) }
+        if Stamp::of(&stat) == self.stamp {
+            Ok(())
+        } else {
+            Err(ContextError::Changed { path: self.shown() })
+        }
     }
 
     fn hash(&self, buffer: &mut [u8]) -> Result<Sha256Digest, ContextError> {
@@ -181,7 +186,9 @@ impl Builder<'_> {
                     let digest = self.digests[first];
                     Kind::HardLink { first: self.nodes[*first].path.clone(), size: stamp.size, digest }
                 }
-                NodeKind::Directory { children } => Kind::Directory { digest: self.directory(children, &node.path)? },
+                NodeKind::Directory { children } => {
+                    Kind::Directory { digest: self.directory(children, &node.path)? }
+                }
                 NodeKind::Symlink { target } => Kind::Symlink { target: target.clone() },
                 NodeKind::CharDevice { major, minor } => Kind::CharDevice { major: *major, minor: *minor },
                 NodeKind::BlockDevice { major, minor } => Kind::BlockDevice { major: *major, minor: *minor },
@@ -201,8 +208,10 @@ impl Builder<'_> {
                 kind,
             });
         }
-        let directory = Directory::new(entries)
-            .map_err(|problem| ContextError::Directory { path: walk::shown(&self.root_path, path), problem })?;
+        let directory = Directory::new(entries).map_err(|problem| ContextError::Directory {
+            path: walk::shown(&self.root_path, path),
+            problem,
+        })?;
         let blob = directory.encode();
         let digest = Sha256Digest::of(&blob);
         let size = blob.len() as u64;

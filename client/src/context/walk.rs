@@ -47,11 +47,23 @@ fn nanoseconds(seconds: i64, nanoseconds: impl TryInto<i64>) -> i64 {
 pub(crate) enum NodeKind {
     File(Stamp),
     /// Index of the first name's node.
-    HardLink { first: usize },
-    Directory { children: Vec<usize> },
-    Symlink { target: Vec<u8> },
-    CharDevice { major: u32, minor: u32 },
-    BlockDevice { major: u32, minor: u32 },
+    HardLink {
+        first: usize,
+    },
+    Directory {
+        children: Vec<usize>,
+    },
+    Symlink {
+        target: Vec<u8>,
+    },
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
     Fifo,
     Socket,
 }
@@ -88,7 +100,11 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, ContextError> {
 }
 
 /// Walks everything beneath `root` that the filter lets in.
-pub(crate) fn walk(root: BorrowedFd<'_>, root_path: &Path, filter: &IgnoreFilter) -> Result<Walked, ContextError> {
+pub(crate) fn walk(
+    root: BorrowedFd<'_>,
+    root_path: &Path,
+    filter: &IgnoreFilter,
+) -> Result<Walked, ContextError> {
     let mut walker = Walker { root_path, filter, nodes: Vec::new(), first_names: HashMap::new() };
     let top = walker.directory(root, &[], &FilterState::default(), 0)?;
     Ok(Walked { nodes: walker.nodes, top })
@@ -289,7 +305,9 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, 
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, name, flags, Mode::empty(), resolve) {
         // Without the call a link is not followed at all.
-        Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(root, name, flags | OFlags::NOFOLLOW, Mode::empty()),
+        Err(Errno::NOSYS | Errno::PERM) => {
+            rustix::fs::openat(root, name, flags | OFlags::NOFOLLOW, Mode::empty())
+        }
         other => other,
     }
 }
@@ -301,7 +319,8 @@ fn open_by_component(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Re
         let parent = current.as_ref().map_or(root, |fd| fd.as_fd());
         let last = components.peek().is_none();
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        current = Some(rustix::fs::openat(parent, component, if last { flags } else { directory }, Mode::empty())?);
+        current =
+            Some(rustix::fs::openat(parent, component, if last { flags } else { directory }, Mode::empty())?);
     }
     current.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use provenance::digest::Sha256Digest;
 
 use super::{
-    AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, MAX_MANIFEST, REF_NAME,
-    parse_manifest,
+    AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, MAX_MANIFEST,
+    REF_NAME, parse_manifest,
 };
 
 /// Most entries of a layout's tar file.
@@ -40,15 +40,20 @@ struct Tar {
 /// Opens a layout directory or tar file. `selector` is a tag or digest; without one the layout must hold a
 /// single image.
 pub fn open_local(path: &Path, selector: Option<&str>) -> Result<LocalImage, ImageError> {
-    let metadata = std::fs::metadata(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
-    let store = if metadata.is_dir() { Store::Directory(path.to_owned()) } else { Store::Tar(Tar::open(path)?) };
+    let metadata =
+        std::fs::metadata(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
+    let store =
+        if metadata.is_dir() { Store::Directory(path.to_owned()) } else { Store::Tar(Tar::open(path)?) };
     let not_a_layout = |problem: String| ImageError::NotALayout { path: path.to_owned(), problem };
-    let layout = store.named("oci-layout").map_err(|_| not_a_layout("it has no file `oci-layout`".to_owned()))?;
+    let layout =
+        store.named("oci-layout").map_err(|_| not_a_layout("it has no file `oci-layout`".to_owned()))?;
     if !String::from_utf8_lossy(&layout).contains("imageLayoutVersion") {
         return Err(not_a_layout("its file `oci-layout` names no imageLayoutVersion".to_owned()));
     }
-    let index = store.named("index.json").map_err(|_| not_a_layout("it has no readable `index.json`".to_owned()))?;
-    let index: AnyManifest = serde_json::from_slice(&index).map_err(|e| not_a_layout(format!("index.json: {e}")))?;
+    let index =
+        store.named("index.json").map_err(|_| not_a_layout("it has no readable `index.json`".to_owned()))?;
+    let index: AnyManifest =
+        serde_json::from_slice(&index).map_err(|e| not_a_layout(format!("index.json: {e}")))?;
     let (image, attached) = select(path, selector, index.manifests)?;
     Ok(LocalImage { store, image, attached })
 }
@@ -71,8 +76,10 @@ fn select(
     let mut images: Vec<&Descriptor> = manifests.iter().filter(|d| !is_attached(d)).collect();
     images.dedup_by_key(|image| image.digest);
     let shown = || {
-        let list: Vec<String> =
-            images.iter().map(|d| tag(d).map_or_else(|| d.digest.to_string(), |t| format!("{t} ({})", d.digest))).collect();
+        let list: Vec<String> = images
+            .iter()
+            .map(|d| tag(d).map_or_else(|| d.digest.to_string(), |t| format!("{t} ({})", d.digest)))
+            .collect();
         if list.is_empty() { "no image".to_owned() } else { list.join(", ") }
     };
     let found = match selector {
@@ -82,12 +89,21 @@ fn select(
                 Some(digest) => d.digest == digest,
                 None => tag(d).as_deref() == Some(selector),
             };
-            images.iter().find(fits).copied().ok_or_else(|| wrong(format!("has no image `{selector}`; it has {}", shown())))?
+            images
+                .iter()
+                .find(fits)
+                .copied()
+                .ok_or_else(|| wrong(format!("has no image `{selector}`; it has {}", shown())))?
         }
         None => match images.as_slice() {
             [one] => one,
             [] => return Err(wrong("holds no image".to_owned())),
-            _ => return Err(wrong(format!("holds several images: {}; name one as oci-layout://PATH:TAG or @DIGEST", shown()))),
+            _ => {
+                return Err(wrong(format!(
+                    "holds several images: {}; name one as oci-layout://PATH:TAG or @DIGEST",
+                    shown()
+                )));
+            }
         },
     };
     let digest = found.digest;
@@ -104,7 +120,9 @@ impl LocalImage {
     /// Strangers can put damaged things beside an image of a registry; into a layout they cannot.
     #[must_use]
     pub fn damage(&self) -> Vec<ImageError> {
-        let root = self.document(&self.image.digest, MAX_MANIFEST).and_then(|bytes| parse_manifest(self.image.digest, &bytes));
+        let root = self
+            .document(&self.image.digest, MAX_MANIFEST)
+            .and_then(|bytes| parse_manifest(self.image.digest, &bytes));
         let children = root.map_or_else(|_| Vec::new(), |root| root.manifests);
         let targets: Vec<Sha256Digest> =
             std::iter::once(self.image.digest).chain(children.iter().map(|child| child.digest)).collect();
@@ -175,7 +193,10 @@ impl Tar {
         let file = File::open(path).map_err(read)?;
         let mut start = [0; 6];
         let length = file.read_at(&mut start, 0).map_err(read)?;
-        if start[..length].starts_with(&[0x1f, 0x8b]) || start[..length].starts_with(b"\xfd7zXZ") || start[..length].starts_with(b"\x28\xb5\x2f\xfd") {
+        if start[..length].starts_with(&[0x1f, 0x8b])
+            || start[..length].starts_with(b"\xfd7zXZ")
+            || start[..length].starts_with(b"\x28\xb5\x2f\xfd")
+        {
             return Err(not_a_layout("it is compressed; unpack it first".to_owned()));
         }
         let mut entries = HashMap::new();

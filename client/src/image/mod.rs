@@ -12,7 +12,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use provenance::digest::Sha256Digest;
 use provenance::evidence::CMW_MEDIA_TYPE;
-use provenance::sigstore::{BUNDLE_MEDIA_TYPE, DSSE_MEDIA_TYPE, SIGNATURE_ANNOTATION, SIMPLE_SIGNING_MEDIA_TYPE};
+use provenance::sigstore::{
+    BUNDLE_MEDIA_TYPE, DSSE_MEDIA_TYPE, SIGNATURE_ANNOTATION, SIMPLE_SIGNING_MEDIA_TYPE,
+};
 use serde::Deserialize;
 use verifier::image::{ImageInput, MAX_CHILDREN, SimpleSignature};
 
@@ -64,7 +66,9 @@ pub struct Platform {
 }
 
 /// Reads `null` as an empty list.
-pub(crate) fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Descriptor>, D::Error> {
+pub(crate) fn null_is_empty<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Descriptor>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -238,7 +242,12 @@ pub fn gather(
     Ok((input, damaged))
 }
 
-fn attach(blobs: &dyn Blobs, target: Sha256Digest, item: &Attached, input: &mut ImageInput) -> Result<(), ImageError> {
+fn attach(
+    blobs: &dyn Blobs,
+    target: Sha256Digest,
+    item: &Attached,
+    input: &mut ImageInput,
+) -> Result<(), ImageError> {
     let digest = item.descriptor.digest;
     let manifest = parse_manifest(digest, &blobs.document(&digest, MAX_MANIFEST)?)?;
     let tagged = |suffix: &str| item.tag.as_deref() == Some(&format!("sha256-{}.{suffix}", target.hex()));
@@ -248,7 +257,8 @@ fn attach(blobs: &dyn Blobs, target: Sha256Digest, item: &Attached, input: &mut 
         let read = || blobs.document(&layer.digest, MAX_ATTACHED_BYTES);
         match layer.media_type.as_str() {
             SIMPLE_SIGNING_MEDIA_TYPE => {
-                let signature = layer.annotations.get(SIGNATURE_ANNOTATION).and_then(|text| STANDARD.decode(text).ok());
+                let signature =
+                    layer.annotations.get(SIGNATURE_ANNOTATION).and_then(|text| STANDARD.decode(text).ok());
                 let signature = signature.ok_or_else(|| ImageError::BadBlob {
                     digest: layer.digest,
                     problem: format!("has no base64 signature under {SIGNATURE_ANNOTATION}"),

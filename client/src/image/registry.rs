@@ -16,7 +16,8 @@ use provenance::digest::Sha256Digest;
 use verifier::image::{BlobError, BlobHasher, CheckedBlob};
 
 use super::{
-    AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, MAX_MANIFEST, parse_manifest,
+    AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, MAX_MANIFEST,
+    parse_manifest,
 };
 use crate::image_name::{ImageName, api_host, is_loopback};
 
@@ -45,7 +46,10 @@ pub struct RemoteImage {
 }
 
 /// Fetches an image's documents. `credential` is the login for its registry, if there is one.
-pub async fn fetch(name: &ImageName, credential: Option<&RegistryCredential>) -> Result<RemoteImage, ImageError> {
+pub async fn fetch(
+    name: &ImageName,
+    credential: Option<&RegistryCredential>,
+) -> Result<RemoteImage, ImageError> {
     // reqwest takes the process's provider; a second installation means that somebody did the same.
     let _ = crate::tls::provider().install_default();
     let host = api_host(name.registry());
@@ -73,13 +77,18 @@ pub async fn fetch(name: &ImageName, credential: Option<&RegistryCredential>) ->
     };
     let reference = match (name.digest(), name.tag()) {
         (Some(digest), _) => image.by_digest(&digest),
-        (None, tag) => Reference::with_tag(host.to_owned(), name.path().to_owned(), tag.unwrap_or("latest").to_owned()),
+        (None, tag) => {
+            Reference::with_tag(host.to_owned(), name.path().to_owned(), tag.unwrap_or("latest").to_owned())
+        }
     };
     let (target, manifest) = image.manifest(&reference, &auth).await?;
     if let Some(wanted) = name.digest()
         && wanted != target
     {
-        return Err(ImageError::BadBlob { digest: wanted, problem: format!("the registry's bytes hash to {target}") });
+        return Err(ImageError::BadBlob {
+            digest: wanted,
+            problem: format!("the registry's bytes hash to {target}"),
+        });
     }
     image.target = target;
     for child in manifest.manifests.iter().take(verifier::image::MAX_CHILDREN) {
@@ -159,7 +168,9 @@ impl RemoteImage {
         for (reference, tag) in found {
             let (digest, manifest) = match self.manifest(&reference, auth).await {
                 Ok(found) => found,
-                Err(ImageError::NotFound { .. } | ImageError::Manifest { .. } | ImageError::BadBlob { .. }) => continue,
+                Err(
+                    ImageError::NotFound { .. } | ImageError::Manifest { .. } | ImageError::BadBlob { .. },
+                ) => continue,
                 Err(error) => return Err(error),
             };
             for layer in manifest.layers.iter().filter(|layer| layer.size <= MAX_ATTACHED_BYTES) {
@@ -211,7 +222,9 @@ impl RemoteImage {
         let mut stream = match self.client.pull_blob_stream(&reference, &descriptor(&digest, size)).await {
             Ok(sized) => sized.stream,
             Err(e) => match self.failed(&digest.to_string(), &e) {
-                ImageError::NotFound { .. } => return Ok(Err(missing("the registry does not have it".to_owned()))),
+                ImageError::NotFound { .. } => {
+                    return Ok(Err(missing("the registry does not have it".to_owned())));
+                }
                 error => return Err(error),
             },
         };
@@ -225,7 +238,10 @@ impl RemoteImage {
                 // The client's own comparison; ours says the same with both digests.
                 Err(e) if e.to_string().to_ascii_lowercase().contains("digest") => break,
                 Err(e) => {
-                    return Err(ImageError::Registry { registry: self.name.registry().to_owned(), problem: e.to_string() });
+                    return Err(ImageError::Registry {
+                        registry: self.name.registry().to_owned(),
+                        problem: e.to_string(),
+                    });
                 }
             }
         }
@@ -234,7 +250,11 @@ impl RemoteImage {
 }
 
 fn descriptor(digest: &Sha256Digest, size: u64) -> OciDescriptor {
-    OciDescriptor { digest: digest.to_string(), size: i64::try_from(size).unwrap_or(i64::MAX), ..OciDescriptor::default() }
+    OciDescriptor {
+        digest: digest.to_string(),
+        size: i64::try_from(size).unwrap_or(i64::MAX),
+        ..OciDescriptor::default()
+    }
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

@@ -26,7 +26,8 @@ fn object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
 fn timestamp(time: Option<&prost_types::Timestamp>) -> Value {
     let Some(time) = time else { return Value::Null };
     let nanoseconds = super::nanoseconds(Some(time)).unwrap_or(0);
-    let text = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok().and_then(|t| t.format(&Rfc3339).ok());
+    let text =
+        OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok().and_then(|t| t.format(&Rfc3339).ok());
     text.map_or(Value::Null, Value::String)
 }
 

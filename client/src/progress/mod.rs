@@ -252,7 +252,6 @@ pub(crate) fn warning_text(warning: &v1::VertexWarning) -> String {
     format!("{}{}", clean_line(warning.text.as_bytes()), place.unwrap_or_default())
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

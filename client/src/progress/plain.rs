@@ -39,7 +39,12 @@ impl Plain {
             }
             Some(Event::Milestone(milestone)) => {
                 self.separate(0, out);
-                let _ = writeln!(out, " {:<10} {}", clean_line(milestone.stage.as_bytes()), clean_line(milestone.text.as_bytes()));
+                let _ = writeln!(
+                    out,
+                    " {:<10} {}",
+                    clean_line(milestone.stage.as_bytes()),
+                    clean_line(milestone.text.as_bytes())
+                );
             }
             Some(Event::StateChanged(_)) | None => {}
         }
@@ -99,7 +104,8 @@ impl Plain {
             (current, 0) => format!(" {}", human_size(current)),
             (current, total) => format!(" {} / {}", human_size(current), human_size(total)),
         };
-        let took = seconds_between(nanoseconds(status.started.as_ref()), nanoseconds(status.completed.as_ref()));
+        let took =
+            seconds_between(nanoseconds(status.started.as_ref()), nanoseconds(status.completed.as_ref()));
         let took = if took >= 0.05 { format!(" {took:.1}s") } else { String::new() };
         let _ = writeln!(out, "#{number} {name}{size}{took} done");
     }
@@ -141,7 +147,10 @@ mod tests {
     fn shown(events: Vec<(i64, Event)>) -> String {
         let (mut plain, mut out) = (Plain::default(), String::new());
         for (number, (at, event)) in events.into_iter().enumerate() {
-            plain.event(&v1::BuildEvent { number: number as u64 + 1, time: time(at), event: Some(event) }, &mut out);
+            plain.event(
+                &v1::BuildEvent { number: number as u64 + 1, time: time(at), event: Some(event) },
+                &mut out,
+            );
         }
         out
     }

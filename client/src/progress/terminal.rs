@@ -119,7 +119,11 @@ impl Terminal {
         known.sort_by_key(|step| step.started.or(step.completed));
         let total = self.steps.iter().count();
         let complete = self.steps.iter().filter(|step| step.completed.is_some()).count();
-        let heading = format!("[+] building {:.1}s ({complete}/{total}) {}", seconds_between(self.first, now), self.state);
+        let heading = format!(
+            "[+] building {:.1}s ({complete}/{total}) {}",
+            seconds_between(self.first, now),
+            self.state
+        );
         let mut lines = vec![cut(heading.trim_end(), width)];
         let mut body = Vec::new();
         for step in known {
@@ -158,8 +162,13 @@ impl Terminal {
         }
         for status in step.statuses.iter().filter(|status| status.completed.is_none()) {
             let name = if status.name.is_empty() { &status.id } else { &status.name };
-            let (current, total) = (u64::try_from(status.current).unwrap_or(0), u64::try_from(status.total).unwrap_or(0));
-            let size = if total > 0 { format!("{} / {}", human_size(current), human_size(total)) } else { human_size(current) };
+            let (current, total) =
+                (u64::try_from(status.current).unwrap_or(0), u64::try_from(status.total).unwrap_or(0));
+            let size = if total > 0 {
+                format!("{} / {}", human_size(current), human_size(total))
+            } else {
+                human_size(current)
+            };
             lines.push(cut(&format!(" => => {} {size}", clean_line(name.as_bytes())), width));
         }
         let from = step.tail.len().saturating_sub(TAIL);
@@ -167,7 +176,11 @@ impl Terminal {
     }
 
     fn paint(&self, color: &str, text: &str) -> String {
-        if self.color && !color.is_empty() { format!("\u{1b}[{color}m{text}\u{1b}[0m") } else { text.to_owned() }
+        if self.color && !color.is_empty() {
+            format!("\u{1b}[{color}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
     }
 }
 

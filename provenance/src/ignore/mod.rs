@@ -8,8 +8,8 @@
 mod pattern;
 mod regex;
 
-pub use pattern::{PatternFault, clean, matches_name};
 use pattern::{Pattern, code_points, trim_space};
+pub use pattern::{PatternFault, clean, matches_name};
 
 /// Largest ignore file in bytes (BuildKit reads no more).
 pub const MAX_IGNORE_FILE: usize = 16 << 20;

@@ -158,7 +158,8 @@ impl Regex {
                 self.reach(*second, text, at, marked);
             }
             Step::Assert(assertion) => {
-                let boundary = || is_word(at.checked_sub(1).and_then(|at| text.get(at))) != is_word(text.get(at));
+                let boundary =
+                    || is_word(at.checked_sub(1).and_then(|at| text.get(at))) != is_word(text.get(at));
                 let holds = match assertion {
                     Assertion::Start => at == 0,
                     Assertion::End => at == text.len(),
@@ -323,11 +324,16 @@ impl Parser<'_> {
                 && let Some((ranges, negated)) = self.text.get(self.at + 1).and_then(|c| perl_class(*c))
             {
                 self.at += 2;
-                if negated { set.add_negated(ranges) } else { set.ranges.extend_from_slice(ranges) }
+                if negated {
+                    set.add_negated(ranges)
+                } else {
+                    set.ranges.extend_from_slice(ranges)
+                }
                 continue;
             }
             let low = self.class_code()?;
-            let range = self.peek() == Some(code('-')) && self.text.get(self.at + 1).is_some_and(|c| *c != code(']'));
+            let range =
+                self.peek() == Some(code('-')) && self.text.get(self.at + 1).is_some_and(|c| *c != code(']'));
             let high = if range {
                 self.at += 1;
                 self.class_code()?
@@ -351,11 +357,17 @@ impl Parser<'_> {
     /// `[:name:]` inside a class; false when there is no `:]` behind.
     fn named(&mut self, set: &mut Set) -> Result<bool, PatternFault> {
         let rest = &self.text[self.at + 2..];
-        let Some(length) = rest.windows(2).position(|pair| pair == [code(':'), code(']')]) else { return Ok(false) };
+        let Some(length) = rest.windows(2).position(|pair| pair == [code(':'), code(']')]) else {
+            return Ok(false);
+        };
         let name: String = rest[..length].iter().filter_map(|c| char::from_u32(*c)).collect();
         let (name, negated) = name.strip_prefix('^').map_or((&*name, false), |name| (name, true));
         let ranges = named_class(name).ok_or(PatternFault::Syntax)?;
-        if negated { set.add_negated(ranges) } else { set.ranges.extend_from_slice(ranges) }
+        if negated {
+            set.add_negated(ranges)
+        } else {
+            set.ranges.extend_from_slice(ranges)
+        }
         self.at += length + 4;
         Ok(true)
     }

@@ -77,7 +77,11 @@ fn start(arguments: &Arguments) -> Result<()> {
         Some(path) => Trust::read(path)?,
         None => Trust::parse(DEVELOPMENT_TRUST, "the development server's trust configuration")?,
     };
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(&state, &operations, &trust))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(
+        &state,
+        &operations,
+        &trust,
+    ))
 }
 
 /// Anyone who can make a key may build here, and push anywhere: it is for development.
@@ -96,7 +100,9 @@ fn operations(arguments: &Arguments, state: &Path) -> Result<Operations> {
         .canonicalize()
         .with_context(|| format!("there is no directory {} (run make engine)", arguments.tools.display()))?;
     let base = match &arguments.operations {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+        Some(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+        }
         None => String::new(),
     };
     let mut table: toml::Table = base.parse()?;
@@ -126,7 +132,8 @@ async fn serve(state: &Path, operations: &Operations, trust: &Trust) -> Result<(
     let values = reference_values(&keys, &root);
     publish_reference_values(state, &values)?;
     let policy_file = state.join("policy.toml");
-    let template = PolicyTemplate { callers: vec![("dev".to_owned(), key.public().clone())], ..Default::default() };
+    let template =
+        PolicyTemplate { callers: vec![("dev".to_owned(), key.public().clone())], ..Default::default() };
     replace(&policy_file, policy_from_reference_values(&values, &template).as_bytes())?;
 
     announce(&keys, &server);
@@ -210,7 +217,9 @@ fn publish_reference_values(state: &Path, values: &ReferenceValues) -> Result<()
 /// Writes a file so that a reader sees the old or the new one, never a part.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
-    std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path)).with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(&temporary, bytes)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Kills the process after the step that [`CRASH_AT`] names, once per state directory.
@@ -227,14 +236,17 @@ fn boundary(state: &Path) -> Result<Boundary> {
         Step::Push,
     ];
     let Some(step) = steps.into_iter().find(|step| format!("{step:?}").to_lowercase() == wanted) else {
-        bail!("{CRASH_AT} is `{wanted}`, wanted one of created, permit, build, materials, release, sign, layout, push");
+        bail!(
+            "{CRASH_AT} is `{wanted}`, wanted one of created, permit, build, materials, release, sign, layout, push"
+        );
     };
     let marker = state.join("crashed");
     Ok(Arc::new(move |reached| {
         if reached == step && !marker.exists() {
             std::fs::write(&marker, b"").expect("the state directory is writable");
             let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("a process may kill itself");
+            rustix::process::kill_process(own, rustix::process::Signal::KILL)
+                .expect("a process may kill itself");
             std::thread::sleep(std::time::Duration::from_secs(60));
         }
     }))

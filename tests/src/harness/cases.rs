@@ -18,11 +18,7 @@ use crate::tools::{base_image, tool};
 /// SOURCE_DATE_EPOCH of all cases: 2023-11-14.
 pub const EPOCH: i64 = 1_700_000_000;
 /// Secret values that cases get; nowhere but in the steps may they appear.
-pub const SECRETS: &[&str] = &[
-    "correct horse battery staple",
-    "token-line-one-7f3a",
-    "token-line-two-9c1b",
-];
+pub const SECRETS: &[&str] = &["correct horse battery staple", "token-line-one-7f3a", "token-line-two-9c1b"];
 
 /// `case.toml`. In flags, `{…}` is replaced: `base` (layout of Debian), `ca` (the machine's CA bundle), `case` (the
 /// folder), `work` (scratch), `git` and `http` (URLs of the local server), `commit`, `archive_sha256`, `agent`
@@ -84,11 +80,7 @@ pub struct Workshop {
 #[must_use]
 pub fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases").join(name);
-    assert!(
-        folder.join("case.toml").is_file(),
-        "no case {name} at {}",
-        folder.display()
-    );
+    assert!(folder.join("case.toml").is_file(), "no case {name} at {}", folder.display());
     folder
 }
 
@@ -101,10 +93,7 @@ fn environment() -> Vec<(&'static str, String)> {
     vec![
         ("CASE_GOPROXY", or("GOPROXY", "https://proxy.golang.org,direct")),
         ("CASE_PIP_INDEX", or("PIP_INDEX_URL", "https://pypi.org/simple")),
-        (
-            "CASE_NPM_REGISTRY",
-            or("npm_config_registry", "https://registry.npmjs.org/"),
-        ),
+        ("CASE_NPM_REGISTRY", or("npm_config_registry", "https://registry.npmjs.org/")),
         ("CASE_PASSWORD", SECRETS[0].to_owned()),
     ]
 }
@@ -123,11 +112,8 @@ impl Workshop {
         std::fs::write(web.directory().join("archive.tar.gz"), &archive).expect("file");
         std::fs::write(web.directory().join("data.txt"), "data over http\n").expect("file");
         let server = DevServer::start();
-        std::fs::write(
-            server.work().join("token"),
-            format!("{}\n{}\n", SECRETS[1], SECRETS[2]),
-        )
-        .expect("file");
+        std::fs::write(server.work().join("token"), format!("{}\n{}\n", SECRETS[1], SECRETS[2]))
+            .expect("file");
         Self {
             server,
             web,
@@ -154,11 +140,9 @@ impl Workshop {
             });
             let key = self.server.work().join("throw-away-key");
             let mut make = Command::new("ssh-keygen");
-            let _ = Output::of(
-                make.args(["-q", "-t", "ed25519", "-N", "", "-C", "throw-away", "-f"])
-                    .arg(&key),
-            )
-            .ok();
+            let _ =
+                Output::of(make.args(["-q", "-t", "ed25519", "-N", "", "-C", "throw-away", "-f"]).arg(&key))
+                    .ok();
             let _ = Output::of(Command::new("ssh-add").env("SSH_AUTH_SOCK", &socket).arg(&key)).ok();
             (agent, socket)
         });
@@ -188,8 +172,7 @@ impl Workshop {
     }
 
     fn parent(&self) -> &Path {
-        self.parent
-            .get_or_init(|| self.build("onbuild-parent", "parent").1.root().to_owned())
+        self.parent.get_or_init(|| self.build("onbuild-parent", "parent").1.root().to_owned())
     }
 
     /// The case's file, and its flags with everything filled in.
@@ -226,10 +209,7 @@ impl Workshop {
         let made = self.server.work().join(format!("context-{name}"));
         if !made.exists() {
             std::fs::create_dir(&made).expect("directory");
-            for file in std::fs::read_dir(folder.join("context"))
-                .expect("context")
-                .flatten()
-            {
+            for file in std::fs::read_dir(folder.join("context")).expect("context").flatten() {
                 std::fs::copy(file.path(), made.join(file.file_name())).expect("copy");
             }
             generate::generate(tree, &made);
@@ -247,13 +227,8 @@ impl Workshop {
         let context = self.context(name, &case);
         let layout = self.server.work().join(format!("{name}-{tag}"));
         let output = format!("type=oci,dest={},rewrite-timestamp=true", layout.display());
-        let mut command = self
-            .server
-            .command(["build", "--progress", "plain", "--output", &output]);
-        command
-            .args(["-t", &format!("example.test/cases/{name}:latest")])
-            .args(&flags)
-            .arg(context);
+        let mut command = self.server.command(["build", "--progress", "plain", "--output", &output]);
+        command.args(["-t", &format!("example.test/cases/{name}:latest")]).args(&flags).arg(context);
         command.envs(environment());
         let output = Output::of(&command).ok();
         (output, Layout::at(layout))
@@ -268,10 +243,7 @@ impl Workshop {
         let (said, ours) = self.build(name, "ours");
         let theirs = self.reference(name, &case, &flags);
         compare(name, &case, &ours, &theirs);
-        let verdict = self
-            .server
-            .sealwright(["verify", "--json", &ours.root().display().to_string()])
-            .ok();
+        let verdict = self.server.sealwright(["verify", "--json", &ours.root().display().to_string()]).ok();
         let statement = self.materials(&ours);
         for wanted in &case.materials {
             assert!(
@@ -299,11 +271,8 @@ impl Workshop {
 
     /// URIs of the resolved dependencies in the layout's provenance.
     fn materials(&self, layout: &Layout) -> Vec<String> {
-        let inspected = self
-            .server
-            .sealwright(["inspect", "--json", &layout.root().display().to_string()])
-            .ok()
-            .json();
+        let inspected =
+            self.server.sealwright(["inspect", "--json", &layout.root().display().to_string()]).ok().json();
         let mut uris = Vec::new();
         collect_uris(&inspected, &mut uris);
         uris
@@ -317,8 +286,7 @@ impl Workshop {
         };
         let layout = self.server.work().join(format!("{name}-theirs"));
         let mut command =
-            self.server
-                .buildctl(["build", "--progress", "plain", "--frontend", "dockerfile.v0"]);
+            self.server.buildctl(["build", "--progress", "plain", "--frontend", "dockerfile.v0"]);
         // Any value keeps `# syntax=` from asking for the gateway, which is off.
         command.args(["--opt", "cmdline=reference"]);
         let mut export = format!(
@@ -340,12 +308,8 @@ impl Workshop {
         let mut stores = 0;
         let mut words = flags.iter();
         while let Some(flag) = words.next() {
-            let mut value = || {
-                words
-                    .next()
-                    .unwrap_or_else(|| panic!("{name}: {flag} without value"))
-                    .as_str()
-            };
+            let mut value =
+                || words.next().unwrap_or_else(|| panic!("{name}: {flag} without value")).as_str();
             match flag.as_str() {
                 "--build-arg" => drop(command.args(["--opt", &format!("build-arg:{}", value())])),
                 "--label" => drop(command.args(["--opt", &format!("label:{}", value())])),
@@ -414,17 +378,9 @@ fn collect_uris(value: &Value, uris: &mut Vec<String>) {
 fn compare(name: &str, case: &Case, ours: &Layout, theirs: &Layout) {
     let (mine, reference) = (ours.manifests(), theirs.manifests());
     let platforms: Vec<&String> = mine.keys().collect();
-    assert_eq!(
-        platforms,
-        reference.keys().collect::<Vec<_>>(),
-        "{name}: platforms"
-    );
+    assert_eq!(platforms, reference.keys().collect::<Vec<_>>(), "{name}: platforms");
     if !case.platforms.is_empty() {
-        assert_eq!(
-            platforms,
-            case.platforms.iter().collect::<Vec<_>>(),
-            "{name}: platforms asked for"
-        );
+        assert_eq!(platforms, case.platforms.iter().collect::<Vec<_>>(), "{name}: platforms asked for");
     }
     for (platform, manifest) in &mine {
         let (config, wanted) = (ours.config(manifest), theirs.config(&reference[platform]));
@@ -452,10 +408,7 @@ fn compare(name: &str, case: &Case, ours: &Layout, theirs: &Layout) {
             );
         }
         for path in &case.absent {
-            assert!(
-                !files.contains_key(path.as_bytes()),
-                "{name} {platform}: {path} is in the image"
-            );
+            assert!(!files.contains_key(path.as_bytes()), "{name} {platform}: {path} is in the image");
         }
     }
 }
@@ -492,9 +445,7 @@ fn difference(
 pub fn tagged(layout: &str, tag: &str) -> String {
     let index = Layout::at(layout).index();
     let entries = index["manifests"].as_array().expect("manifests");
-    let found = entries
-        .iter()
-        .find(|entry| entry["annotations"]["org.opencontainers.image.ref.name"] == tag);
+    let found = entries.iter().find(|entry| entry["annotations"]["org.opencontainers.image.ref.name"] == tag);
     text(&found.unwrap_or_else(|| panic!("no tag {tag} in {layout}"))["digest"])
 }
 

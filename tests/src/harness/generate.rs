@@ -113,25 +113,13 @@ fn odd_names(root: &Path) {
     symlink("loop-b", root.join("loop-a")).expect("link");
     symlink("loop-a", root.join("loop-b")).expect("link");
     fs::create_dir(root.join("empty")).expect("directory");
-    for (name, mode) in [
-        ("setuid", 0o4755),
-        ("none", 0o000),
-        ("sticky", 0o1644),
-        ("all", 0o777),
-    ] {
+    for (name, mode) in [("setuid", 0o4755), ("none", 0o000), ("sticky", 0o1644), ("all", 0o777)] {
         write(root, name, name.as_bytes());
         fs::set_permissions(root.join(name), fs::Permissions::from_mode(mode)).expect("mode");
     }
     fs::set_permissions(root.join("empty"), fs::Permissions::from_mode(0o2770)).expect("mode");
-    for node in [
-        vec!["-m", "0640", "fifo", "p"],
-        vec!["-m", "0666", "null", "c", "1", "3"],
-    ] {
-        let made = Command::new("mknod")
-            .args(&node)
-            .current_dir(root)
-            .status()
-            .expect("mknod is installed");
+    for node in [vec!["-m", "0640", "fifo", "p"], vec!["-m", "0666", "null", "c", "1", "3"]] {
+        let made = Command::new("mknod").args(&node).current_dir(root).status().expect("mknod is installed");
         assert!(made.success(), "mknod {node:?}");
     }
     // BuildKit makes an empty file of it.

@@ -100,20 +100,14 @@ impl Layout {
     pub fn manifests(&self) -> BTreeMap<String, Value> {
         let root = self.json(&self.image_digest());
         let manifests: Vec<Value> = match root["manifests"].as_array() {
-            Some(list) => list
-                .iter()
-                .map(|entry| self.json(&text(&entry["digest"])))
-                .collect(),
+            Some(list) => list.iter().map(|entry| self.json(&text(&entry["digest"]))).collect(),
             None => vec![root],
         };
         let platform = |manifest: &Value| {
             let config = self.config(manifest);
             format!("{}/{}", text(&config["os"]), text(&config["architecture"]))
         };
-        manifests
-            .into_iter()
-            .map(|manifest| (platform(&manifest), manifest))
-            .collect()
+        manifests.into_iter().map(|manifest| (platform(&manifest), manifest)).collect()
     }
 
     /// The config of a manifest.
@@ -161,10 +155,7 @@ fn apply(files: &mut BTreeMap<Vec<u8>, Entry>, layer: impl Read) {
     for entry in archive.entries().expect("tar") {
         let mut entry = entry.expect("tar entry");
         let path = trimmed(&entry.path_bytes());
-        let name_at = path
-            .iter()
-            .rposition(|byte| *byte == b'/')
-            .map_or(0, |slash| slash + 1);
+        let name_at = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         let (parent, name) = path.split_at(name_at);
         if name == b".wh..wh..opq" {
             files.retain(|file, _| !file.starts_with(parent) || file.len() == parent.len());
@@ -230,8 +221,5 @@ pub fn files_below(root: &Path) -> Vec<PathBuf> {
 #[must_use]
 #[track_caller]
 pub fn text(value: &Value) -> String {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("{value} is not text"))
-        .to_owned()
+    value.as_str().unwrap_or_else(|| panic!("{value} is not text")).to_owned()
 }

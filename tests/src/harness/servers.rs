@@ -35,9 +35,8 @@ impl WebServer {
             .enable_all()
             .build()
             .expect("runtime");
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .expect("a port of the loopback");
+        let listener =
+            runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port of the loopback");
         let address = listener.local_addr().expect("address");
         let requests = Arc::new(Mutex::new(BTreeMap::new()));
         let (root, seen) = (directory.path().to_owned(), requests.clone());
@@ -51,12 +50,7 @@ impl WebServer {
                 );
             }
         });
-        Self {
-            address,
-            directory,
-            requests,
-            _runtime: runtime,
-        }
+        Self { address, directory, requests, _runtime: runtime }
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -84,17 +78,8 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, std::io::Error> {
     let path = request.uri().path().to_owned();
-    *seen
-        .lock()
-        .expect("not poisoned")
-        .entry(path.clone())
-        .or_default() += 1;
-    let refused = |status| {
-        Ok(Response::builder()
-            .status(status)
-            .body(Full::default())
-            .expect("a response"))
-    };
+    *seen.lock().expect("not poisoned").entry(path.clone()).or_default() += 1;
+    let refused = |status| Ok(Response::builder().status(status).body(Full::default()).expect("a response"));
     if path.split('/').any(|part| part == "..") {
         return refused(StatusCode::BAD_REQUEST);
     }
@@ -113,12 +98,7 @@ async fn git_backend(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, std::io::Error> {
     let header = |name: &str| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("")
-            .to_owned()
+        request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned()
     };
     let mut child = tokio::process::Command::new("git")
         .arg("http-backend")
@@ -134,12 +114,7 @@ async fn git_backend(
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let body = request
-        .into_body()
-        .collect()
-        .await
-        .map_err(std::io::Error::other)?
-        .to_bytes();
+    let body = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
     stdin.write_all(&body).await?;
     drop(stdin);
@@ -152,19 +127,12 @@ async fn git_backend(
     for line in String::from_utf8_lossy(&output[..end]).lines() {
         let (name, value) = line.split_once(": ").unwrap_or((line, ""));
         response = match name {
-            "Status" => response.status(
-                value
-                    .split(' ')
-                    .next()
-                    .and_then(|code| code.parse::<u16>().ok())
-                    .unwrap_or(500),
-            ),
+            "Status" => response
+                .status(value.split(' ').next().and_then(|code| code.parse::<u16>().ok()).unwrap_or(500)),
             _ => response.header(name, value),
         };
     }
-    response
-        .body(Full::from(output[end + 4..].to_vec()))
-        .map_err(std::io::Error::other)
+    response.body(Full::from(output[end + 4..].to_vec())).map_err(std::io::Error::other)
 }
 
 /// Runs git in `directory` with fixed names and times, so that commits are the same everywhere; gives its stdout.
@@ -174,14 +142,7 @@ async fn git_backend(
 pub fn git(directory: &Path, arguments: &[&str]) -> String {
     let output = Command::new("git")
         .current_dir(directory)
-        .args([
-            "-c",
-            "init.defaultBranch=main",
-            "-c",
-            "commit.gpgSign=false",
-            "-c",
-            "core.autocrlf=false",
-        ])
+        .args(["-c", "init.defaultBranch=main", "-c", "commit.gpgSign=false", "-c", "core.autocrlf=false"])
         .args(arguments)
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_CONFIG_NOSYSTEM", "1")
@@ -197,11 +158,7 @@ pub fn git(directory: &Path, arguments: &[&str]) -> String {
         ])
         .output()
         .expect("git is installed");
-    assert!(
-        output.status.success(),
-        "git {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 

@@ -40,10 +40,7 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> O
         if let Some(value) = condition() {
             return value;
         }
-        assert!(
-            start.elapsed() < limit,
-            "after {limit:?}: still waiting for {what}"
-        );
+        assert!(start.elapsed() < limit, "after {limit:?}: still waiting for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -55,18 +52,10 @@ impl Supervised {
     /// When it cannot be started.
     #[must_use]
     pub fn start(program: &Program<'_>) -> (Self, ChildStdout) {
-        let notes = tempfile::Builder::new()
-            .prefix("sealwright-notes-")
-            .tempdir()
-            .expect("a directory")
-            .keep();
+        let notes =
+            tempfile::Builder::new().prefix("sealwright-notes-").tempdir().expect("a directory").keep();
         let log = program.log.map_or_else(Stdio::null, |path| {
-            std::fs::File::options()
-                .create(true)
-                .append(true)
-                .open(path)
-                .expect("log file opens")
-                .into()
+            std::fs::File::options().create(true).append(true).open(path).expect("log file opens").into()
         });
         let mut shell = Command::new("sh")
             .args(["-c", include_str!("supervise.sh"), "supervise"])
@@ -104,11 +93,7 @@ impl Supervised {
     /// Exit status as a shell counts it (128 + signal), once the program has ended.
     #[must_use]
     pub fn status(&self) -> Option<i32> {
-        std::fs::read_to_string(self.notes.join("exit"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        std::fs::read_to_string(self.notes.join("exit")).ok()?.trim().parse().ok()
     }
 
     /// Waits for the program's end.

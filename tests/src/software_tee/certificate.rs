@@ -56,9 +56,7 @@ fn bit_string(content: &[u8]) -> Vec<u8> {
 }
 
 fn oid(text: &str) -> Vec<u8> {
-    ObjectIdentifier::new_unwrap(text)
-        .to_der()
-        .expect("an object identifier has a DER encoding")
+    ObjectIdentifier::new_unwrap(text).to_der().expect("an object identifier has a DER encoding")
 }
 
 /// RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt of 48 bytes (RFC 4055 §3.1), NULLs as AMD writes them.
@@ -92,18 +90,12 @@ fn utc_time(moment: Timestamp) -> Vec<u8> {
 /// SPKI of an RSA key, from its PKCS #1 public key.
 #[must_use]
 pub(super) fn rsa_spki(public_key: &[u8]) -> Vec<u8> {
-    sequence(&[
-        &sequence(&[&oid("1.2.840.113549.1.1.1"), &NULL]),
-        &bit_string(public_key),
-    ])
+    sequence(&[&sequence(&[&oid("1.2.840.113549.1.1.1"), &NULL]), &bit_string(public_key)])
 }
 
 /// SPKI of a P-384 key, from its uncompressed point.
 fn p384_spki(point: &[u8]) -> Vec<u8> {
-    sequence(&[
-        &sequence(&[&oid("1.2.840.10045.2.1"), &oid("1.3.132.0.34")]),
-        &bit_string(point),
-    ])
+    sequence(&[&sequence(&[&oid("1.2.840.10045.2.1"), &oid("1.3.132.0.34")]), &bit_string(point)])
 }
 
 fn extension(id: &str, critical: bool, value: &[u8]) -> Vec<u8> {
@@ -158,44 +150,20 @@ pub(super) fn authority_certificate(
     rsa_public_key: &[u8],
 ) -> Vec<u8> {
     let root = issuer.common_name() == subject;
-    let constraints = if root {
-        sequence(&[&BOOLEAN_TRUE])
-    } else {
-        sequence(&[&BOOLEAN_TRUE, &integer(0)])
-    };
+    let constraints = if root { sequence(&[&BOOLEAN_TRUE]) } else { sequence(&[&BOOLEAN_TRUE, &integer(0)]) };
     // keyCertSign is bit 5, cRLSign bit 6.
-    let usage = if root {
-        [BIT_STRING, 2, 1, 0x06]
-    } else {
-        [BIT_STRING, 2, 2, 0x04]
-    };
-    let extensions = [
-        extension("2.5.29.15", true, &usage),
-        extension("2.5.29.19", true, &constraints),
-    ];
-    certificate(
-        issuer,
-        serial,
-        subject,
-        validity,
-        &rsa_spki(rsa_public_key),
-        &extensions,
-    )
+    let usage = if root { [BIT_STRING, 2, 1, 0x06] } else { [BIT_STRING, 2, 2, 0x04] };
+    let extensions = [extension("2.5.29.15", true, &usage), extension("2.5.29.19", true, &constraints)];
+    certificate(issuer, serial, subject, validity, &rsa_spki(rsa_public_key), &extensions)
 }
 
 /// A certificate revocation list, version 2 (RFC 5280 §5.1).
 pub(super) fn revocation_list(issuer: &dyn Issuer, revoked: &[u32], updates: Validity) -> Vec<u8> {
-    let entries: Vec<_> = revoked
-        .iter()
-        .map(|serial| sequence(&[&integer(*serial), &utc_time(updates.not_before)]))
-        .collect();
+    let entries: Vec<_> =
+        revoked.iter().map(|serial| sequence(&[&integer(*serial), &utc_time(updates.not_before)])).collect();
     let entries: Vec<&[u8]> = entries.iter().map(Vec::as_slice).collect();
     // An empty list is left out, never written empty.
-    let list = if entries.is_empty() {
-        vec![]
-    } else {
-        sequence(&entries)
-    };
+    let list = if entries.is_empty() { vec![] } else { sequence(&entries) };
     let tbs = sequence(&[
         &integer(1),
         &rsa_pss_sha384(),
@@ -259,29 +227,14 @@ impl VekContents {
                 "SEV-VLEK"
             }
         };
-        Self {
-            common_name: common_name.to_owned(),
-            serial: 0,
-            validity,
-            extensions,
-        }
+        Self { common_name: common_name.to_owned(), serial: 0, validity, extensions }
     }
 
     pub(super) fn issue(&self, issuer: &dyn Issuer, p384_point: &[u8]) -> Vec<u8> {
-        let extensions: Vec<_> = self
-            .extensions
-            .iter()
-            .map(|(id, value)| extension(id, false, value))
-            .collect();
+        let extensions: Vec<_> =
+            self.extensions.iter().map(|(id, value)| extension(id, false, value)).collect();
         let spki = p384_spki(p384_point);
-        certificate(
-            issuer,
-            self.serial,
-            &self.common_name,
-            self.validity,
-            &spki,
-            &extensions,
-        )
+        certificate(issuer, self.serial, &self.common_name, self.validity, &spki, &extensions)
     }
 }
 

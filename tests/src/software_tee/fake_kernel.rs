@@ -41,14 +41,8 @@ pub fn isolated(name: &str, body: impl FnOnce()) {
         .output()
         .expect("unshare (Debian package util-linux)");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(
-        output.status.success(),
-        "in a mount namespace of its own (needs root and /dev/fuse):\n{text}"
-    );
-    assert!(
-        text.contains("1 passed"),
-        "`{name}` is not the test's name:\n{text}"
-    );
+    assert!(output.status.success(), "in a mount namespace of its own (needs root and /dev/fuse):\n{text}");
+    assert!(text.contains("1 passed"), "`{name}` is not the test's name:\n{text}");
 }
 
 /// What the fake does. All zero: it behaves.
@@ -100,17 +94,9 @@ impl FakeKernel {
     /// When it cannot be mounted.
     #[must_use]
     pub fn mount(provider: &'static str, report: impl Fn(&ReportData) -> Evidence + Send + 'static) -> Self {
-        assert!(
-            std::env::var_os(INSIDE).is_some(),
-            "only in a mount namespace of its own"
-        );
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "faked-kernel", "/sys/kernel"])
-            .status();
-        assert!(
-            status.is_ok_and(|status| status.success()),
-            "could not mount a tmpfs at /sys/kernel"
-        );
+        assert!(std::env::var_os(INSIDE).is_some(), "only in a mount namespace of its own");
+        let status = Command::new("mount").args(["-t", "tmpfs", "faked-kernel", "/sys/kernel"]).status();
+        assert!(status.is_ok_and(|status| status.success()), "could not mount a tmpfs at /sys/kernel");
         std::fs::create_dir_all(REPORTS).expect("a directory on the tmpfs");
         let state = State {
             provider,
@@ -122,15 +108,8 @@ impl FakeKernel {
             misbehaviour: Misbehaviour::default(),
         };
         let state = Arc::new(Mutex::new(state));
-        let session = fuser::spawn_mount(
-            FakeTsm(Arc::clone(&state)),
-            Path::new(REPORTS),
-            &Config::default(),
-        );
-        Self {
-            state,
-            _session: session.expect("FUSE (/dev/fuse)"),
-        }
+        let session = fuser::spawn_mount(FakeTsm(Arc::clone(&state)), Path::new(REPORTS), &Config::default());
+        Self { state, _session: session.expect("FUSE (/dev/fuse)") }
     }
 
     /// From now on.
@@ -167,11 +146,7 @@ fn attributes(inode: INodeNo) -> FileAttr {
         mtime: UNIX_EPOCH,
         ctime: UNIX_EPOCH,
         crtime: UNIX_EPOCH,
-        kind: if directory {
-            FileType::Directory
-        } else {
-            FileType::RegularFile
-        },
+        kind: if directory { FileType::Directory } else { FileType::RegularFile },
         perm: if directory { 0o755 } else { 0o600 },
         nlink: 1,
         uid: 0,
@@ -187,14 +162,10 @@ struct FakeTsm(Arc<Mutex<State>>);
 impl FakeTsm {
     fn read_attribute(&self, inode: u64) -> Result<Vec<u8>, Errno> {
         let state = &mut *lock(&self.0);
-        let entry = state
-            .entries
-            .get_mut(&(inode - inode % INODES))
-            .ok_or(Errno::ENOENT)?;
+        let entry = state.entries.get_mut(&(inode - inode % INODES)).ok_or(Errno::ENOENT)?;
         let misbehaviour = &mut state.misbehaviour;
-        let attribute = usize::try_from(inode % INODES)
-            .ok()
-            .and_then(|at| ATTRIBUTES.get(at.checked_sub(1)?));
+        let attribute =
+            usize::try_from(inode % INODES).ok().and_then(|at| ATTRIBUTES.get(at.checked_sub(1)?));
         Ok(match *attribute.ok_or(Errno::ENOENT)? {
             "provider" => format!("{}\n", state.provider).into_bytes(),
             "generation" => format!("{}\n", entry.generation).into_bytes(),
@@ -224,15 +195,10 @@ impl Filesystem for FakeTsm {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let state = lock(&self.0);
         let found = if parent == INodeNo::ROOT {
-            state
-                .entries
-                .iter()
-                .find(|(_, entry)| *entry.name == *name)
-                .map(|(inode, _)| *inode)
+            state.entries.iter().find(|(_, entry)| *entry.name == *name).map(|(inode, _)| *inode)
         } else {
             let at = ATTRIBUTES.iter().position(|attribute| *attribute == name);
-            at.filter(|_| state.entries.contains_key(&parent.0))
-                .map(|at| parent.0 + 1 + at as u64)
+            at.filter(|_| state.entries.contains_key(&parent.0)).map(|at| parent.0 + 1 + at as u64)
         };
         match found {
             Some(inode) => reply.entry(&TTL, &attributes(INodeNo(inode)), Generation(0)),
@@ -252,15 +218,7 @@ impl Filesystem for FakeTsm {
         state.made += 1;
         let inode = state.made * INODES;
         let name = name.to_string_lossy().into_owned();
-        state.entries.insert(
-            inode,
-            Entry {
-                name,
-                generation: 0,
-                inblob: vec![],
-                evidence: None,
-            },
-        );
+        state.entries.insert(inode, Entry { name, generation: 0, inblob: vec![], evidence: None });
         reply.entry(&TTL, &attributes(INodeNo(inode)), Generation(0));
     }
 
@@ -290,9 +248,7 @@ impl Filesystem for FakeTsm {
         let known = lock(&self.0).contents.get(&handle.0).cloned();
         match known.map_or_else(|| self.read_attribute(inode.0), Ok) {
             Ok(content) => {
-                let rest = content
-                    .get(usize::try_from(offset).unwrap_or(usize::MAX)..)
-                    .unwrap_or_default();
+                let rest = content.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
                 reply.data(&rest[..rest.len().min(size as usize)]);
                 lock(&self.0).contents.insert(handle.0, content);
             }

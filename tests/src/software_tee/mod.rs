@@ -44,10 +44,7 @@ fn now() -> i64 {
 
 fn days_from_now(from: i64, to: i64) -> Validity {
     let day = |days: i64| Timestamp::from_unix(now() + days * DAY).expect("near now");
-    Validity {
-        not_before: day(from),
-        not_after: day(to),
-    }
+    Validity { not_before: day(from), not_after: day(to) }
 }
 
 /// Seven years, as AMD gives.
@@ -89,11 +86,7 @@ impl Product {
     /// The made-up chip whose VCEK has this point.
     fn hwid(self, point: &[u8]) -> Vec<u8> {
         let id = sha512(&[b"NOT HARDWARE chip id", point].concat());
-        if self == Self::Turin {
-            id[..8].to_vec()
-        } else {
-            id.to_vec()
-        }
+        if self == Self::Turin { id[..8].to_vec() } else { id.to_vec() }
     }
 }
 
@@ -117,27 +110,9 @@ impl Tcb {
     #[must_use]
     pub fn of(product: Product) -> Self {
         match product {
-            Product::Milan => Self {
-                fmc: None,
-                bootloader: 4,
-                tee: 0,
-                snp: 0x18,
-                microcode: 0xdb,
-            },
-            Product::Genoa => Self {
-                fmc: None,
-                bootloader: 0x0a,
-                tee: 0,
-                snp: 0x17,
-                microcode: 0x54,
-            },
-            Product::Turin => Self {
-                fmc: Some(1),
-                bootloader: 1,
-                tee: 1,
-                snp: 4,
-                microcode: 0x51,
-            },
+            Product::Milan => Self { fmc: None, bootloader: 4, tee: 0, snp: 0x18, microcode: 0xdb },
+            Product::Genoa => Self { fmc: None, bootloader: 0x0a, tee: 0, snp: 0x17, microcode: 0x54 },
+            Product::Turin => Self { fmc: Some(1), bootloader: 1, tee: 1, snp: 4, microcode: 0x51 },
         }
     }
 
@@ -239,33 +214,17 @@ impl SoftwareTee {
         let key = pki::p384_key(&pki::new_p384_key()?)?;
         let point = key.public_key().as_ref();
         let (issuer, name, validity, owner) = if vlek {
-            let owner = VekOwner::Provider {
-                csp_id: "CN=not-hardware.example".to_owned(),
-            };
-            (
-                &self.pki.asvk,
-                product.name_of_vlek(),
-                days_from_now(-1, 364),
-                owner,
-            )
+            let owner = VekOwner::Provider { csp_id: "CN=not-hardware.example".to_owned() };
+            (&self.pki.asvk, product.name_of_vlek(), days_from_now(-1, 364), owner)
         } else {
-            let owner = VekOwner::Chip {
-                hwid: product.hwid(point),
-            };
+            let owner = VekOwner::Chip { hwid: product.hwid(point) };
             (&self.pki.ask, product.name_of_vcek(), validity_of_a_vcek(), owner)
         };
         let mut contents = VekContents::new(name, tcb, validity, &owner);
         alter(&mut contents);
         let certificate = contents.issue(issuer as &dyn Issuer, point);
         let chain = [issuer.certificate.clone(), self.pki.ark.certificate.clone()];
-        Ok(Chip {
-            key,
-            product,
-            tcb,
-            vlek,
-            certificate,
-            chain,
-        })
+        Ok(Chip { key, product, tcb, vlek, certificate, chain })
     }
 }
 
@@ -284,10 +243,8 @@ impl Chip {
     /// A whole report over these bytes, whatever they are: signature R and S little-endian at 0x2a0 and 0x2e8.
     #[must_use]
     pub fn sign(&self, signed: &[u8; SIGNED_LEN]) -> Vec<u8> {
-        let signature = self
-            .key
-            .sign(&SystemRandom::new(), signed)
-            .expect("the operating system gives random bytes");
+        let signature =
+            self.key.sign(&SystemRandom::new(), signed).expect("the operating system gives random bytes");
         let (r, s) = signature.as_ref().split_at(48);
         let mut report = vec![0; REPORT_LEN];
         report[..SIGNED_LEN].copy_from_slice(signed);
@@ -314,11 +271,7 @@ impl Chip {
     /// The GHCB certificate table: VCEK or VLEK, ASK or ASVK, ARK.
     #[must_use]
     pub fn endorsements(&self) -> Vec<u8> {
-        let own = if self.vlek {
-            certificate_table::VLEK
-        } else {
-            certificate_table::VCEK
-        };
+        let own = if self.vlek { certificate_table::VLEK } else { certificate_table::VCEK };
         certificate_table::encode(&[
             (own, &self.certificate),
             (certificate_table::ASK, &self.chain[0]),

@@ -42,11 +42,7 @@ impl Authority {
     pub(super) fn spki(&self) -> Vec<u8> {
         use der::{Decode as _, Encode as _};
         let parsed = x509_cert::Certificate::from_der(&self.certificate).expect("our own certificate");
-        parsed
-            .tbs_certificate()
-            .subject_public_key_info()
-            .to_der()
-            .expect("parsed from DER")
+        parsed.tbs_certificate().subject_public_key_info().to_der().expect("parsed from DER")
     }
 }
 
@@ -78,13 +74,8 @@ impl Issuer for NewAuthority<'_> {
 
 fn rsa_pss(key: &RsaKeyPair, message: &[u8]) -> Vec<u8> {
     let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(
-        &signature::RSA_PSS_SHA384,
-        &SystemRandom::new(),
-        message,
-        &mut signature,
-    )
-    .expect("the buffer is as long as the modulus");
+    key.sign(&signature::RSA_PSS_SHA384, &SystemRandom::new(), message, &mut signature)
+        .expect("the buffer is as long as the modulus");
     signature
 }
 
@@ -97,11 +88,8 @@ pub(super) struct FixturePki {
     pub(super) vcek: Vec<u8>,
 }
 
-const AUTHORITIES: [(&str, &str, u32); 3] = [
-    ("ark", "ARK-Milan", 0x10000),
-    ("ask", "SEV-Milan", ASK_SERIAL),
-    ("asvk", "SEV-VLEK-Milan", 0x10101),
-];
+const AUTHORITIES: [(&str, &str, u32); 3] =
+    [("ark", "ARK-Milan", 0x10000), ("ask", "SEV-Milan", ASK_SERIAL), ("asvk", "SEV-VLEK-Milan", 0x10101)];
 
 impl FixturePki {
     /// Opens the PKI below `dir`, making it when it is not there. Two processes may do so at the same time.
@@ -118,22 +106,13 @@ impl FixturePki {
             if let Err(error) = fs::rename(&draft, &home) {
                 fs::remove_dir_all(&draft)?;
                 // Another process was faster; its PKI is as good.
-                ensure!(
-                    home.exists(),
-                    "rename {} to {}: {error}",
-                    draft.display(),
-                    home.display()
-                );
+                ensure!(home.exists(), "rename {} to {}: {error}", draft.display(), home.display());
             }
         }
         let read = |name: &str| {
             let path = home.join(name);
             fs::read(&path).with_context(|| {
-                format!(
-                    "read {}; remove {} to have it made again",
-                    path.display(),
-                    home.display()
-                )
+                format!("read {}; remove {} to have it made again", path.display(), home.display())
             })
         };
         let authority = |index: usize| -> Result<Authority> {
@@ -161,12 +140,8 @@ impl FixturePki {
 }
 
 pub(super) fn p384_key(pkcs8: &[u8]) -> Result<EcdsaKeyPair> {
-    EcdsaKeyPair::from_pkcs8(
-        &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
-        pkcs8,
-        &SystemRandom::new(),
-    )
-    .map_err(|error| anyhow::anyhow!("P-384 fixture key: {error}"))
+    EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P384_SHA384_FIXED_SIGNING, pkcs8, &SystemRandom::new())
+        .map_err(|error| anyhow::anyhow!("P-384 fixture key: {error}"))
 }
 
 pub(super) fn new_p384_key() -> Result<Vec<u8>> {
@@ -178,10 +153,7 @@ pub(super) fn new_p384_key() -> Result<Vec<u8>> {
 fn generate(home: &Path) -> Result<()> {
     let keys = std::thread::scope(|scope| {
         let threads: Vec<_> = AUTHORITIES.iter().map(|_| scope.spawn(new_rsa_key)).collect();
-        threads
-            .into_iter()
-            .map(|t| t.join().expect("no panic"))
-            .collect::<Result<Vec<_>>>()
+        threads.into_iter().map(|t| t.join().expect("no panic")).collect::<Result<Vec<_>>>()
     })?;
     let pairs: Vec<_> = keys
         .iter()
@@ -192,10 +164,7 @@ fn generate(home: &Path) -> Result<()> {
         not_before: timestamp("2020-10-22T17:23:05Z"),
         not_after: timestamp("2045-10-22T17:23:05Z"),
     };
-    let ark = NewAuthority {
-        common_name: AUTHORITIES[0].1,
-        key: &pairs[0],
-    };
+    let ark = NewAuthority { common_name: AUTHORITIES[0].1, key: &pairs[0] };
     for ((file, common_name, serial), (pkcs8, pair)) in AUTHORITIES.iter().zip(keys.iter().zip(&pairs)) {
         let certificate =
             certificate::authority_certificate(&ark, *serial, common_name, validity, pair.public().as_ref());
@@ -207,19 +176,9 @@ fn generate(home: &Path) -> Result<()> {
     let pair = p384_key(&vcek_key)?;
     let product = Product::Milan;
     let point = pair.public_key().as_ref();
-    let owner = certificate::VekOwner::Chip {
-        hwid: product.hwid(point),
-    };
-    let contents = VekContents::new(
-        product.name_of_vcek(),
-        Tcb::of(product),
-        validity_of_a_vcek(),
-        &owner,
-    );
-    let ask = NewAuthority {
-        common_name: AUTHORITIES[1].1,
-        key: &pairs[1],
-    };
+    let owner = certificate::VekOwner::Chip { hwid: product.hwid(point) };
+    let contents = VekContents::new(product.name_of_vcek(), Tcb::of(product), validity_of_a_vcek(), &owner);
+    let ask = NewAuthority { common_name: AUTHORITIES[1].1, key: &pairs[1] };
     write_private(&home.join("vcek.key"), &vcek_key)?;
     write_private(&home.join("vcek.der"), &contents.issue(&ask, point))?;
     write_private(&home.join("README"), README.as_bytes())
@@ -227,10 +186,7 @@ fn generate(home: &Path) -> Result<()> {
 
 /// An RSA-4096 key as PKCS #8 DER. ring signs with RSA keys but does not make them.
 fn new_rsa_key() -> Result<Vec<u8>> {
-    let pem = openssl(
-        &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:4096"],
-        &[],
-    )?;
+    let pem = openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:4096"], &[])?;
     openssl(&["pkcs8", "-topk8", "-nocrypt", "-outform", "DER"], &pem)
 }
 
@@ -245,11 +201,7 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
     child.stdin.take().expect("a pipe").write_all(input)?;
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        bail!(
-            "openssl {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        bail!("openssl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
     }
     Ok(output.stdout)
 }
@@ -263,12 +215,7 @@ fn private_directory(dir: &Path) -> Result<()> {
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()
-        .with_context(|| format!("write {}", path.display()))
+    file.sync_all().with_context(|| format!("write {}", path.display()))
 }

@@ -26,11 +26,7 @@ impl ScriptedTee {
     /// Answers as `tee` does.
     #[must_use]
     pub fn new(tee: SoftwareTee) -> Self {
-        let state = State {
-            calls: 0,
-            held: false,
-            script: Box::new(Ok),
-        };
+        let state = State { calls: 0, held: false, script: Box::new(Ok) };
         Self(Arc::new((tee, Mutex::new(state), Condvar::new())))
     }
 
@@ -82,9 +78,7 @@ impl Attester for ScriptedTee {
         let (tee, state, wake) = &*self.0;
         let mut state = state.lock().expect("no panic under the lock");
         state.calls += 1;
-        let mut state = wake
-            .wait_while(state, |state| state.held)
-            .expect("no panic under the lock");
+        let mut state = wake.wait_while(state, |state| state.held).expect("no panic under the lock");
         (state.script)(Attester::evidence(tee, data)?)
     }
 }

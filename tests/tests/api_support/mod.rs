@@ -55,12 +55,7 @@ impl Caller {
         use rcgen::PublicKeyData as _;
         let public = PublicKey::from_spki_der(&key.subject_public_key_info()).expect("a key of ours");
         let project = Project::new("acme/app", [public.spki_sha256()]).expect("a project");
-        Self {
-            key,
-            public,
-            certificate: certificate.der().clone(),
-            project,
-        }
+        Self { key, public, certificate: certificate.der().clone(), project }
     }
 
     pub fn parent(&self) -> String {
@@ -97,13 +92,8 @@ impl Caller {
             annotations: BTreeMap::new(),
             build_args: BTreeMap::new(),
             build_id: BuildId::try_from(id.to_owned()).expect("a build id"),
-            context: Source::Git {
-                url: "https://git.example/app.git".to_owned(),
-            },
-            dockerfile: Dockerfile {
-                path: "Dockerfile".to_owned(),
-                root: None,
-            },
+            context: Source::Git { url: "https://git.example/app.git".to_owned() },
+            dockerfile: Dockerfile { path: "Dockerfile".to_owned(), root: None },
             issued_at: now(0),
             labels: BTreeMap::new(),
             named_contexts: BTreeMap::new(),
@@ -140,19 +130,10 @@ impl Caller {
         let r = [9; 32];
         let commitment = commit_to_secrets(&r, &BTreeMap::from([("token".to_owned(), value.to_vec())]));
         let mut request = self.request(id);
-        request.secrets = Some(SecretsCommitment {
-            commitment,
-            ids: vec!["token".to_owned()],
-        });
+        request.secrets = Some(SecretsCommitment { commitment, ids: vec!["token".to_owned()] });
         let mut create = self.create(&request);
-        let secret = v1::Secret {
-            id: "token".to_owned(),
-            value: value.to_vec().into(),
-        };
-        create.secrets = Some(v1::Secrets {
-            commitment_key: r.to_vec().into(),
-            secrets: vec![secret],
-        });
+        let secret = v1::Secret { id: "token".to_owned(), value: value.to_vec().into() };
+        create.secrets = Some(v1::Secrets { commitment_key: r.to_vec().into(), secrets: vec![secret] });
         create
     }
 
@@ -166,9 +147,7 @@ impl Caller {
 
 /// The time now, or some seconds from now.
 pub fn now(plus: i64) -> Timestamp {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970");
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     Timestamp::from_unix(i64::try_from(since.as_secs()).expect("a time") + plus).expect("in range")
 }
 
@@ -238,10 +217,7 @@ pub struct Runner {
 
 impl Runner {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            started: Arc::default(),
-            gate: CancellationToken::new(),
-        })
+        Arc::new(Self { started: Arc::default(), gate: CancellationToken::new() })
     }
 
     pub fn open(&self) {
@@ -261,10 +237,7 @@ impl BuildRunner for Runner {
         cancel: CancellationToken,
     ) -> Result<v1::Result, v1::Failure> {
         self.started.fetch_add(1, Ordering::SeqCst);
-        let failure = |reason: &str| v1::Failure {
-            reason: reason.to_owned(),
-            ..Default::default()
-        };
+        let failure = |reason: &str| v1::Failure { reason: reason.to_owned(), ..Default::default() };
         let id = job.name.build.to_string();
         match id.split('-').next().unwrap_or_default() {
             "fail" => return Err(failure("STEP_FAILED")),
@@ -280,11 +253,7 @@ impl BuildRunner for Runner {
             "logs" => {
                 for line in 0..LOG_EVENTS {
                     let data = format!("line {line}\n").into_bytes().into();
-                    let log = v1::VertexLog {
-                        vertex: "v".to_owned(),
-                        stream: 1,
-                        data,
-                    };
+                    let log = v1::VertexLog { vertex: "v".to_owned(), stream: 1, data };
                     events.send(Event::VertexLog(log)).await;
                 }
             }
@@ -302,11 +271,7 @@ impl BuildRunner for Runner {
             size: blob.len() as u64,
             ..Default::default()
         };
-        Ok(v1::Result {
-            image: Some(descriptor.clone()),
-            blobs: vec![descriptor],
-            ..Default::default()
-        })
+        Ok(v1::Result { image: Some(descriptor.clone()), blobs: vec![descriptor], ..Default::default() })
     }
 }
 
@@ -335,10 +300,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            operations: String::new(),
-            trust: "admit_any_project = true\n".to_owned(),
-        }
+        Self { operations: String::new(), trust: "admit_any_project = true\n".to_owned() }
     }
 }
 
@@ -349,10 +311,7 @@ impl TestServer {
     }
 
     pub fn with(state: &Path, operations: &str) -> Self {
-        let options = Options {
-            operations: operations.to_owned(),
-            ..Options::default()
-        };
+        let options = Options { operations: operations.to_owned(), ..Options::default() };
         Self::try_start(state, &options).expect("the server starts")
     }
 
@@ -379,25 +338,14 @@ impl TestServer {
         let (address, recovered) = (server.local_addr(), server.recovered());
         let stop = CancellationToken::new();
         let running = runtime.spawn(server.run_until(stop.clone().cancelled_owned()));
-        Ok(Self {
-            address,
-            state,
-            runner,
-            recovered,
-            stop,
-            running: Some(running),
-            runtime: Some(runtime),
-        })
+        Ok(Self { address, state, runner, recovered, stop, running: Some(running), runtime: Some(runtime) })
     }
 
     /// SIGTERM.
     pub async fn stop(mut self) {
         self.stop.cancel();
         if let Some(running) = self.running.take() {
-            running
-                .await
-                .expect("the server ends without a panic")
-                .expect("it ends because it was asked to");
+            running.await.expect("the server ends without a panic").expect("it ends because it was asked to");
         }
     }
 
@@ -412,25 +360,17 @@ impl TestServer {
 
     /// A channel with the caller's certificate.
     pub async fn channel(&self, caller: &Caller) -> Channel {
-        connect(self.address, caller.client_config())
+        connect(self.address, caller.client_config()).await.expect("connects")
+    }
+
+    pub async fn anonymous(&self) -> Channel {
+        connect(self.address, client_builder(&[&rustls::version::TLS13]).with_no_client_auth())
             .await
             .expect("connects")
     }
 
-    pub async fn anonymous(&self) -> Channel {
-        connect(
-            self.address,
-            client_builder(&[&rustls::version::TLS13]).with_no_client_auth(),
-        )
-        .await
-        .expect("connects")
-    }
-
     pub async fn client(&self, caller: &Caller) -> Client {
-        Client {
-            channel: self.channel(caller).await,
-            document: caller.project.document(),
-        }
+        Client { channel: self.channel(caller).await, document: caller.project.document() }
     }
 }
 
@@ -452,10 +392,7 @@ async fn start(state: &Path, options: &Options, runner: Arc<Runner>) -> Result<S
     let trust = format!("builder_id = \"https://builder.example/test\"\n{}", options.trust);
     let trust = Trust::parse(&trust, "trust.toml").expect("valid trust");
     let state = State::open(&operations)?;
-    let program = || Program {
-        sha256: Sha256Digest::of(b"program"),
-        version: "1".to_owned(),
-    };
+    let program = || Program { sha256: Sha256Digest::of(b"program"), version: "1".to_owned() };
     let inputs = InstanceInputs {
         version: "0.1.0".to_owned(),
         builder_id: trust.builder_id.clone(),
@@ -500,9 +437,7 @@ impl Client {
     pub fn ask<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         let document = tonic::metadata::MetadataValue::from_bytes(&self.document);
-        request
-            .metadata_mut()
-            .insert_bin("sealwright-project-bin", document);
+        request.metadata_mut().insert_bin("sealwright-project-bin", document);
         request
     }
 
@@ -523,28 +458,14 @@ impl Client {
     }
 
     pub async fn state(&self, name: &str) -> v1::Build {
-        let request = self.ask(v1::GetBuildRequest {
-            name: name.to_owned(),
-        });
-        self.builds()
-            .get_build(request)
-            .await
-            .expect("the build exists")
-            .into_inner()
+        let request = self.ask(v1::GetBuildRequest { name: name.to_owned() });
+        self.builds().get_build(request).await.expect("the build exists").into_inner()
     }
 
     /// All events after a number, until the build ends.
     pub async fn watch(&self, name: &str, after: u64) -> Vec<v1::BuildEvent> {
-        let request = self.ask(v1::WatchBuildRequest {
-            name: name.to_owned(),
-            after,
-        });
-        let mut stream = self
-            .builds()
-            .watch_build(request)
-            .await
-            .expect("the build exists")
-            .into_inner();
+        let request = self.ask(v1::WatchBuildRequest { name: name.to_owned(), after });
+        let mut stream = self.builds().watch_build(request).await.expect("the build exists").into_inner();
         let mut events = Vec::new();
         while let Some(event) = stream.message().await.expect("the stream goes on") {
             events.push(event);
@@ -559,18 +480,12 @@ impl Client {
     }
 
     pub async fn cancel(&self, name: &str) -> Result<v1::Build, tonic::Status> {
-        let request = self.ask(v1::CancelBuildRequest {
-            name: name.to_owned(),
-        });
+        let request = self.ask(v1::CancelBuildRequest { name: name.to_owned() });
         Ok(self.builds().cancel_build(request).await?.into_inner())
     }
 
     pub async fn read(&self, name: &str, digest: &str, offset: u64) -> Result<Vec<u8>, tonic::Status> {
-        let request = v1::ReadBlobRequest {
-            name: name.to_owned(),
-            digest: digest.to_owned(),
-            offset,
-        };
+        let request = v1::ReadBlobRequest { name: name.to_owned(), digest: digest.to_owned(), offset };
         let mut stream = self.builds().read_blob(self.ask(request)).await?.into_inner();
         let mut bytes = Vec::new();
         while let Some(message) = stream.message().await? {
@@ -591,19 +506,13 @@ impl Client {
 /// The stable reason of a refusal.
 pub fn reason(status: &tonic::Status) -> String {
     use tonic_types::StatusExt as _;
-    status
-        .get_details_error_info()
-        .map(|info| info.reason)
-        .unwrap_or_default()
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
 /// The advice of a refusal.
 pub fn advice(status: &tonic::Status) -> String {
     use tonic_types::StatusExt as _;
-    status
-        .get_details_localized_message()
-        .map(|message| message.message)
-        .unwrap_or_default()
+    status.get_details_localized_message().map(|message| message.message).unwrap_or_default()
 }
 
 /// A directory that goes with the test.

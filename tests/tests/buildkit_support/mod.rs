@@ -38,10 +38,7 @@ impl MemoryStore {
 
     fn bytes(&self, digest: &Sha256Digest) -> Result<Vec<u8>, BlobError> {
         let found = self.0.lock().expect("not poisoned").get(digest).cloned();
-        found.ok_or(BlobError {
-            digest: *digest,
-            problem: "is not stored".to_owned(),
-        })
+        found.ok_or(BlobError { digest: *digest, problem: "is not stored".to_owned() })
     }
 
     /// Stores a directory of the file system; gives the root.
@@ -50,57 +47,35 @@ impl MemoryStore {
     }
 
     fn scan(&self, path: &Path, prefix: &[u8], seen: &mut HashMap<u64, Vec<u8>>) -> Sha256Digest {
-        let mut listed: Vec<_> = std::fs::read_dir(path)
-            .expect("readable")
-            .map(|e| e.expect("entry").path())
-            .collect();
+        let mut listed: Vec<_> =
+            std::fs::read_dir(path).expect("readable").map(|e| e.expect("entry").path()).collect();
         listed.sort_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
         let mut entries = Vec::new();
         for path in listed {
             let name = path.file_name().expect("named").as_bytes().to_vec();
-            let relative = if prefix.is_empty() {
-                name.clone()
-            } else {
-                [prefix, b"/", &name].concat()
-            };
+            let relative = if prefix.is_empty() { name.clone() } else { [prefix, b"/", &name].concat() };
             let meta = std::fs::symlink_metadata(&path).expect("there");
             let kind = meta.file_type();
             let device = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
             let kind = if kind.is_dir() {
-                Kind::Directory {
-                    digest: self.scan(&path, &relative, seen),
-                }
+                Kind::Directory { digest: self.scan(&path, &relative, seen) }
             } else if kind.is_symlink() {
                 Kind::Symlink {
-                    target: std::fs::read_link(&path)
-                        .expect("link")
-                        .as_os_str()
-                        .as_bytes()
-                        .to_vec(),
+                    target: std::fs::read_link(&path).expect("link").as_os_str().as_bytes().to_vec(),
                 }
             } else if kind.is_fifo() {
                 Kind::Fifo
             } else if kind.is_char_device() {
-                Kind::CharDevice {
-                    major: device.0,
-                    minor: device.1,
-                }
+                Kind::CharDevice { major: device.0, minor: device.1 }
             } else if kind.is_block_device() {
-                Kind::BlockDevice {
-                    major: device.0,
-                    minor: device.1,
-                }
+                Kind::BlockDevice { major: device.0, minor: device.1 }
             } else if kind.is_socket() {
                 continue;
             } else {
                 let bytes = std::fs::read(&path).expect("readable");
                 let (size, digest) = (bytes.len() as u64, self.put(bytes));
                 match seen.get(&meta.ino()).filter(|_| meta.nlink() > 1) {
-                    Some(first) => Kind::HardLink {
-                        first: first.clone(),
-                        size,
-                        digest,
-                    },
+                    Some(first) => Kind::HardLink { first: first.clone(), size, digest },
                     None => {
                         seen.insert(meta.ino(), relative.clone());
                         Kind::File { size, digest }
@@ -137,10 +112,8 @@ pub fn write_files(directory: &Path, files: &[(&str, &str)]) {
 
 impl ContextBlobs for MemoryStore {
     fn directory(&self, digest: &Sha256Digest) -> Result<Directory, BlobError> {
-        Directory::parse(&self.bytes(digest)?).map_err(|e| BlobError {
-            digest: *digest,
-            problem: e.to_string(),
-        })
+        Directory::parse(&self.bytes(digest)?)
+            .map_err(|e| BlobError { digest: *digest, problem: e.to_string() })
     }
 
     fn open_blob(&self, digest: &Sha256Digest) -> Result<Box<dyn Read + Send>, BlobError> {
@@ -187,10 +160,7 @@ pub fn request(root: Sha256Digest) -> Request {
         build_args: BTreeMap::new(),
         build_id: "b1".to_owned().try_into().expect("an id"),
         context: Source::Tree { root },
-        dockerfile: Dockerfile {
-            path: "Dockerfile".to_owned(),
-            root: Some(root),
-        },
+        dockerfile: Dockerfile { path: "Dockerfile".to_owned(), root: Some(root) },
         issued_at: Timestamp::parse("2026-11-21T10:00:00Z").expect("a time"),
         labels: BTreeMap::new(),
         named_contexts: BTreeMap::new(),
@@ -229,30 +199,17 @@ impl Bench {
     /// The same with other settings.
     pub fn in_memory_with(change: impl FnOnce(&mut EngineConfig)) -> Self {
         let memory = Path::new("/dev/shm");
-        if memory.is_dir() {
-            Self::at(memory, change)
-        } else {
-            Self::with(change)
-        }
+        if memory.is_dir() { Self::at(memory, change) } else { Self::with(change) }
     }
 
     pub fn at(place: &Path, change: impl FnOnce(&mut EngineConfig)) -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("sw")
-            .tempdir_in(place)
-            .expect("temporary directory");
+        let directory = tempfile::Builder::new().prefix("sw").tempdir_in(place).expect("temporary directory");
         let root = directory.path().join("e");
         let mut config = config(&root);
         change(&mut config);
         let engine = Engine::new(config).expect("an engine");
         let scratch = tempfile::tempdir().expect("temporary directory");
-        Self {
-            engine,
-            store: Arc::default(),
-            root,
-            scratch,
-            _directory: directory,
-        }
+        Self { engine, store: Arc::default(), root, scratch, _directory: directory }
     }
 
     pub async fn daemon(&self) -> Arc<Daemon> {
@@ -260,9 +217,7 @@ impl Bench {
     }
 
     pub fn inputs(&self, request: Request) -> SolveInputs {
-        let scratch = tempfile::tempdir_in(self.scratch.path())
-            .expect("temporary directory")
-            .keep();
+        let scratch = tempfile::tempdir_in(self.scratch.path()).expect("temporary directory").keep();
         SolveInputs {
             request,
             store: self.store.clone(),
@@ -308,12 +263,7 @@ impl Bench {
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
         let task = tokio::spawn(async move { solve(&daemon, inputs, sender, stop).await });
-        Running {
-            events,
-            seen: Vec::new(),
-            cancel,
-            task,
-        }
+        Running { events, seen: Vec::new(), cancel, task }
     }
 }
 
@@ -361,9 +311,7 @@ pub fn small_root(root: &Path) {
         std::fs::create_dir_all(root.join(directory)).expect("created");
     }
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-    for name in [
-        "sh", "sleep", "cat", "dd", "ls", "mkdir", "mount", "ip", "readlink",
-    ] {
+    for name in ["sh", "sleep", "cat", "dd", "ls", "mkdir", "mount", "ip", "readlink"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("linked");
     }
 }

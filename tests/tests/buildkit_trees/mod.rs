@@ -168,12 +168,7 @@ pub fn odd_tree(root: &Path) {
     for path in ["a/b", "a-b", "a.b/c", "ab/c", "d/d/d/d/d/d/d/d/end"] {
         write(root, path, path);
     }
-    for (name, mode) in [
-        ("setuid", 0o4755),
-        ("none", 0o000),
-        ("sticky", 0o1644),
-        ("all", 0o777),
-    ] {
+    for (name, mode) in [("setuid", 0o4755), ("none", 0o000), ("sticky", 0o1644), ("all", 0o777)] {
         write(root, name, name);
         fs::set_permissions(root.join(name), fs::Permissions::from_mode(mode)).expect("mode");
     }
@@ -202,16 +197,8 @@ pub fn odd_tree(root: &Path) {
     let path = root.join("all");
     rustix::fs::lsetxattr(path, "user.note", b"\x00\xff", rustix::fs::XattrFlags::empty())
         .expect("an attribute");
-    for node in [
-        &["fifo", "p"][..],
-        &["null", "c", "1", "3"],
-        &["block", "b", "7", "0"],
-    ] {
-        let made = Command::new("mknod")
-            .args(node)
-            .current_dir(root)
-            .status()
-            .expect("mknod is installed");
+    for node in [&["fifo", "p"][..], &["null", "c", "1", "3"], &["block", "b", "7", "0"]] {
+        let made = Command::new("mknod").args(node).current_dir(root).status().expect("mknod is installed");
         assert!(made.success(), "mknod {node:?}");
     }
     drop(std::os::unix::net::UnixListener::bind(root.join("socket")).expect("a socket"));

@@ -46,8 +46,13 @@ impl Signer {
     pub(crate) fn write_pem(&self, path: &Path) {
         use base64::Engine as _;
         let body = base64::engine::general_purpose::STANDARD.encode(self.public().spki_der());
-        let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-        std::fs::write(path, format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))).unwrap();
+        let lines: Vec<&str> =
+            body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        std::fs::write(
+            path,
+            format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n")),
+        )
+        .unwrap();
     }
 }
 
@@ -74,13 +79,15 @@ fn manifest(directory: &Path, architecture: &str, content: &[u8]) -> Descriptor 
     let archive = archive.into_inner().unwrap();
     let mut compressed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     compressed.write_all(&archive).unwrap();
-    let layer = store(directory, "application/vnd.oci.image.layer.v1.tar+gzip", &compressed.finish().unwrap());
+    let layer =
+        store(directory, "application/vnd.oci.image.layer.v1.tar+gzip", &compressed.finish().unwrap());
     let config = json!({
         "architecture": architecture, "os": "linux", "config": {}, "history": [{"created": "2026-11-21T10:00:00Z"}],
         "rootfs": {"type": "layers", "diff_ids": [Sha256Digest::of(&archive)]},
     });
     let config = store(directory, IMAGE_CONFIG, &serde_json::to_vec(&config).unwrap());
-    let manifest = json!({"schemaVersion": 2, "mediaType": IMAGE_MANIFEST, "config": config, "layers": [layer]});
+    let manifest =
+        json!({"schemaVersion": 2, "mediaType": IMAGE_MANIFEST, "config": config, "layers": [layer]});
     store(directory, IMAGE_MANIFEST, &serde_json::to_vec(&manifest).unwrap())
 }
 
@@ -94,14 +101,18 @@ pub(crate) fn image(parent: &Path, content: &[u8]) -> ExportedImage {
 /// An index of two platforms.
 pub(crate) fn index(parent: &Path, content: &[u8]) -> ExportedImage {
     let directory = export_directory(parent, content);
-    let platforms: Vec<Descriptor> =
-        ["amd64", "s390x"].iter().map(|arch| manifest(&directory, arch, &[content, arch.as_bytes()].concat())).collect();
+    let platforms: Vec<Descriptor> = ["amd64", "s390x"]
+        .iter()
+        .map(|arch| manifest(&directory, arch, &[content, arch.as_bytes()].concat()))
+        .collect();
     let entries: Vec<_> = ["amd64", "s390x"]
         .iter()
         .zip(&platforms)
         .map(|(arch, d)| json!({"mediaType": d.media_type, "digest": d.digest, "size": d.size, "platform": {"architecture": arch, "os": "linux"}}))
         .collect();
-    let bytes = serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": entries})).unwrap();
+    let bytes =
+        serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": entries}))
+            .unwrap();
     let root = store(&directory, IMAGE_INDEX, &bytes);
     let targets = std::iter::once(root.clone()).chain(platforms).collect();
     ExportedImage { directory, root, targets }
@@ -115,7 +126,8 @@ fn export_directory(parent: &Path, content: &[u8]) -> PathBuf {
 
 /// A provenance statement in shape; only its subjects matter to the tools.
 pub(crate) fn statement(targets: &[Descriptor]) -> Vec<u8> {
-    let subjects: Vec<_> = targets.iter().map(|t| json!({"name": "image", "digest": {"sha256": t.digest.hex()}})).collect();
+    let subjects: Vec<_> =
+        targets.iter().map(|t| json!({"name": "image", "digest": {"sha256": t.digest.hex()}})).collect();
     serde_json::to_vec(&json!({
         "_type": "https://in-toto.io/Statement/v1",
         "predicateType": "https://slsa.dev/provenance/v1",
@@ -157,7 +169,12 @@ pub(crate) fn sign(signer: &Signer, image: &ExportedImage, repositories: &[&str]
 }
 
 /// The result of an image with these names.
-pub(crate) fn result(parent: &Path, image: &ExportedImage, parts: &Artefacts, names: &[ImageName]) -> ResultLayout {
+pub(crate) fn result(
+    parent: &Path,
+    image: &ExportedImage,
+    parts: &Artefacts,
+    names: &[ImageName],
+) -> ResultLayout {
     let destination = parent.join(format!("result-{}", &image.root.digest.hex()[..12]));
     let _ = std::fs::remove_dir_all(&destination);
     write_layout(&image.directory, &image.root, parts, names, &destination).unwrap()
@@ -173,5 +190,10 @@ pub(crate) fn publisher() -> Publisher {
 }
 
 pub(crate) fn publisher_with(config: PublisherConfig) -> Publisher {
-    Publisher::new(PublisherConfig { plain_http_on_loopback: true, first_pause: Duration::from_millis(1), ..config }).unwrap()
+    Publisher::new(PublisherConfig {
+        plain_http_on_loopback: true,
+        first_pause: Duration::from_millis(1),
+        ..config
+    })
+    .unwrap()
 }

@@ -13,8 +13,8 @@ use provenance::materials::{Completeness, MaterialClass};
 use provenance::request::Request;
 use provenance::sigstore::{bundle_with_key_hint, cosign_sign_statement, simple_signing_payload};
 use provenance::statement::{
-    BUILD_TYPE, BuildDefinition, BuildMetadata, Builder, ExternalParameters, InternalParameters, PREDICATE_TYPE,
-    Predicate, RunDetails, STATEMENT_TYPE, Statement, Subject,
+    BUILD_TYPE, BuildDefinition, BuildMetadata, Builder, ExternalParameters, InternalParameters,
+    PREDICATE_TYPE, Predicate, RunDetails, STATEMENT_TYPE, Statement, Subject,
 };
 use provenance::timestamp::Timestamp;
 use sealwright_tests::release_fixture::{self, FixtureKey, REPOSITORY};
@@ -72,7 +72,8 @@ pub(crate) fn image_manifest(config: &[u8], layer: &[u8]) -> Vec<u8> {
 pub(crate) fn index(manifests: &[Vec<u8>], media_type: &str) -> Vec<u8> {
     let manifests: Vec<_> = manifests.iter().map(|manifest| descriptor(media_type, manifest)).collect();
     let media_type = "application/vnd.oci.image.index.v1+json";
-    serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests})).expect("JSON")
+    serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests}))
+        .expect("JSON")
 }
 
 impl World {
@@ -132,7 +133,11 @@ impl World {
                     byproducts: vec![],
                     metadata: BuildMetadata {
                         finished_on: self.request.issued_at,
-                        invocation_id: format!("projects/{}/builds/{}", self.request.project.id(), self.request.build_id),
+                        invocation_id: format!(
+                            "projects/{}/builds/{}",
+                            self.request.project.id(),
+                            self.request.build_id
+                        ),
                         started_on: self.request.issued_at,
                     },
                 },

@@ -107,7 +107,9 @@ pub enum ImageRefusal {
         digest: Sha256Digest,
     },
     /// No signature over the image by the key that the report covers.
-    #[error("none of the {looked_at} signatures attached to the image is of key {key}, which the report covers")]
+    #[error(
+        "none of the {looked_at} signatures attached to the image is of key {key}, which the report covers"
+    )]
     NoSignature {
         /// SHA-256 of the SPKI of the key.
         key: Sha256Digest,
@@ -157,13 +159,16 @@ pub fn verify_image(policy: &Policy, input: &ImageInput, now: Timestamp) -> Verd
             return refused(refuse(fresh(), Reason::TooMany { what, got, limit: MAX_ATTACHED }));
         }
     }
-    let documents: BTreeMap<_, _> = input.documents.iter().map(|bytes| (Sha256Digest::of(bytes), bytes.as_slice())).collect();
+    let documents: BTreeMap<_, _> =
+        input.documents.iter().map(|bytes| (Sha256Digest::of(bytes), bytes.as_slice())).collect();
     let envelopes: Vec<_> = input.envelopes.iter().filter_map(|bytes| parse_envelope(bytes)).collect();
     let mut furthest: Option<Report> = None;
     for collection in &input.evidence {
         let mut report = fresh();
         match judge(policy, input, collection, &envelopes, &documents, now, &mut report) {
-            Ok(blobs) => return Verdict { report: report.with_outcome(Outcome::BlobsNotChecked), blobs: Some(blobs) },
+            Ok(blobs) => {
+                return Verdict { report: report.with_outcome(Outcome::BlobsNotChecked), blobs: Some(blobs) };
+            }
             Err(reason) => {
                 let report = refuse(report, reason);
                 if furthest.as_ref().is_none_or(|best| best.accepted_links() < report.accepted_links()) {
@@ -246,7 +251,11 @@ fn accept_key(report: &mut Report, statement: &BoundStatement) {
         provenance::instance::KeyOrigin::DangerousSoftware => "NOT HARDWARE: a software fixture",
     };
     let lines = vec![
-        format!("{} held by this guest when it signed; report names it (epoch {}, {origin})", key.short(), instance.epoch),
+        format!(
+            "{} held by this guest when it signed; report names it (epoch {}, {origin})",
+            key.short(),
+            instance.epoch
+        ),
         format!("report covers statement {}", statement.statement_sha256().short()),
     ];
     report.accept(Link::Key, lines);
@@ -259,7 +268,13 @@ fn accept_request(report: &mut Report, requested: &RequestedStatement, policy: &
     let signed = requested.request();
     let request = signed.request();
     let who = match requested.caller() {
-        Some(caller) => format!("caller \"{}\" ({}, {} line {})", caller.name, signed.caller().short(), policy.file(), caller.line),
+        Some(caller) => format!(
+            "caller \"{}\" ({}, {} line {})",
+            caller.name,
+            signed.caller().short(),
+            policy.file(),
+            caller.line
+        ),
         None => format!("member {} of the project", signed.caller().short()),
     };
     let context = match &request.context {
@@ -268,7 +283,8 @@ fn accept_request(report: &mut Report, requested: &RequestedStatement, policy: &
         Source::Image { reference } => format!("context {reference}"),
         Source::OciLayout { manifest, .. } => format!("context {}", manifest.short()),
     };
-    report.accept(Link::Request, vec![format!("signed by {who}, project {}, {context}", request.project.name)]);
+    report
+        .accept(Link::Request, vec![format!("signed by {who}, project {}, {context}", request.project.name)]);
     let facts = report.facts_mut();
     facts.caller = Some(signed.caller());
     facts.caller_name = requested.caller().map(|caller| caller.name.clone());
@@ -285,7 +301,9 @@ fn accept_materials(report: &mut Report, statement: &BoundStatement, policy: &Po
         completeness.iter().filter(|(_, stated)| matches!(stated, Completeness::Incomplete { .. })).collect();
     let mut lines = vec![match incomplete.len() {
         0 => format!("{count}, every class complete"),
-        some => format!("{count}, {some} of {} classes incomplete, accepted by the policy:", completeness.len()),
+        some => {
+            format!("{count}, {some} of {} classes incomplete, accepted by the policy:", completeness.len())
+        }
     }];
     for (class, stated) in incomplete {
         let line = policy.materials().get(class).map_or(0, |requirement| requirement.line);
@@ -316,8 +334,14 @@ fn accept_rules(report: &mut Report, bound: &BoundLeaf, policy: &Policy) {
 fn accept_image(report: &mut Report, blobs: &[Blob], signatures: &str) {
     let configs = blobs.iter().filter(|blob| blob.is_config).count();
     let layers = blobs.len() - configs;
-    let plural = |count: usize, word: &str| if count == 1 { format!("{count} {word}") } else { format!("{count} {word}s") };
-    let line = format!("manifest, {} and {} match the statement", plural(configs, "config"), plural(layers, "layer"));
+    let plural = |count: usize, word: &str| {
+        if count == 1 { format!("{count} {word}") } else { format!("{count} {word}s") }
+    };
+    let line = format!(
+        "manifest, {} and {} match the statement",
+        plural(configs, "config"),
+        plural(layers, "layer")
+    );
     report.accept(Link::Image, vec![line, signatures.to_owned()]);
     report.set_blobs(blobs.to_vec());
 }
@@ -330,7 +354,11 @@ fn check_manifests(
 ) -> Result<Vec<Blob>, ImageRefusal> {
     let subjects = statement.statement().subject_digests();
     let check_subject = |got: Sha256Digest| {
-        if subjects.contains(&got) { Ok(()) } else { Err(ImageRefusal::Subject { got, wanted: subjects.clone() }) }
+        if subjects.contains(&got) {
+            Ok(())
+        } else {
+            Err(ImageRefusal::Subject { got, wanted: subjects.clone() })
+        }
     };
     check_subject(input.target)?;
     if let Some(got) = &input.repository {
@@ -384,7 +412,10 @@ fn check_manifests(
 }
 
 /// Compares a descriptor's size with the bytes, if they are at hand.
-fn check_size(descriptor: &Descriptor, documents: &BTreeMap<Sha256Digest, &[u8]>) -> Result<(), ImageRefusal> {
+fn check_size(
+    descriptor: &Descriptor,
+    documents: &BTreeMap<Sha256Digest, &[u8]>,
+) -> Result<(), ImageRefusal> {
     match documents.get(&descriptor.digest).map(|bytes| bytes.len() as u64) {
         Some(got) if got != descriptor.size => {
             Err(ImageRefusal::Size { digest: descriptor.digest, got, wanted: descriptor.size })

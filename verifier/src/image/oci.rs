@@ -49,14 +49,17 @@ impl Manifest {
         if json.schema_version != 2 {
             return Err(format!("schemaVersion is {}, wanted 2", json.schema_version));
         }
-        let says = |types: &[&str]| json.media_type.as_deref().is_none_or(|media_type| types.contains(&media_type));
+        let says =
+            |types: &[&str]| json.media_type.as_deref().is_none_or(|media_type| types.contains(&media_type));
         match (json.config, json.layers, json.manifests) {
             // BuildKit writes `null` for an image without layers.
             (Some(config), layers, None) if says(&IMAGE_TYPES) => {
                 Ok(Self::Image { config, layers: layers.unwrap_or_default() })
             }
             (None, None, Some(manifests)) if says(&INDEX_TYPES) => Ok(Self::Index { manifests }),
-            _ => Err("is neither an image manifest (config, layers) nor an image index (manifests)".to_owned()),
+            _ => {
+                Err("is neither an image manifest (config, layers) nor an image index (manifests)".to_owned())
+            }
         }
     }
 }

@@ -19,16 +19,23 @@ pub struct SimpleSignature {
 /// Demands at least one signature of `key` over the target, and describes what was found.
 ///
 /// Signatures of other keys are somebody else's business and are counted only.
-pub(super) fn check(input: &ImageInput, envelopes: &[Envelope], key: &PublicKey) -> Result<String, ImageRefusal> {
+pub(super) fn check(
+    input: &ImageInput,
+    envelopes: &[Envelope],
+    key: &PublicKey,
+) -> Result<String, ImageRefusal> {
     let statement = cosign_sign_statement(&input.target);
     let bundles = envelopes
         .iter()
-        .filter(|envelope| envelope.payload == statement && envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, key).is_ok())
+        .filter(|envelope| {
+            envelope.payload == statement && envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, key).is_ok()
+        })
         .count();
     let simple = input.simple_signatures.iter().filter(|signature| is_of(signature, input, key)).count();
     let other = input.simple_signatures.len() - simple;
     if simple + bundles == 0 {
-        let looked_at = input.simple_signatures.len() + envelopes.iter().filter(|e| e.payload == statement).count();
+        let looked_at =
+            input.simple_signatures.len() + envelopes.iter().filter(|e| e.payload == statement).count();
         return Err(ImageRefusal::NoSignature { key: key.spki_sha256(), looked_at });
     }
     let mut forms = Vec::new();
@@ -38,7 +45,8 @@ pub(super) fn check(input: &ImageInput, envelopes: &[Envelope], key: &PublicKey)
     if bundles > 0 {
         forms.push("cosign sign/v1");
     }
-    let others = if other > 0 { format!("; {other} of other keys or names not judged") } else { String::new() };
+    let others =
+        if other > 0 { format!("; {other} of other keys or names not judged") } else { String::new() };
     Ok(format!("signed by the same key ({}){others}", forms.join(", ")))
 }
 

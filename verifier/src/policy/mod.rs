@@ -23,7 +23,10 @@ use toml::de::DeTable;
 
 use self::read::{Field, Section, Source};
 pub use self::read::{Place, Placed};
-pub use self::reference::{MAX_REFERENCE_VALUES, PlatformValues, Platforms, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues, ReferenceValuesError};
+pub use self::reference::{
+    MAX_REFERENCE_VALUES, PlatformValues, Platforms, REFERENCE_VALUES_TYPE, ReferenceMeasurement,
+    ReferenceValues, ReferenceValuesError,
+};
 pub use self::render::{PolicyTemplate, policy_from_reference_values, usual_requirement};
 pub use self::snp::{GuestPolicyRule, MinimumTcb, PlatformRule, SnpPolicy};
 use crate::roots::{Anchors, Revocation};
@@ -199,7 +202,9 @@ impl Policy {
         let (platforms, anchors, roots_line) = hardware(&top.required("hardware")?)?;
         let snp = match (top.optional("sev-snp"), platforms.iter().any(|p| p.value == Platform::SevSnp)) {
             (Some(field), true) => Some(SnpPolicy::read(&field, &anchors)?),
-            (Some(field), false) => return Err(field.error("is there, but `hardware.platforms` has no \"sev-snp\"")),
+            (Some(field), false) => {
+                return Err(field.error("is there, but `hardware.platforms` has no \"sev-snp\""));
+            }
             (None, true) => return Err(top.required("sev-snp").err().expect("the key is absent")),
             (None, false) => None,
         };
@@ -337,7 +342,9 @@ fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
     let mut section = field.table()?;
     let platforms = section.required("platforms")?.parsed_list(|text| match text {
         "sev-snp" => Ok(Platform::SevSnp),
-        "tdx" | "secure-execution" => Err(format!("is \"{text}\", which this verifier does not appraise yet; wanted \"sev-snp\"")),
+        "tdx" | "secure-execution" => {
+            Err(format!("is \"{text}\", which this verifier does not appraise yet; wanted \"sev-snp\""))
+        }
         _ => Err(format!("is \"{text}\", wanted \"sev-snp\"")),
     })?;
     section.required("evidence")?.parsed_list(|text| match text {
@@ -357,7 +364,9 @@ fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
                 Product::ALL
                     .into_iter()
                     .find(|product| text.strip_prefix("amd-") == Some(product.name()))
-                    .ok_or_else(|| format!("is \"{text}\", wanted \"amd-milan\", \"amd-genoa\" or \"amd-turin\""))
+                    .ok_or_else(|| {
+                        format!("is \"{text}\", wanted \"amd-milan\", \"amd-genoa\" or \"amd-turin\"")
+                    })
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -402,18 +411,28 @@ fn parse_measurement(text: &str) -> Result<[u8; 48], String> {
     let lower = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match hex::decode_to_slice(text, &mut bytes) {
         Ok(()) if lower => Ok(bytes),
-        _ => Err(format!("has {} characters, wanted 96 lower-case hex digits (a launch measurement of 48 bytes)", text.len())),
+        _ => Err(format!(
+            "has {} characters, wanted 96 lower-case hex digits (a launch measurement of 48 bytes)",
+            text.len()
+        )),
     }
 }
 
 fn name(field: &Field<'_>) -> Result<String, PolicyError> {
     field.parsed(|text| {
         let fits = !text.is_empty() && text.len() <= 128 && !text.chars().any(char::is_control);
-        if fits { Ok(text.to_owned()) } else { Err("must have 1 to 128 bytes without control characters".to_owned()) }
+        if fits {
+            Ok(text.to_owned())
+        } else {
+            Err("must have 1 to 128 bytes without control characters".to_owned())
+        }
     })
 }
 
-fn values<T>(field: &Field<'_>, parse: impl Fn(&str) -> Result<T, String>) -> Result<Placed<Vec<T>>, PolicyError> {
+fn values<T>(
+    field: &Field<'_>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Placed<Vec<T>>, PolicyError> {
     let list = field.parsed_list(parse)?;
     Ok(field.placed(list.into_iter().map(|placed| placed.value).collect()))
 }
@@ -447,7 +466,13 @@ fn request(field: &Field<'_>) -> Result<Requesters, PolicyError> {
     };
     let projects = section
         .optional("projects")
-        .map(|list| values(&list, |text| Sha256Digest::from_hex(text).map(ProjectId).map_err(|_| format!("has `{text}`, wanted a project id of 64 lower-case hex digits"))))
+        .map(|list| {
+            values(&list, |text| {
+                Sha256Digest::from_hex(text)
+                    .map(ProjectId)
+                    .map_err(|_| format!("has `{text}`, wanted a project id of 64 lower-case hex digits"))
+            })
+        })
         .transpose()?;
     if callers.is_none() && projects.is_none() {
         // Either would do; the message names the more usual one.
@@ -472,7 +497,8 @@ fn caller(item: &Field<'_>) -> Result<Caller, PolicyError> {
             if let Some(key) = key
                 && key.spki_sha256() != digest
             {
-                return Err(field.error(format!("is {digest}, but the public key beside it has {}", key.spki_sha256())));
+                return Err(field
+                    .error(format!("is {digest}, but the public key beside it has {}", key.spki_sha256())));
             }
             digest
         }
@@ -484,7 +510,9 @@ fn caller(item: &Field<'_>) -> Result<Caller, PolicyError> {
 /// SubjectPublicKeyInfo as PEM (`BEGIN PUBLIC KEY`) or as base64 of the DER.
 fn parse_public_key(text: &str) -> Result<PublicKey, String> {
     let body: String = text.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
-    let der = STANDARD.decode(body).map_err(|_| "is neither PEM nor base64 of a SubjectPublicKeyInfo".to_owned())?;
+    let der = STANDARD
+        .decode(body)
+        .map_err(|_| "is neither PEM nor base64 of a SubjectPublicKeyInfo".to_owned())?;
     PublicKey::from_spki_der(&der).map_err(|error| format!("is no key of a kind we use: {error}"))
 }
 

@@ -63,7 +63,8 @@ pub(super) struct Field<'a> {
 
 impl<'a> Section<'a> {
     pub(super) fn new(source: &'a Source<'a>, path: String, place: Place, table: &'a DeTable<'a>) -> Self {
-        let entries = table.iter().map(|(key, value)| (key.get_ref().as_ref(), (key.span().start, value))).collect();
+        let entries =
+            table.iter().map(|(key, value)| (key.get_ref().as_ref(), (key.span().start, value))).collect();
         Self { source, path, place, entries }
     }
 
@@ -74,12 +75,18 @@ impl<'a> Section<'a> {
     /// The value of a key that may be left out.
     pub(super) fn optional(&mut self, key: &str) -> Option<Field<'a>> {
         let (offset, value) = self.entries.remove(key)?;
-        Some(Field { source: self.source, path: self.path_of(key), place: self.source.place(offset), value: value.get_ref() })
+        Some(Field {
+            source: self.source,
+            path: self.path_of(key),
+            place: self.source.place(offset),
+            value: value.get_ref(),
+        })
     }
 
     /// The value of a key that must be there.
     pub(super) fn required(&mut self, key: &str) -> Result<Field<'a>, PolicyError> {
-        self.optional(key).ok_or_else(|| PolicyError::Missing { place: self.place.clone(), key: self.path_of(key) })
+        self.optional(key)
+            .ok_or_else(|| PolicyError::Missing { place: self.place.clone(), key: self.path_of(key) })
     }
 
     /// Refuses every key that was not asked for.
@@ -99,7 +106,12 @@ impl<'a> Field<'a> {
     }
 
     fn wrong_type(&self, wanted: &'static str) -> PolicyError {
-        PolicyError::Type { place: self.place.clone(), key: self.path.clone(), wanted, got: self.value.type_str() }
+        PolicyError::Type {
+            place: self.place.clone(),
+            key: self.path.clone(),
+            wanted,
+            got: self.value.type_str(),
+        }
     }
 
     pub(super) fn placed<T>(&self, value: T) -> Placed<T> {
@@ -143,7 +155,10 @@ impl<'a> Field<'a> {
     }
 
     /// An array of at least one value, each parsed from its text.
-    pub(super) fn parsed_list<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<Placed<T>>, PolicyError> {
+    pub(super) fn parsed_list<T>(
+        &self,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<Placed<T>>, PolicyError> {
         let items = self.array()?;
         if items.is_empty() {
             return Err(self.error("is empty; at least one value is needed"));

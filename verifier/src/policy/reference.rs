@@ -148,7 +148,8 @@ impl ReferenceValues {
         if got == 0 || got > MAX_MEASUREMENTS {
             return Err(ReferenceValuesError::Measurements { got });
         }
-        let fits = |text: &String| !text.is_empty() && text.len() <= 128 && !text.chars().any(char::is_control);
+        let fits =
+            |text: &String| !text.is_empty() && text.len() <= 128 && !text.chars().any(char::is_control);
         if !fits(&values.name) {
             return Err(ReferenceValuesError::Text { field: "name" });
         }

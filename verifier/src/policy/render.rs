@@ -71,7 +71,10 @@ fn union<T: Clone + PartialEq>(a: &[T], b: &[T]) -> Vec<T> {
 
 fn tcb(product: Product, tcb: &Tcb) -> String {
     let fmc = if product == Product::Turin { format!("fmc = {}, ", tcb.fmc) } else { String::new() };
-    format!("{{ {fmc}bootloader = {}, tee = {}, snp = {}, microcode = {} }}", tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode)
+    format!(
+        "{{ {fmc}bootloader = {}, tee = {}, snp = {}, microcode = {} }}",
+        tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode
+    )
 }
 
 /// A commented TOML policy from Reference Values whose signature has been checked.
@@ -106,8 +109,14 @@ fn write_policy(
         writeln!(out, "roots = [\"amd-milan\", \"amd-genoa\", \"amd-turin\"]")?;
     } else {
         writeln!(out, "roots = []")?;
-        writeln!(out, "# DANGEROUS: these root keys are no vendor's. Whoever holds one can forge any Evidence, so what")?;
-        writeln!(out, "# this policy accepts is NOT HARDWARE, and every output says so. For development only.")?;
+        writeln!(
+            out,
+            "# DANGEROUS: these root keys are no vendor's. Whoever holds one can forge any Evidence, so what"
+        )?;
+        writeln!(
+            out,
+            "# this policy accepts is NOT HARDWARE, and every output says so. For development only."
+        )?;
         writeln!(out, "dangerous_roots = {}", list(dangerous))?;
     }
     writeln!(out, "# \"crl-required\" demands a fresh revocation list of the root with the Evidence.")?;
@@ -125,8 +134,15 @@ fn write_policy(
 
     writeln!(out, "[guest]")?;
     writeln!(out, "builder_ids = {}", list(union(&values.builder_ids, &template.builder_ids)))?;
-    writeln!(out, "# SHA-256 of the trust configurations (projects, registries, egress) a guest may run under.")?;
-    writeln!(out, "trust_configurations = {}", list(union(&values.trust_configurations, &template.trust_configurations)))?;
+    writeln!(
+        out,
+        "# SHA-256 of the trust configurations (projects, registries, egress) a guest may run under."
+    )?;
+    writeln!(
+        out,
+        "trust_configurations = {}",
+        list(union(&values.trust_configurations, &template.trust_configurations))
+    )?;
     writeln!(out, "build_policies = {}\n", list(union(&values.build_policies, &template.build_policies)))?;
 
     writeln!(out, "# Who may have asked for a build. With `projects` too, both must hold.")?;
@@ -147,7 +163,10 @@ fn write_policy(
     writeln!(out, "#   none           the build had nothing of this class")?;
     writeln!(out, "#   observed       or: the guest saw every byte and lists it by digest")?;
     writeln!(out, "#   committed      or: the signed request commits to the values")?;
-    writeln!(out, "#   incomplete-ok  or: something may have gone in that is not listed (the verdict names it)")?;
+    writeln!(
+        out,
+        "#   incomplete-ok  or: something may have gone in that is not listed (the verdict names it)"
+    )?;
     writeln!(out, "[materials]")?;
     for class in MaterialClass::ALL {
         let requirement = template.materials.get(&class).copied().unwrap_or(usual_requirement(class));
@@ -169,7 +188,11 @@ fn write_snp(out: &mut String, vendor: bool) -> std::fmt::Result {
         writeln!(out, "# Lowest security patch levels; raise them when AMD publishes a bulletin.")?;
     }
     for product in Product::ALL {
-        let minimum = if vendor { usual_minimum(product) } else { Tcb { fmc: 0, bootloader: 0, tee: 0, snp: 0, microcode: 0 } };
+        let minimum = if vendor {
+            usual_minimum(product)
+        } else {
+            Tcb { fmc: 0, bootloader: 0, tee: 0, snp: 0, microcode: 0 }
+        };
         writeln!(out, "[sev-snp.minimum_tcb.{}]", product.name())?;
         for field in ["reported", "committed", "launch"] {
             writeln!(out, "{field} = {}", tcb(product, &minimum))?;

@@ -129,7 +129,8 @@ fn minimum_tcbs(field: &Field<'_>, anchors: &Anchors) -> Result<BTreeMap<Product
             let field = table.required(key)?;
             Ok::<_, PolicyError>(field.placed(minimum_tcb(&field, product)?))
         };
-        let minimum = MinimumTcb { reported: tcb("reported")?, committed: tcb("committed")?, launch: tcb("launch")? };
+        let minimum =
+            MinimumTcb { reported: tcb("reported")?, committed: tcb("committed")?, launch: tcb("launch")? };
         table.finish()?;
         found.insert(product, minimum);
     }

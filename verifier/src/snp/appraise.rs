@@ -1,8 +1,8 @@
 //! Comparing an authentic SEV-SNP report with a policy.
 
+use super::AuthenticReport;
 use super::report::{SigningKey, guest_policy, platform_info};
 use super::tcb::{Product, Tcb};
-use super::AuthenticReport;
 use crate::policy::{Placed, Policy, ReferenceValue, SnpPolicy};
 use provenance::evidence::Platform;
 
@@ -11,13 +11,17 @@ use provenance::evidence::Platform;
 #[non_exhaustive]
 pub enum SnpRefusal {
     /// The host can read the guest's memory.
-    #[error("guest policy {guest_policy:#x} allows debugging (bit 19, report offset 0x8): the host can read the guest's memory; no policy can accept that")]
+    #[error(
+        "guest policy {guest_policy:#x} allows debugging (bit 19, report offset 0x8): the host can read the guest's memory; no policy can accept that"
+    )]
     Debug {
         /// The guest policy.
         guest_policy: u64,
     },
     /// The guest can be moved to another host by a migration agent.
-    #[error("guest policy {guest_policy:#x} allows a migration agent (bit 18, report offset 0x8); no policy can accept that")]
+    #[error(
+        "guest policy {guest_policy:#x} allows a migration agent (bit 18, report offset 0x8); no policy can accept that"
+    )]
     MigrationAgent {
         /// The guest policy.
         guest_policy: u64,
@@ -33,7 +37,9 @@ pub enum SnpRefusal {
         line: usize,
     },
     /// Signed by a VLEK, which the policy does not accept.
-    #[error("report is signed by the VLEK of a cloud provider, policy accepts the chip's VCEK only (report offset 0x48)")]
+    #[error(
+        "report is signed by the VLEK of a cloud provider, policy accepts the chip's VCEK only (report offset 0x48)"
+    )]
     VlekNotAllowed {
         /// Line of the policy.
         line: usize,
@@ -57,7 +63,9 @@ pub enum SnpRefusal {
         line: usize,
     },
     /// A TCB component is too low.
-    #[error("{field} is {tcb}: {component} is {got:#04x}, policy wants at least {wanted:#04x} (report offset {offset:#x})")]
+    #[error(
+        "{field} is {tcb}: {component} is {got:#04x}, policy wants at least {wanted:#04x} (report offset {offset:#x})"
+    )]
     TcbTooLow {
         /// `REPORTED_TCB`, `COMMITTED_TCB` or `LAUNCH_TCB`.
         field: &'static str,
@@ -75,7 +83,9 @@ pub enum SnpRefusal {
         line: usize,
     },
     /// The running firmware is not committed.
-    #[error("firmware is provisional: current TCB {current}, committed {committed}; it could be rolled back (report offsets 0x38, 0x1e0)")]
+    #[error(
+        "firmware is provisional: current TCB {current}, committed {committed}; it could be rolled back (report offsets 0x38, 0x1e0)"
+    )]
     ProvisionalFirmware {
         /// CURRENT_TCB.
         current: Tcb,
@@ -183,13 +193,21 @@ pub(crate) fn appraise_hardware(authentic: &AuthenticReport, rules: &SnpPolicy) 
     }
     let version = &rules.minimum_report_version;
     if report.version() < version.value {
-        return Err(SnpRefusal::ReportVersion { got: report.version(), wanted: version.value, line: version.line });
+        return Err(SnpRefusal::ReportVersion {
+            got: report.version(),
+            wanted: version.value,
+            line: version.line,
+        });
     }
     if report.signing_key() == SigningKey::Vlek && !rules.allow_vlek.value {
         return Err(SnpRefusal::VlekNotAllowed { line: rules.allow_vlek.line });
     }
     if !rules.vmpl.value.contains(&report.vmpl()) {
-        return Err(SnpRefusal::Vmpl { got: report.vmpl(), wanted: rules.vmpl.value.clone(), line: rules.vmpl.line });
+        return Err(SnpRefusal::Vmpl {
+            got: report.vmpl(),
+            wanted: rules.vmpl.value.clone(),
+            line: rules.vmpl.line,
+        });
     }
     tcb(authentic, rules)?;
     let svn = &rules.minimum_guest_svn;
@@ -202,22 +220,41 @@ pub(crate) fn appraise_hardware(authentic: &AuthenticReport, rules: &SnpPolicy) 
 
 fn tcb(authentic: &AuthenticReport, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
     let product = authentic.product();
-    let minimum =
-        rules.minimum_tcb.get(&product).ok_or(SnpRefusal::NoMinimumTcb { product, line: rules.minimum_tcb_line })?;
+    let minimum = rules
+        .minimum_tcb
+        .get(&product)
+        .ok_or(SnpRefusal::NoMinimumTcb { product, line: rules.minimum_tcb_line })?;
     for (field, tcb, wanted, offset) in [
         ("REPORTED_TCB", authentic.reported_tcb(), &minimum.reported, super::report::offset::REPORTED_TCB),
-        ("COMMITTED_TCB", authentic.committed_tcb(), &minimum.committed, super::report::offset::COMMITTED_TCB),
+        (
+            "COMMITTED_TCB",
+            authentic.committed_tcb(),
+            &minimum.committed,
+            super::report::offset::COMMITTED_TCB,
+        ),
         ("LAUNCH_TCB", authentic.launch_tcb(), &minimum.launch, super::report::offset::LAUNCH_TCB),
     ] {
         if let Some((component, got, least)) = tcb.below(&wanted.value) {
-            return Err(SnpRefusal::TcbTooLow { field, tcb, component, got, wanted: least, offset, line: wanted.line });
+            return Err(SnpRefusal::TcbTooLow {
+                field,
+                tcb,
+                component,
+                got,
+                wanted: least,
+                offset,
+                line: wanted.line,
+            });
         }
     }
     let (current, committed) = (authentic.current_tcb(), authentic.committed_tcb());
     let report = authentic.report();
     let provisional = current != committed || report.current_version() != report.committed_version();
     if provisional && !rules.allow_provisional_firmware.value {
-        return Err(SnpRefusal::ProvisionalFirmware { current, committed, line: rules.allow_provisional_firmware.line });
+        return Err(SnpRefusal::ProvisionalFirmware {
+            current,
+            committed,
+            line: rules.allow_provisional_firmware.line,
+        });
     }
     Ok(())
 }
@@ -234,11 +271,36 @@ fn guest_policy_bits(bits: u64, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
         return refuse("CXL may be populated (bit 21)", "allow_cxl = false", &rule.allow_cxl);
     }
     for (bit, what, name, placed) in [
-        (guest_policy::SINGLE_SOCKET, "more than one socket is allowed (bit 20)", "require_single_socket = true", &rule.require_single_socket),
-        (guest_policy::MEM_AES_256_XTS, "AES-256-XTS is not required (bit 22)", "require_aes_256_xts = true", &rule.require_aes_256_xts),
-        (guest_policy::RAPL_DIS, "RAPL is not disabled (bit 23)", "require_rapl_disabled = true", &rule.require_rapl_disabled),
-        (guest_policy::CIPHERTEXT_HIDING, "ciphertext hiding is not required (bit 24)", "require_ciphertext_hiding = true", &rule.require_ciphertext_hiding),
-        (guest_policy::PAGE_SWAP_DISABLE, "page swap is not disabled (bit 25)", "require_page_swap_disabled = true", &rule.require_page_swap_disabled),
+        (
+            guest_policy::SINGLE_SOCKET,
+            "more than one socket is allowed (bit 20)",
+            "require_single_socket = true",
+            &rule.require_single_socket,
+        ),
+        (
+            guest_policy::MEM_AES_256_XTS,
+            "AES-256-XTS is not required (bit 22)",
+            "require_aes_256_xts = true",
+            &rule.require_aes_256_xts,
+        ),
+        (
+            guest_policy::RAPL_DIS,
+            "RAPL is not disabled (bit 23)",
+            "require_rapl_disabled = true",
+            &rule.require_rapl_disabled,
+        ),
+        (
+            guest_policy::CIPHERTEXT_HIDING,
+            "ciphertext hiding is not required (bit 24)",
+            "require_ciphertext_hiding = true",
+            &rule.require_ciphertext_hiding,
+        ),
+        (
+            guest_policy::PAGE_SWAP_DISABLE,
+            "page swap is not disabled (bit 25)",
+            "require_page_swap_disabled = true",
+            &rule.require_page_swap_disabled,
+        ),
     ] {
         if placed.value && bits & bit == 0 {
             return refuse(what, name, placed);
@@ -251,17 +313,30 @@ fn platform_bits(bits: u64, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
     let rule = &rules.platform;
     for (bit, what, name, placed) in [
         (platform_info::ECC_EN, "ECC memory is off (bit 2)", "require_ecc = true", &rule.require_ecc),
-        (platform_info::ALIAS_CHECK_COMPLETE, "the memory alias check is not complete (bit 5)", "require_alias_check = true", &rule.require_alias_check),
+        (
+            platform_info::ALIAS_CHECK_COMPLETE,
+            "the memory alias check is not complete (bit 5)",
+            "require_alias_check = true",
+            &rule.require_alias_check,
+        ),
     ] {
         if placed.value && bits & bit == 0 {
-            return Err(SnpRefusal::PlatformInfo { platform_info: bits, bit: what, rule: name, line: placed.line });
+            return Err(SnpRefusal::PlatformInfo {
+                platform_info: bits,
+                bit: what,
+                rule: name,
+                line: placed.line,
+            });
         }
     }
     Ok(())
 }
 
 /// Compares the launch measurement with the policy's Reference Values.
-pub(crate) fn appraise_guest(authentic: AuthenticReport, policy: &Policy) -> Result<SnpAppraisal, SnpRefusal> {
+pub(crate) fn appraise_guest(
+    authentic: AuthenticReport,
+    policy: &Policy,
+) -> Result<SnpAppraisal, SnpRefusal> {
     let got = authentic.report().measurement();
     let of_platform = || policy.reference_values().iter().filter(|value| value.platform == Platform::SevSnp);
     match of_platform().find(|value| value.measurement == *got).cloned() {

@@ -83,7 +83,9 @@ pub enum SnpError {
     #[error(transparent)]
     CertificateTable(#[from] InvalidTable),
     /// A certificate is not at hand.
-    #[error("{which} certificate is missing: neither in the Evidence's certificate table nor among the endorsements given")]
+    #[error(
+        "{which} certificate is missing: neither in the Evidence's certificate table nor among the endorsements given"
+    )]
     MissingCertificate {
         /// The certificate.
         which: CertificateName,
@@ -157,7 +159,9 @@ pub enum SnpError {
         got: u8,
     },
     /// The certificate is of another TCB than the report says.
-    #[error("{which} certificate is of TCB {certificate}, the report says {report} (REPORTED_TCB, report offset 0x180)")]
+    #[error(
+        "{which} certificate is of TCB {certificate}, the report says {report} (REPORTED_TCB, report offset 0x180)"
+    )]
     OtherTcb {
         /// The certificate.
         which: CertificateName,
@@ -167,7 +171,9 @@ pub enum SnpError {
         report: Tcb,
     },
     /// The VCEK is of another chip.
-    #[error("VCEK certificate is of chip {certificate}, the report says {report} (CHIP_ID, report offset 0x1a0)")]
+    #[error(
+        "VCEK certificate is of chip {certificate}, the report says {report} (CHIP_ID, report offset 0x1a0)"
+    )]
     OtherChip {
         /// hwID of the certificate in hex.
         certificate: String,
@@ -178,7 +184,9 @@ pub enum SnpError {
     #[error("CHIP_ID is masked to zero, so the VCEK cannot be compared with it (report offset 0x1a0)")]
     ChipIdMasked,
     /// The signature does not verify.
-    #[error("signature of the report does not verify under the {which} (report bytes 0x0 to 0x29f, signature at 0x2a0)")]
+    #[error(
+        "signature of the report does not verify under the {which} (report bytes 0x0 to 0x29f, signature at 0x2a0)"
+    )]
     Signature {
         /// The certificate whose key was tried.
         which: CertificateName,
@@ -298,7 +306,12 @@ struct Chain {
 fn find_chain(table: &[u8], extra: &Endorsements, key: SigningKey) -> Result<Chain, SnpError> {
     let mut table = certificate_table::parse(table)?;
     let named = |matches: &dyn Fn(&str) -> bool| {
-        extra.certificates.iter().take(MAX_ENDORSEMENTS).find(|der| Certificate::parse(der).is_ok_and(|c| matches(&c.common_name()))).cloned()
+        extra
+            .certificates
+            .iter()
+            .take(MAX_ENDORSEMENTS)
+            .find(|der| Certificate::parse(der).is_ok_and(|c| matches(&c.common_name())))
+            .cloned()
     };
     let (vek_guid, vek_name) = match key {
         SigningKey::Vcek => (certificate_table::VCEK, "SEV-VCEK"),
@@ -308,7 +321,10 @@ fn find_chain(table: &[u8], extra: &Endorsements, key: SigningKey) -> Result<Cha
     let is_intermediate = |name: &str| named_product(name, prefix).is_some();
     let missing = |which| SnpError::MissingCertificate { which };
     Ok(Chain {
-        vek: table.remove(&vek_guid).or_else(|| named(&|name| name == vek_name)).ok_or(missing(CertificateName::of(key)))?,
+        vek: table
+            .remove(&vek_guid)
+            .or_else(|| named(&|name| name == vek_name))
+            .ok_or(missing(CertificateName::of(key)))?,
         intermediate: table
             .remove(&certificate_table::ASK)
             .or_else(|| named(&is_intermediate))
@@ -317,12 +333,21 @@ fn find_chain(table: &[u8], extra: &Endorsements, key: SigningKey) -> Result<Cha
             .remove(&certificate_table::ARK)
             .or_else(|| named(&|name| name.starts_with("ARK-")))
             .ok_or(missing(CertificateName::Ark))?,
-        crls: table.remove(&certificate_table::CRL).into_iter().chain(extra.crls.iter().take(MAX_ENDORSEMENTS).cloned()).collect(),
+        crls: table
+            .remove(&certificate_table::CRL)
+            .into_iter()
+            .chain(extra.crls.iter().take(MAX_ENDORSEMENTS).cloned())
+            .collect(),
     })
 }
 
 /// Checks the common names that AMD gives to each place of the chain, so that no certificate stands in for another.
-fn check_names(root: Root, product: Product, key: SigningKey, chain: [&Certificate<'_>; 3]) -> Result<(), SnpError> {
+fn check_names(
+    root: Root,
+    product: Product,
+    key: SigningKey,
+    chain: [&Certificate<'_>; 3],
+) -> Result<(), SnpError> {
     let [ark, intermediate, vek] = chain;
     let prefix = if key == SigningKey::Vlek { "SEV-VLEK-" } else { "SEV-" };
     // One fixture root may endorse chips of several products; a vendor's endorses its own only.
@@ -373,9 +398,11 @@ pub(crate) fn authenticate(
         Some(got) => return Err(SnpError::RootNotAccepted { got }),
         None => return Err(SnpError::UnknownRoot { got: spki }),
     };
-    for (which, certificate, issuer) in
-        [(CertificateName::Ark, &ark, &ark), (issuer_which, &intermediate, &ark), (vek_which, &vek, &intermediate)]
-    {
+    for (which, certificate, issuer) in [
+        (CertificateName::Ark, &ark, &ark),
+        (issuer_which, &intermediate, &ark),
+        (vek_which, &vek, &intermediate),
+    ] {
         certificate
             .check_issued_by(issuer)
             .and_then(|()| certificate.check_validity(now))
@@ -386,7 +413,12 @@ pub(crate) fn authenticate(
     if let Root::Amd(of_root) = root
         && of_root != product
     {
-        return Err(SnpError::Product { what: "root", got: of_root.to_string(), which: vek_which, wanted: product });
+        return Err(SnpError::Product {
+            what: "root",
+            got: of_root.to_string(),
+            which: vek_which,
+            wanted: product,
+        });
     }
     check_names(root, product, key, [&ark, &intermediate, &vek])?;
 
@@ -409,8 +441,16 @@ pub(crate) fn authenticate(
         let [family, model, _] = *report.cpuid();
         let of_report = Product::from_cpuid(family, model);
         if of_report != Some(product) {
-            let got = of_report.map_or_else(|| format!("an unknown product (family {family:#x}, model {model:#x})"), |p| p.to_string());
-            return Err(SnpError::Product { what: "report (CPUID, offset 0x188)", got, which: vek_which, wanted: product });
+            let got = of_report.map_or_else(
+                || format!("an unknown product (family {family:#x}, model {model:#x})"),
+                |p| p.to_string(),
+            );
+            return Err(SnpError::Product {
+                what: "report (CPUID, offset 0x188)",
+                got,
+                which: vek_which,
+                wanted: product,
+            });
         }
     }
     check_chip(&report, &endorsed)?;
@@ -420,7 +460,12 @@ pub(crate) fn authenticate(
         product,
         current: tcb_field("CURRENT_TCB", report.current_tcb(), report::offset::CURRENT_TCB, product)?,
         reported,
-        committed: tcb_field("COMMITTED_TCB", report.committed_tcb(), report::offset::COMMITTED_TCB, product)?,
+        committed: tcb_field(
+            "COMMITTED_TCB",
+            report.committed_tcb(),
+            report::offset::COMMITTED_TCB,
+            product,
+        )?,
         launch: tcb_field("LAUNCH_TCB", report.launch_tcb(), report::offset::LAUNCH_TCB, product)?,
         csp_id: endorsed.csp_id,
         report,
@@ -428,11 +473,16 @@ pub(crate) fn authenticate(
 }
 
 fn tcb_field(field: &'static str, raw: &[u8; 8], offset: usize, product: Product) -> Result<Tcb, SnpError> {
-    Tcb::parse(raw, product).map_err(|byte| SnpError::TcbReserved { field, offset: offset + byte.index, got: byte.got })
+    Tcb::parse(raw, product).map_err(|byte| SnpError::TcbReserved {
+        field,
+        offset: offset + byte.index,
+        got: byte.got,
+    })
 }
 
 fn check_tcb(report: &Report, endorsed: &vek::Endorsed, which: CertificateName) -> Result<Tcb, SnpError> {
-    let reported = tcb_field("REPORTED_TCB", report.reported_tcb(), report::offset::REPORTED_TCB, endorsed.product)?;
+    let reported =
+        tcb_field("REPORTED_TCB", report.reported_tcb(), report::offset::REPORTED_TCB, endorsed.product)?;
     if reported == endorsed.tcb {
         Ok(reported)
     } else {

@@ -182,7 +182,9 @@ pub enum ReportError {
         key_info: u32,
     },
     /// A signing key or reserved bits of KEY_INFO that are not known.
-    #[error("KEY_INFO is {key_info:#x}: signing key must be 0 (VCEK) or 1 (VLEK), bits 5 to 31 clear (report offset 0x48)")]
+    #[error(
+        "KEY_INFO is {key_info:#x}: signing key must be 0 (VCEK) or 1 (VLEK), bits 5 to 31 clear (report offset 0x48)"
+    )]
     KeyInfo {
         /// KEY_INFO seen.
         key_info: u32,
@@ -205,8 +207,11 @@ impl std::fmt::Debug for Report {
 impl Report {
     /// Parses exactly [`REPORT_LEN`] bytes; checks what is needed to check the signature, and what it leaves out.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReportError> {
-        let raw: Box<[u8; REPORT_LEN]> =
-            bytes.to_vec().into_boxed_slice().try_into().map_err(|_| ReportError::Length { got: bytes.len() })?;
+        let raw: Box<[u8; REPORT_LEN]> = bytes
+            .to_vec()
+            .into_boxed_slice()
+            .try_into()
+            .map_err(|_| ReportError::Length { got: bytes.len() })?;
         let mut report = Self { raw, signing_key: SigningKey::Vcek };
         let version = report.version();
         if !(2..=5).contains(&version) {

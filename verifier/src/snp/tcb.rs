@@ -112,9 +112,10 @@ impl Tcb {
     /// The first component below `minimum`: its name, what it is, what it should at least be.
     #[must_use]
     pub fn below(&self, minimum: &Self) -> Option<(&'static str, u8, u8)> {
-        self.components().into_iter().zip(minimum.components()).find_map(|((name, got), (_, wanted))| {
-            (got < wanted).then_some((name, got, wanted))
-        })
+        self.components()
+            .into_iter()
+            .zip(minimum.components())
+            .find_map(|((name, got), (_, wanted))| (got < wanted).then_some((name, got, wanted)))
     }
 
     /// Name and level of each component.

@@ -1,8 +1,8 @@
 //! What AMD puts into VCEK and VLEK certificates: Versioned Chip Endorsement Key Certificate and KDS Interface
 //! Specification (AMD publication 57230), §3.1, Tables 8 and 9; VLEK in publication 58369.
 
-use der::asn1::{Ia5StringRef, ObjectIdentifier};
 use der::Decode;
+use der::asn1::{Ia5StringRef, ObjectIdentifier};
 
 use super::report::SigningKey;
 use super::tcb::{Product, Tcb};
@@ -51,12 +51,16 @@ pub(super) fn endorsed(certificate: &Certificate<'_>, key: SigningKey) -> Result
         None => Ok(None),
         Some(der) => u8::from_der(der).map(Some).map_err(|_| malformed(name)),
     };
-    let required = |name: &'static str, oid: &ObjectIdentifier| level(name, oid)?.ok_or_else(|| missing(name));
+    let required =
+        |name: &'static str, oid: &ObjectIdentifier| level(name, oid)?.ok_or_else(|| missing(name));
 
     let name = certificate.extension(&PRODUCT_NAME).ok_or_else(|| missing("productName"))?;
     let name = Ia5StringRef::from_der(name).map_err(|_| malformed("productName"))?;
-    let product = Product::from_product_name(name.as_str())
-        .ok_or(SnpError::Extension { which, name: "productName", problem: "names no known product" })?;
+    let product = Product::from_product_name(name.as_str()).ok_or(SnpError::Extension {
+        which,
+        name: "productName",
+        problem: "names no known product",
+    })?;
     for oid in &RESERVED_SPL {
         if level("spl4 to spl7", oid)?.is_some_and(|level| level != 0) {
             return Err(SnpError::Extension { which, name: "spl4 to spl7", problem: "not zero" });

@@ -104,7 +104,8 @@ impl Authenticator {
             })
         };
         let challenges = challenges(answer);
-        let header = if let Some(bearer) = challenges.iter().find(|c| c.scheme.eq_ignore_ascii_case("bearer")) {
+        let header = if let Some(bearer) = challenges.iter().find(|c| c.scheme.eq_ignore_ascii_case("bearer"))
+        {
             let header = self.token(settings, bearer, repository, also).await?;
             // An anonymous token that was already refused will be refused again.
             if self.credential.is_none() && used.is_some() {
@@ -120,7 +121,11 @@ impl Authenticator {
             }
             basic(username, password)
         } else {
-            let problem = if challenges.is_empty() { "no WWW-Authenticate header".to_owned() } else { challenges[0].scheme.clone() };
+            let problem = if challenges.is_empty() {
+                "no WWW-Authenticate header".to_owned()
+            } else {
+                challenges[0].scheme.clone()
+            };
             return Err(Failure::last(PushError::Challenge { registry: self.registry.clone(), problem }));
         };
         grants.insert(repository.to_owned(), Grant { header, generation: held + 1 });
@@ -136,7 +141,10 @@ impl Authenticator {
         also: &[String],
     ) -> Result<HeaderValue, Failure> {
         let malformed = |problem: &str| {
-            Failure::last(PushError::Challenge { registry: self.registry.clone(), problem: problem.to_owned() })
+            Failure::last(PushError::Challenge {
+                registry: self.registry.clone(),
+                problem: problem.to_owned(),
+            })
         };
         let realm = challenge.parameter("realm").ok_or_else(|| malformed("Bearer without realm"))?;
         let mut url = Url::parse(realm).map_err(|_| malformed("Bearer realm is no URL"))?;
@@ -150,7 +158,11 @@ impl Authenticator {
             }));
         }
         let scopes: Vec<String> = std::iter::once(format!("repository:{repository}:pull,push"))
-            .chain(also.iter().filter(|other| *other != repository).map(|other| format!("repository:{other}:pull")))
+            .chain(
+                also.iter()
+                    .filter(|other| *other != repository)
+                    .map(|other| format!("repository:{other}:pull")),
+            )
             .collect();
         let service = challenge.parameter("service");
         let request = if let Some(Credential::IdentityToken(token)) = &self.credential {
@@ -172,7 +184,9 @@ impl Authenticator {
             }
             let request = settings.http.get(url.clone());
             match &self.credential {
-                Some(Credential::Password { username, password }) => request.header(AUTHORIZATION, basic(username, password)),
+                Some(Credential::Password { username, password }) => {
+                    request.header(AUTHORIZATION, basic(username, password))
+                }
                 _ => request,
             }
         };
@@ -196,13 +210,15 @@ impl Authenticator {
             let later = status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS;
             return Err(if later { Failure::again(error) } else { Failure::last(error) });
         }
-        let token: TokenAnswer = serde_json::from_slice(&body).map_err(|_| malformed("token service's answer is no JSON with a token"))?;
+        let token: TokenAnswer = serde_json::from_slice(&body)
+            .map_err(|_| malformed("token service's answer is no JSON with a token"))?;
         let token = token
             .token
             .or(token.access_token)
             .filter(|token| !token.is_empty())
             .ok_or_else(|| malformed("token service's answer holds no token"))?;
-        sensitive(&format!("Bearer {token}")).ok_or_else(|| malformed("token holds bytes that a header must not"))
+        sensitive(&format!("Bearer {token}"))
+            .ok_or_else(|| malformed("token holds bytes that a header must not"))
     }
 }
 
@@ -240,12 +256,20 @@ struct Challenge {
 
 impl Challenge {
     fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.parameters
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 }
 
 fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
-    headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).flat_map(parse_challenges).collect()
+    headers
+        .get_all(WWW_AUTHENTICATE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(parse_challenges)
+        .collect()
 }
 
 /// Reads `scheme key=value, key="value", scheme …`. What does not fit is skipped.
@@ -299,7 +323,9 @@ mod tests {
 
     #[test]
     fn challenges_are_read_with_quotes_commas_and_several_schemes() {
-        let parsed = parse_challenges(r#"Bearer realm="https://auth.example/token?a=b,c",service=reg , scope="x:\"y\"", Basic realm="r""#);
+        let parsed = parse_challenges(
+            r#"Bearer realm="https://auth.example/token?a=b,c",service=reg , scope="x:\"y\"", Basic realm="r""#,
+        );
         assert_eq!(parsed.len(), 2);
         assert_eq!(parsed[0].parameter("REALM"), Some("https://auth.example/token?a=b,c"));
         assert_eq!(parsed[0].parameter("service"), Some("reg"));
@@ -309,7 +335,17 @@ mod tests {
 
     #[test]
     fn malformed_challenges_end_and_give_no_realm() {
-        for text in ["", ",,,", "=", "\"", "Bearer", "Bearer realm", "Bearer realm=\"unterminated", "realm=\"x\"", "é=\"ü\\"] {
+        for text in [
+            "",
+            ",,,",
+            "=",
+            "\"",
+            "Bearer",
+            "Bearer realm",
+            "Bearer realm=\"unterminated",
+            "realm=\"x\"",
+            "é=\"ü\\",
+        ] {
             for challenge in parse_challenges(text) {
                 assert!(challenge.parameter("realm").is_none_or(|realm| realm == "unterminated"), "{text}");
             }

@@ -7,8 +7,8 @@
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -115,9 +115,9 @@ impl Registry {
         let mut renewed = false;
         loop {
             let grant = self.grant_for(&location, repository).await;
-            let opened = tokio::fs::File::open(file).await.map_err(|source| {
-                Failure::last(PushError::LocalRead { digest: blob.digest, source })
-            })?;
+            let opened = tokio::fs::File::open(file)
+                .await
+                .map_err(|source| Failure::last(PushError::LocalRead { digest: blob.digest, source }))?;
             let watch = Arc::new(Watch::default());
             let stream = Checked::new(opened, blob, Arc::clone(&watch));
             let mut request = self
@@ -145,7 +145,12 @@ impl Registry {
     }
 
     /// Sends, and gives up when nothing moves for as long as the configuration says.
-    async fn sent(&self, request: reqwest::RequestBuilder, action: &str, watch: &Watch) -> Result<Response, Failure> {
+    async fn sent(
+        &self,
+        request: reqwest::RequestBuilder,
+        action: &str,
+        watch: &Watch,
+    ) -> Result<Response, Failure> {
         let stall = self.settings.config.stall;
         let mut sending = std::pin::pin!(request.send());
         let mut seen = watch.moved.load(Ordering::Relaxed);
@@ -173,7 +178,12 @@ impl Registry {
     }
 
     /// Checks the registry's word for what it stored, where it gives one.
-    pub(super) fn same_digest(&self, action: &str, expected: &Sha256Digest, answer: &Response) -> Result<(), Failure> {
+    pub(super) fn same_digest(
+        &self,
+        action: &str,
+        expected: &Sha256Digest,
+        answer: &Response,
+    ) -> Result<(), Failure> {
         match header(answer.headers(), "docker-content-digest") {
             Some(got) if got != expected.to_string() => Err(Failure::last(PushError::OtherDigest {
                 registry: self.host.clone(),

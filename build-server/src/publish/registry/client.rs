@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+};
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::PublisherConfig;
@@ -155,8 +157,11 @@ impl Registry {
         loop {
             let own = url.origin() == self.base.origin();
             let grant = if own { self.authenticator.grant(call.repository).await } else { None };
-            let mut request =
-                self.settings.http.request(call.method.clone(), url.clone()).timeout(self.settings.config.stall);
+            let mut request = self
+                .settings
+                .http
+                .request(call.method.clone(), url.clone())
+                .timeout(self.settings.config.stall);
             if let Some(grant) = &grant {
                 request = request.header(AUTHORIZATION, grant.header.clone());
             }
@@ -171,7 +176,8 @@ impl Registry {
             } else if !matches!(call.method, Method::GET | Method::HEAD) {
                 request = request.header(CONTENT_LENGTH, 0);
             }
-            let answer = request.send().await.map_err(|error| network_failure(&self.host, &call.action, error))?;
+            let answer =
+                request.send().await.map_err(|error| network_failure(&self.host, &call.action, error))?;
             let status = answer.status();
             if call.wanted.contains(&status) {
                 return Ok(answer);
@@ -219,7 +225,11 @@ impl Registry {
     /// Where an upload session continues (`Location`, absolute or relative).
     pub(super) fn location(&self, action: &str, base: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
         let protocol = |problem: &str| {
-            Failure::last(PushError::Protocol { registry: self.host.clone(), action: action.to_owned(), problem: problem.to_owned() })
+            Failure::last(PushError::Protocol {
+                registry: self.host.clone(),
+                action: action.to_owned(),
+                problem: problem.to_owned(),
+            })
         };
         let location = headers.get(LOCATION).ok_or_else(|| protocol("no Location header"))?;
         let location = location.to_str().map_err(|_| protocol("Location header is no text"))?;
@@ -267,8 +277,12 @@ impl Registry {
                 let login = if self.authenticator.has_login() { Login::NotAccepted } else { Login::Missing };
                 Failure::last(PushError::Unauthorized { registry, repository, action, login })
             }
-            StatusCode::FORBIDDEN => Failure::last(PushError::Forbidden { registry, repository, action, detail }),
-            StatusCode::NOT_FOUND => Failure::last(PushError::NotFound { registry, repository, action, detail }),
+            StatusCode::FORBIDDEN => {
+                Failure::last(PushError::Forbidden { registry, repository, action, detail })
+            }
+            StatusCode::NOT_FOUND => {
+                Failure::last(PushError::NotFound { registry, repository, action, detail })
+            }
             StatusCode::TOO_MANY_REQUESTS => Failure {
                 error: PushError::RateLimited { registry, action, status: number, retry_after, attempts: 1 },
                 again: true,
@@ -294,7 +308,9 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let date = |text: &str| {
-        time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc2822).ok().map(|t| t.unix_timestamp())
+        time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc2822)
+            .ok()
+            .map(|t| t.unix_timestamp())
     };
     let wait = date(text)? - date(headers.get(reqwest::header::DATE)?.to_str().ok()?)?;
     Some(Duration::from_secs(u64::try_from(wait).unwrap_or(0)))
@@ -304,7 +320,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(super) fn network_failure(registry: &str, action: &str, error: reqwest::Error) -> Failure {
     let (registry, action) = (registry.to_owned(), action.to_owned());
     if error.is_timeout() && !error.is_connect() {
-        return Failure::again(PushError::ConnectionLost { registry, action, problem: "no answer in time".to_owned(), attempts: 1 });
+        return Failure::again(PushError::ConnectionLost {
+            registry,
+            action,
+            problem: "no answer in time".to_owned(),
+            attempts: 1,
+        });
     }
     // Locations of uploads may hold secrets of the registry.
     let error = error.without_url();
@@ -353,7 +374,8 @@ pub(super) fn detail(body: &[u8]) -> String {
         }
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
-    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_DETAIL).collect();
+    let line: String =
+        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_DETAIL).collect();
     if line.is_empty() { "no explanation".to_owned() } else { line }
 }
 

@@ -28,7 +28,9 @@ pub enum PushError {
         login: Login,
     },
     /// The token service did not accept the login.
-    #[error("token service {realm} of registry {registry} answered {status} to the login for `{repository}`: {detail}")]
+    #[error(
+        "token service {realm} of registry {registry} answered {status} to the login for `{repository}`: {detail}"
+    )]
     LoginRefused {
         /// Host of the registry.
         registry: String,

@@ -96,7 +96,10 @@ pub(self) struct Turns {
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), locks: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect() }
+        Self {
+            hasher: RandomState::new(),
+            locks: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
+        }
     }
 }
 
@@ -154,7 +157,8 @@ impl Publisher {
         let mut pushed = Pushed::default();
         for (host, repositories) in hosts {
             let all = repositories.iter().map(|repository| (*repository).to_owned()).collect();
-            let registry = Registry::new(Arc::clone(&self.settings), host, all, credentials.credential(host))?;
+            let registry =
+                Registry::new(Arc::clone(&self.settings), host, all, credentials.credential(host))?;
             let mut lender = None;
             for repository in repositories {
                 Push { registry: &registry, repository, layout }.content(lender, &mut pushed).await?;
@@ -165,9 +169,15 @@ impl Publisher {
         let image = layout.image();
         for name in names {
             let registry = &registries[name.api_host()];
-            let written = registry.put_manifest(name.repository(), name.tag(), &image.descriptor.media_type, &image.bytes).await;
+            let written = registry
+                .put_manifest(name.repository(), name.tag(), &image.descriptor.media_type, &image.bytes)
+                .await;
             if let Err(source) = written {
-                return Err(PushError::Tag { name: name.to_string(), written: pushed.names, source: Box::new(source) });
+                return Err(PushError::Tag {
+                    name: name.to_string(),
+                    written: pushed.names,
+                    source: Box::new(source),
+                });
             }
             pushed.names.push(name.to_string());
         }
@@ -234,7 +244,9 @@ impl Push<'_> {
                     return Ok((!kept).then(|| (subject.digest, manifest.descriptor.clone())));
                 }
                 if let Some(tag) = manifest.descriptor.annotations.get(REF_NAME) {
-                    self.registry.add_to_cosign_tag(self.repository, tag, manifest, created(manifest)).await?;
+                    self.registry
+                        .add_to_cosign_tag(self.repository, tag, manifest, created(manifest))
+                        .await?;
                 }
                 Ok::<_, PushError>(None)
             }

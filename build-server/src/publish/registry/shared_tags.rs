@@ -109,7 +109,11 @@ impl Registry {
                     entries.push(serde_json::to_value(referrer).expect("string keys always serialise"));
                 }
             }
-            Ok((entries.len() > before).then(|| Change { media_type: IMAGE_INDEX, manifest: to_json(&index), config: None }))
+            Ok((entries.len() > before).then(|| Change {
+                media_type: IMAGE_INDEX,
+                manifest: to_json(&index),
+                config: None,
+            }))
         })
         .await
     }
@@ -125,7 +129,11 @@ impl Registry {
         let ours: Value = serde_json::from_slice(&image.bytes).expect("the layout's manifest was parsed");
         self.change_tag(repository, tag, |seen: Option<Seen>| {
             let Some(seen) = seen else {
-                return Ok(Some(Change { media_type: IMAGE_MANIFEST, manifest: image.bytes.clone(), config: None }));
+                return Ok(Some(Change {
+                    media_type: IMAGE_MANIFEST,
+                    manifest: image.bytes.clone(),
+                    config: None,
+                }));
             };
             if seen.media_type != IMAGE_MANIFEST && seen.media_type != DOCKER_MANIFEST {
                 return Err(self.foreign(repository, tag, &seen.media_type, "an image manifest"));
@@ -136,7 +144,8 @@ impl Registry {
             let digests = layers.iter().filter_map(|layer| layer["digest"].as_str()?.parse().ok());
             let config = image_config(digests, created);
             let mut merged = ours.clone();
-            merged["config"] = serde_json::to_value(Descriptor::of(IMAGE_CONFIG, &config)).expect("string keys always serialise");
+            merged["config"] = serde_json::to_value(Descriptor::of(IMAGE_CONFIG, &config))
+                .expect("string keys always serialise");
             merged["layers"] = Value::Array(layers);
             Ok(Some(Change { media_type: IMAGE_MANIFEST, manifest: to_json(&merged), config: Some(config) }))
         })
@@ -161,10 +170,16 @@ impl Registry {
                 self.put_small_blob(repository, &config).await?;
             }
             if bytes.len() as u64 > MAX_MANIFEST {
-                return Err(self.shared_tag(repository, tag, format!("would have {} bytes, at most {MAX_MANIFEST} are allowed", bytes.len())));
+                return Err(self.shared_tag(
+                    repository,
+                    tag,
+                    format!("would have {} bytes, at most {MAX_MANIFEST} are allowed", bytes.len()),
+                ));
             }
             let mut attempts = Attempts::new(&self.settings.config);
-            while let Err(failure) = self.put_manifest_once(repository, tag, media_type, &bytes, etag.as_deref()).await {
+            while let Err(failure) =
+                self.put_manifest_once(repository, tag, media_type, &bytes, etag.as_deref()).await
+            {
                 // Another writer was faster, and the registry honours If-Match: the next round sees its change.
                 if matches!(failure.error, PushError::Rejected { status: 412, .. }) {
                     break;
@@ -175,7 +190,11 @@ impl Registry {
         // The last round's write has not been read back yet.
         match change(self.manifest_at(repository, tag).await?)? {
             None => Ok(()),
-            Some(_) => Err(self.shared_tag(repository, tag, format!("other writers undid the change {MAX_ROUNDS} times"))),
+            Some(_) => Err(self.shared_tag(
+                repository,
+                tag,
+                format!("other writers undid the change {MAX_ROUNDS} times"),
+            )),
         }
     }
 
@@ -196,11 +215,12 @@ impl Registry {
             return Ok(None);
         }
         let etag = answer.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(ToOwned::to_owned);
-        let content_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let content_type =
+            answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
-        let body = bounded_body(answer, MAX_MANIFEST as usize)
-            .await
-            .map_err(|problem| self.shared_tag(repository, tag, format!("its manifest cannot be read: {problem}")))?;
+        let body = bounded_body(answer, MAX_MANIFEST as usize).await.map_err(|problem| {
+            self.shared_tag(repository, tag, format!("its manifest cannot be read: {problem}"))
+        })?;
         let document = serde_json::from_slice(&body)
             .map_err(|e| self.shared_tag(repository, tag, format!("its manifest is no JSON: {e}")))?;
         Ok(Some(Seen { media_type, document, etag }))
@@ -219,7 +239,12 @@ impl Registry {
         }
     }
 
-    async fn put_small_blob_once(&self, repository: &str, digest: &Sha256Digest, bytes: &[u8]) -> Result<(), Failure> {
+    async fn put_small_blob_once(
+        &self,
+        repository: &str,
+        digest: &Sha256Digest,
+        bytes: &[u8],
+    ) -> Result<(), Failure> {
         let mut call = Call {
             method: Method::POST,
             url: self.url(repository, "blobs/uploads/"),
@@ -242,7 +267,12 @@ impl Registry {
     }
 
     fn shared_tag(&self, repository: &str, tag: &str, problem: String) -> PushError {
-        PushError::SharedTag { registry: self.host.clone(), repository: repository.to_owned(), tag: tag.to_owned(), problem }
+        PushError::SharedTag {
+            registry: self.host.clone(),
+            repository: repository.to_owned(),
+            tag: tag.to_owned(),
+            problem,
+        }
     }
 
     fn foreign(&self, repository: &str, tag: &str, got: &str, wanted: &str) -> PushError {
@@ -258,13 +288,15 @@ fn merged_layers(present: &Value, ours: &Value) -> Option<Vec<Value>> {
     let ours = ours.as_array().unwrap_or(&empty);
     let mut layers = present.as_array().unwrap_or(&empty).clone();
     let same = |a: &Value, b: &Value| a["digest"] == b["digest"] && a["annotations"] == b["annotations"];
-    let missing: Vec<Value> = ours.iter().filter(|our| !layers.iter().any(|layer| same(layer, our))).cloned().collect();
+    let missing: Vec<Value> =
+        ours.iter().filter(|our| !layers.iter().any(|layer| same(layer, our))).cloned().collect();
     if missing.is_empty() {
         return None;
     }
     layers.extend(missing);
     let is_provenance = |layer: &Value| layer["annotations"][PREDICATE_TYPE_ANNOTATION] == PREDICATE_TYPE;
-    let mut surplus = layers.iter().filter(|layer| is_provenance(layer)).count().saturating_sub(MAX_PROVENANCES);
+    let mut surplus =
+        layers.iter().filter(|layer| is_provenance(layer)).count().saturating_sub(MAX_PROVENANCES);
     layers.retain(|layer| {
         let goes = surplus > 0 && is_provenance(layer);
         surplus -= usize::from(goes);
@@ -294,7 +326,8 @@ mod tests {
     fn only_the_oldest_provenances_go_when_there_are_too_many() {
         let mut present = vec![layer("other", "vuln")];
         present.extend((0..MAX_PROVENANCES).map(|n| layer(&format!("old{n}"), PREDICATE_TYPE)));
-        let merged = merged_layers(&Value::Array(present), &json!([layer("new", PREDICATE_TYPE)])).expect("missing");
+        let merged =
+            merged_layers(&Value::Array(present), &json!([layer("new", PREDICATE_TYPE)])).expect("missing");
         assert_eq!(merged.len(), MAX_PROVENANCES + 1);
         assert_eq!((&merged[0]["digest"], &merged[1]["digest"]), (&json!("other"), &json!("old1")));
         assert_eq!(merged[MAX_PROVENANCES]["digest"], "new");

@@ -63,7 +63,10 @@ fn empty(directory: &Path) -> Result<()> {
 pub(crate) fn small(directory: &Path) -> Result<()> {
     empty(directory)?;
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).is_file());
-    fs::copy(busybox.context("busybox-static is not installed; run make prerequisites")?, directory.join("busybox"))?;
+    fs::copy(
+        busybox.context("busybox-static is not installed; run make prerequisites")?,
+        directory.join("busybox"),
+    )?;
     for number in 0..20 {
         fs::write(directory.join(format!("page-{number}.txt")), format!("page {number}\n"))?;
     }
@@ -109,7 +112,11 @@ pub(crate) fn gigabyte(directory: &Path, noise: &mut Noise) -> Result<()> {
     let mut file = BufWriter::new(fs::File::create(directory.join("blob"))?);
     let mut block = vec![0; 1 << 20];
     for number in 0..1024 {
-        if number % 2 == 0 { noise.fill(&mut block) } else { noise.fill_digits(&mut block) }
+        if number % 2 == 0 {
+            noise.fill(&mut block)
+        } else {
+            noise.fill_digits(&mut block)
+        }
         file.write_all(&block)?;
     }
     file.flush()?;

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, bail};
 /// Runs a command to its end and gives the time from its start; an error holds what it said.
 pub(crate) fn time(command: &mut Command) -> Result<Duration> {
     let started = Instant::now();
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{:?}", command.get_program()))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("{:?}", command.get_program()))?;
     let elapsed = started.elapsed();
     if !output.status.success() {
         bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));

@@ -88,7 +88,9 @@ impl Report {
             Aim::Memory(limit) => format!("< {limit} MiB"),
             Aim::Ratio(limit) => format!("≤ {limit}×"),
         };
-        self.add(Row { measure: measure.to_owned(), ours, theirs: "–".into(), ratio: "–".into(), aim, met });
+        self.add(Row {
+            measure: measure.to_owned(), ours, theirs: "–".into(), ratio: "–".into(), aim, met
+        });
     }
 
     fn add(&mut self, row: Row) {
@@ -99,9 +101,13 @@ impl Report {
     /// docs/benchmarks.md.
     pub(crate) fn markdown(&self) -> String {
         let seconds = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let date = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_unix(s).ok()).map_or_else(String::new, |t| t.to_string());
+        let date = i64::try_from(seconds)
+            .ok()
+            .and_then(|s| Timestamp::from_unix(s).ok())
+            .map_or_else(String::new, |t| t.to_string());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let memory: u64 = first_line("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
+        let memory: u64 =
+            first_line("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
         let took = self.started.elapsed().unwrap_or_default().as_secs();
         let mut out = String::new();
         let _ = writeln!(

@@ -72,8 +72,19 @@ impl Bench {
         let (local, dockerfile) = (format!("context={directory}"), format!("dockerfile={directory}"));
         let archive = format!("type=oci,dest={}", text(&self.path("theirs.tar")));
         let mut command = self.server.buildctl([
-            "build", "--progress", "plain", "--frontend", "dockerfile.v0", "--local", &local, "--local", &dockerfile,
-            "--opt", "attest:provenance=mode=max", "--output", output.unwrap_or(&archive),
+            "build",
+            "--progress",
+            "plain",
+            "--frontend",
+            "dockerfile.v0",
+            "--local",
+            &local,
+            "--local",
+            &dockerfile,
+            "--opt",
+            "attest:provenance=mode=max",
+            "--output",
+            output.unwrap_or(&archive),
         ]);
         command.args(more);
         command
@@ -148,7 +159,11 @@ impl Bench {
             Ok(total)
         };
         let medians = turns(11, ours, theirs)?;
-        report.ratio("the same pushed, against buildctl, cosign sign and cosign attest", medians, Aim::Ratio(0.4));
+        report.ratio(
+            "the same pushed, against buildctl, cosign sign and cosign attest",
+            medians,
+            Aim::Ratio(0.4),
+        );
         Ok(())
     }
 
@@ -164,7 +179,11 @@ impl Bench {
             first.1.push(time_to_line(&mut self.buildctl("files-theirs", None, &[]), context_loaded())?.0);
         }
         eprintln!("   ours {:.2?}\n   theirs {:.2?}", first.0, first.1);
-        report.ratio("20,000 files, upload alone, first time", (median(first.0), median(first.1)), Aim::Ratio(0.5));
+        report.ratio(
+            "20,000 files, upload alone, first time",
+            (median(first.0), median(first.1)),
+            Aim::Ratio(0.5),
+        );
 
         let mut upload = (Vec::new(), Vec::new());
         // Files that were written a moment ago are hashed again; in a real tree few are.
@@ -173,17 +192,23 @@ impl Bench {
         let medians = turns(
             9,
             |_| {
-                let (stored, end) = time_to_line(&mut self.build("files-ours", "files", &[]), context_stored)?;
+                let (stored, end) =
+                    time_to_line(&mut self.build("files-ours", "files", &[]), context_stored)?;
                 upload.0.push(stored);
                 Ok(end)
             },
             |_| {
-                let (loaded, end) = time_to_line(&mut self.buildctl("files-theirs", None, &[]), context_loaded())?;
+                let (loaded, end) =
+                    time_to_line(&mut self.buildctl("files-theirs", None, &[]), context_loaded())?;
                 upload.1.push(loaded);
                 Ok(end)
             },
         )?;
-        report.ratio("20,000 files, upload alone, unchanged", (median(upload.0), median(upload.1)), Aim::Ratio(0.5));
+        report.ratio(
+            "20,000 files, upload alone, unchanged",
+            (median(upload.0), median(upload.1)),
+            Aim::Ratio(0.5),
+        );
         report.ratio("20,000 files, end to end, unchanged", medians, Aim::Ratio(0.85));
 
         let (ours, theirs) = (self.path("files-ours"), self.path("files-theirs"));
@@ -261,7 +286,11 @@ impl Bench {
         for _ in 0..25 {
             times.push(time(&mut self.server.command([OsString::from("verify"), layout.clone()]))?);
         }
-        report.time("`sealwright verify` of a layout, whole process", median(times), Duration::from_millis(30));
+        report.time(
+            "`sealwright verify` of a layout, whole process",
+            median(times),
+            Duration::from_millis(30),
+        );
         Ok(())
     }
 }
@@ -303,7 +332,9 @@ fn predicate_of(archive: &Path) -> Result<Value> {
         let entry = entry?;
         if entry.size() < 1 << 20
             && let Ok(statement) = serde_json::from_reader::<_, Value>(entry)
-            && statement["predicateType"].as_str().is_some_and(|kind| kind.starts_with("https://slsa.dev/provenance/"))
+            && statement["predicateType"]
+                .as_str()
+                .is_some_and(|kind| kind.starts_with("https://slsa.dev/provenance/"))
         {
             return Ok(statement["predicate"].clone());
         }
