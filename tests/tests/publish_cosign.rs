@@ -1,5 +1,7 @@
 //! What existing tools say to what we push: cosign 3 and 2, crane, on two registries.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod publish_fixture;
 
 use std::path::Path;

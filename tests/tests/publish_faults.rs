@@ -1,5 +1,7 @@
 //! A registry that fails: each failure its own error, and never a tag without its signature and Evidence.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod publish_fixture;
 
 use std::time::Duration;

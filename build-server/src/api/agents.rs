@@ -3,7 +3,6 @@
 
 use std::pin::Pin;
 
-use bytes::Bytes;
 use proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -19,6 +18,8 @@ const MAX_FRAME: usize = 1 << 20;
 /// Frames that wait for a slow client.
 const AHEAD: usize = 16;
 
+/// What a client reads.
+type Frames = Pin<Box<dyn Stream<Item = Result<v1::ForwardAgentResponse, Status>> + Send>>;
 type Outbound = mpsc::Sender<Result<v1::ForwardAgentResponse, Status>>;
 
 /// Attaches a client's agent to a build; `first` names build and ssh id. `ended` fires with the build's end.
@@ -26,7 +27,7 @@ pub(super) fn attach(
     hub: Option<(AgentHub, CancellationToken)>,
     first: &v1::ForwardAgentRequest,
     inbound: Streaming<v1::ForwardAgentRequest>,
-) -> Result<Pin<Box<dyn Stream<Item = Result<v1::ForwardAgentResponse, Status>> + Send>>, ApiError> {
+) -> Result<Frames, ApiError> {
     let refused = |problem: String| ApiError::Agent {
         name: first.name.clone(),
         id: first.ssh_id.chars().take(100).collect(),
@@ -81,5 +82,5 @@ fn frame(message: Result<Option<v1::ForwardAgentRequest>, Status>) -> Result<Age
             data.len()
         ));
     }
-    Ok(AgentFrame { connection, data: Bytes::from(data), closed })
+    Ok(AgentFrame { connection, data, closed })
 }

@@ -123,7 +123,7 @@ mod tests {
             format!("projects/{hex}/builds/{}", "b".repeat(64)),
             format!("projects/{hex}0/builds/b"),
             format!("projects/{hex}/contexts/b"),
-            format!("projects/..%2f/builds/b"),
+            "projects/..%2f/builds/b".to_owned(),
             format!("projects/{hex}/builds/b\0"),
         ] {
             assert!(parse_build(&bad).is_err(), "{bad}");

@@ -174,29 +174,6 @@ fn subdirectory(url: &str) -> Option<(String, String)> {
     Some((format!("{repository}{query}"), clean(path)?))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::subdirectory;
-
-    #[test]
-    fn the_subdirectory_is_split_off_a_git_url() {
-        let split = |url| subdirectory(url).map(|(url, path)| format!("{url} {path}"));
-        for (url, wanted) in [
-            ("https://h/r.git#v1:app", Some("https://h/r.git#v1 app")),
-            ("https://h/r.git#:/a/./b/../c/", Some("https://h/r.git# a/c")),
-            ("https://h/r.git?tag=v1&subdir=app", Some("https://h/r.git?tag=v1 app")),
-            ("https://h/r.git?subdir=app", Some("https://h/r.git app")),
-            ("https://h/r.git#v1", None),
-            ("https://h/r.git#v1:", None),
-            ("https://h/r.git#v1:..", None),
-            ("https://h/r.git?branch=main", None),
-            ("https://h/r.git", None),
-        ] {
-            assert_eq!(split(url).as_deref(), wanted, "{url}");
-        }
-    }
-}
-
 /// An image name as the frontend looks contexts up: without Docker Hub's prefixes and `:latest`.
 fn familiar(name: &str) -> &str {
     let name =
@@ -228,4 +205,27 @@ fn exporter(request: &Request) -> Result<(Exporter, Expected), EngineError> {
         set(format!("annotation.{key}"), value);
     }
     Ok((Exporter { r#type: "oci".to_owned(), attrs }, Expected::OciLayout { compress }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::subdirectory;
+
+    #[test]
+    fn the_subdirectory_is_split_off_a_git_url() {
+        let split = |url| subdirectory(url).map(|(url, path)| format!("{url} {path}"));
+        for (url, wanted) in [
+            ("https://h/r.git#v1:app", Some("https://h/r.git#v1 app")),
+            ("https://h/r.git#:/a/./b/../c/", Some("https://h/r.git# a/c")),
+            ("https://h/r.git?tag=v1&subdir=app", Some("https://h/r.git?tag=v1 app")),
+            ("https://h/r.git?subdir=app", Some("https://h/r.git app")),
+            ("https://h/r.git#v1", None),
+            ("https://h/r.git#v1:", None),
+            ("https://h/r.git#v1:..", None),
+            ("https://h/r.git?branch=main", None),
+            ("https://h/r.git", None),
+        ] {
+            assert_eq!(split(url).as_deref(), wanted, "{url}");
+        }
+    }
 }

@@ -59,7 +59,6 @@ impl Terminal {
         self.now = nanoseconds(event.time.as_ref()).or(self.now);
         self.first = self.first.or(self.now);
         self.arrived = std::time::Instant::now();
-        #[allow(clippy::collapsible_match, reason = "a guard must not change anything")]
         match &event.event {
             Some(Event::Vertex(vertex)) => {
                 if self.steps.vertex(vertex) {

@@ -1,6 +1,6 @@
 //! A small image, signed parts about it, and a layout made of both.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its own part")]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

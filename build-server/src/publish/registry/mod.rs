@@ -89,7 +89,7 @@ pub struct Pushed {
 const TURNS: usize = 64;
 
 /// Locks of a process, because two builds can push the same digest at the same time.
-pub(self) struct Turns {
+struct Turns {
     hasher: RandomState,
     locks: Vec<tokio::sync::Mutex<()>>,
 }
