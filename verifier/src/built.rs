@@ -300,19 +300,15 @@ pub(crate) fn appraise_request(
             })?)
         }
     };
-    // Also where the policy holds the key itself: nothing in the bundle may say something else.
-    if let Some(got) = bundle.caller_key.as_deref().map(Sha256Digest::of).filter(|got| *got != claimed) {
+    // Looked at also where the policy holds the key itself: nothing in the bundle may say something else.
+    let shown = bundle.caller_key.as_deref().map(PublicKey::from_spki_der).transpose()?;
+    if let Some(got) = shown.as_ref().map(PublicKey::spki_sha256).filter(|got| *got != claimed) {
         return Err(RequestRefusal::OtherCallerKey { got, wanted: claimed });
     }
-    let key = match caller.and_then(|caller| caller.key.clone()) {
-        Some(key) => key,
-        None => PublicKey::from_spki_der(
-            bundle.caller_key.as_deref().ok_or(RequestRefusal::NoCallerKey { caller: claimed })?,
-        )?,
-    };
-    if key.spki_sha256() != claimed {
-        return Err(RequestRefusal::OtherCallerKey { got: key.spki_sha256(), wanted: claimed });
-    }
+    let key = caller
+        .and_then(|caller| caller.key.clone())
+        .or(shown)
+        .ok_or(RequestRefusal::NoCallerKey { caller: claimed })?;
     let signed = authenticate_request(envelope, &key)?;
     if external.request_digest != signed.request_sha256() {
         return Err(RequestRefusal::OtherRequest {
