@@ -13,13 +13,14 @@ export SEALWRIGHT_BASE_IMAGE ?= $(BASE_IMAGE)
 STATE ?= $(CURDIR)/target/serve
 ADDR ?= 127.0.0.1:8443
 
-.PHONY: help demo test serve bench tools engine binaries prerequisites base-image
+.PHONY: help demo test lint serve bench tools engine binaries prerequisites base-image
 
 help:
 	@printf '%s\n' \
 	  'make demo    build, verify and tamper with a real image against a development server (NOT HARDWARE)' \
 	  'make test    all tests, real components included' \
-	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT]' \
+	  'make lint    formatting and lints, as CI demands them' \
+  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT]' \
 	  'make bench   the figures of docs/benchmarks.md'
 
 prerequisites:
@@ -46,6 +47,10 @@ serve: binaries
 
 test: tools
 	cargo test --release --locked --workspace
+
+lint: prerequisites
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 bench: tools binaries
 	@scripts/bench.sh
