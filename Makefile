@@ -20,7 +20,7 @@ help:
 	  'make demo    build, verify and tamper with a real image against a development server (NOT HARDWARE)' \
 	  'make test    all tests, real components included' \
 	  'make lint    formatting and lints, as CI demands them' \
-  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT]' \
+	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT]' \
 	  'make bench   the figures of docs/benchmarks.md'
 
 prerequisites:
