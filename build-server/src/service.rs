@@ -38,6 +38,8 @@ const HEADER_LIST: u32 = 128 << 10;
 /// HTTP/2 windows (RFC 9113 §6.9): enough that an upload does not wait for window updates.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Largest HTTP/2 frame: with the default of 16 KiB an upload is 200 frames per message.
+const FRAME: u32 = 1 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// When retention looks for the first time: also a server that is restarted often must keep to its limits.
@@ -149,6 +151,7 @@ impl Server {
             .max_concurrent_streams(operations.connections.calls)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .http2_max_header_list_size(HEADER_LIST)

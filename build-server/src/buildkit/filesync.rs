@@ -203,13 +203,18 @@ impl FileSync for FileSyncService {
                 }
             });
         }
-        tokio::spawn(serve_requests(request.into_inner(), queue, transfer.out.clone()));
+        tokio::spawn(serve_requests(request.into_inner(), queue, transfer.out.clone(), transfer.faults.clone()));
         Ok(Response::new(ReceiverStream::new(packets)))
     }
 }
 
 /// Passes the receiver's requests on until it says FIN, which is answered.
-async fn serve_requests(mut requests: Streaming<Packet>, queue: mpsc::Sender<u32>, out: Sender) {
+async fn serve_requests(
+    mut requests: Streaming<Packet>,
+    queue: mpsc::Sender<u32>,
+    out: Sender,
+    faults: Faults,
+) {
     while let Ok(Some(request)) = requests.message().await {
         match request.r#type() {
             PacketType::PacketReq => {
@@ -222,7 +227,11 @@ async fn serve_requests(mut requests: Streaming<Packet>, queue: mpsc::Sender<u32
                 let _ = out.send(Ok(packet(PacketType::PacketFin))).await;
                 return;
             }
-            PacketType::PacketErr => return,
+            PacketType::PacketErr => {
+                let problem = String::from_utf8_lossy(&request.data).into_owned();
+                faults.lock().unwrap_or_else(PoisonError::into_inner).push(TreeError::Receiver { problem });
+                return;
+            }
             PacketType::PacketStat | PacketType::PacketData => {
                 let _ = out.send(Err(Status::invalid_argument("unexpected packet"))).await;
                 return;

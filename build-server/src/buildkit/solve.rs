@@ -303,7 +303,15 @@ impl Run<'_> {
         {
             return EngineError::SourceDenied { source_identifier, reason };
         }
-        if let Some(fault) = self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+        let faults = std::mem::take(&mut *self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner));
+        let (receiver, ours): (Vec<_>, Vec<_>) =
+            faults.into_iter().partition(|fault| matches!(fault, TreeError::Receiver { .. }));
+        // What the solve says then is a consequence; the receiver has told the cause.
+        let status = match receiver.into_iter().next() {
+            Some(TreeError::Receiver { problem }) if status.message().contains("walker is closed") => Status::unknown(problem),
+            _ => status,
+        };
+        if let Some(fault) = ours.into_iter().last() {
             return match fault {
                 TreeError::Blob(blob) => EngineError::Context { digest: blob.digest, problem: blob.problem },
                 other => EngineError::Request { problem: other.to_string() },

@@ -61,6 +61,12 @@ pub enum TreeError {
     /// More symbolic links than [`MAX_FOLLOWED`].
     #[error("more than {MAX_FOLLOWED} paths to follow")]
     TooManyLinks,
+    /// The receiver gave up, and said why: a full disk, for one.
+    #[error("{problem}")]
+    Receiver {
+        /// Its words.
+        problem: String,
+    },
     /// The receiver went away.
     #[error("the receiver went away")]
     Closed,

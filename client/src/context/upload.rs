@@ -1,5 +1,6 @@
-//! Upload of trees: one round trip when the store has them, else only the blobs that it lacks. Whatever is
-//! sent is hashed again on the way, so a file that changed since the scan is named here and not by the server.
+//! Upload of trees: one round trip when the store has them, else only the blobs that it lacks. What is sent is
+//! checked again on the way (small blobs by digest, large files by their stat data), so a file that changed since
+//! the scan is named here and not by the server.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -186,7 +187,12 @@ impl Producer {
         let (mut file, shown) = blob.open()?;
         let read = |source| ContextError::Read { path: shown.clone(), source };
         let changed = || ContextError::Changed { path: shown.clone() };
-        let mut hasher = Sha256Hasher::new();
+        // The server hashes what it gets. A file of the context changes its stat data when it is written to, so hashing
+        // a gigabyte once more to name the file is not worth it.
+        let mut hasher = match &blob.source {
+            BlobSource::File(_) => None,
+            BlobSource::Memory(_) | BlobSource::Path(_) => Some(Sha256Hasher::new()),
+        };
         let mut offset = 0_u64;
         while offset < blob.size {
             let wanted = usize::try_from((blob.size - offset).min((MAX_MESSAGE - 1024) as u64)).expect("fits");
@@ -195,10 +201,18 @@ impl Producer {
                 std::io::ErrorKind::UnexpectedEof => changed(),
                 _ => read(e),
             })?;
-            hasher.update(&data);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&data);
+            }
             let end = offset + data.len() as u64;
-            if end == blob.size && hasher.clone().finish() != *digest {
-                return Err(changed().into());
+            if end == blob.size {
+                if let BlobSource::File(source) = &blob.source {
+                    // Fails when it is not the file that was hashed any more.
+                    source.open()?;
+                }
+                if hasher.take().is_some_and(|hasher| hasher.finish() != *digest) {
+                    return Err(changed().into());
+                }
             }
             if end > start {
                 let skip = usize::try_from(start.saturating_sub(offset)).expect("below the chunk's length");
