@@ -219,7 +219,9 @@ async fn routes(
     let failed = |error: tonic_reflection::server::Error| StartError::Reflection(error.to_string());
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(AttestationServiceServer::new(attestation).max_decoding_message_size(ATTESTATION_MESSAGE))
+        .add_service(
+            AttestationServiceServer::new(attestation).max_decoding_message_size(ATTESTATION_MESSAGE),
+        )
         .add_service(BuildServiceServer::new(builds).max_decoding_message_size(BUILD_MESSAGE))
         .add_service(ContextServiceServer::new(contexts).max_decoding_message_size(CONTEXT_MESSAGE))
         .add_service(health_service)
@@ -242,15 +244,20 @@ async fn sweep(
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => pause = SWEEP_INTERVAL,
         }
-        let (jobs, contexts, limits, results) = (jobs.clone(), contexts.clone(), operations.job_limits(), results.clone());
+        let (jobs, contexts, limits, results) =
+            (jobs.clone(), contexts.clone(), operations.job_limits(), results.clone());
         let swept = tokio::task::spawn_blocking(move || {
             let now = SystemTime::now();
             match jobs.sweep(&limits, &results, now) {
-                Ok(retired) => tracing::info!(builds = retired.builds, results = retired.results, "retention of builds"),
+                Ok(retired) => {
+                    tracing::info!(builds = retired.builds, results = retired.results, "retention of builds")
+                }
                 Err(error) => tracing::error!(%error, "retention of builds failed"),
             }
             match contexts.sweep(now) {
-                Ok(swept) => tracing::info!(blobs = swept.blobs, bytes = swept.bytes, "retention of contexts"),
+                Ok(swept) => {
+                    tracing::info!(blobs = swept.blobs, bytes = swept.bytes, "retention of contexts")
+                }
                 Err(error) => tracing::error!(%error, "retention of contexts failed"),
             }
         });
@@ -276,7 +283,10 @@ pub fn facts(server: &Server, keys: &KeyService, operations: &Operations) -> Vec
             instance.runc.version,
             instance.runc.sha256.short(),
         ),
-        format!("state      {}, {resumed} builds resumed, {failed} failed", operations.state_directory.display()),
+        format!(
+            "state      {}, {resumed} builds resumed, {failed} failed",
+            operations.state_directory.display()
+        ),
         format!("listening  {} (attested TLS)", server.local_addr()),
     ]
 }

@@ -203,7 +203,12 @@ impl FileSync for FileSyncService {
                 }
             });
         }
-        tokio::spawn(serve_requests(request.into_inner(), queue, transfer.out.clone(), transfer.faults.clone()));
+        tokio::spawn(serve_requests(
+            request.into_inner(),
+            queue,
+            transfer.out.clone(),
+            transfer.faults.clone(),
+        ));
         Ok(Response::new(ReceiverStream::new(packets)))
     }
 }

@@ -308,7 +308,9 @@ impl Run<'_> {
             faults.into_iter().partition(|fault| matches!(fault, TreeError::Receiver { .. }));
         // What the solve says then is a consequence; the receiver has told the cause.
         let status = match receiver.into_iter().next() {
-            Some(TreeError::Receiver { problem }) if status.message().contains("walker is closed") => Status::unknown(problem),
+            Some(TreeError::Receiver { problem }) if status.message().contains("walker is closed") => {
+                Status::unknown(problem)
+            }
             _ => status,
         };
         if let Some(fault) = ours.into_iter().last() {

@@ -65,7 +65,8 @@ pub async fn upload(
     small.sort_by(|a, b| a.1.order().cmp(b.1.order()));
     let mut resumed = Vec::with_capacity(large.len());
     for (digest, blob) in large {
-        let request = v1::GetUploadRequest { parent: parent.clone(), digest: digest.as_bytes().to_vec().into() };
+        let request =
+            v1::GetUploadRequest { parent: parent.clone(), digest: digest.as_bytes().to_vec().into() };
         let state = client.get_upload(request).await.map(tonic::Response::into_inner);
         let offset = match state {
             Ok(state) if state.complete => continue,
@@ -133,7 +134,11 @@ async fn missing(
             let digest = <[u8; 32]>::try_from(bytes.as_ref()).ok().map(Sha256Digest::from_bytes);
             // An answer about something that was not asked would make us send what we did not mean to.
             let blob = digest.and_then(|digest| Some((digest, wanted.remove(&digest)?)));
-            missing.push(blob.ok_or_else(|| tonic::Status::internal("the server misses a blob that was not asked for"))?);
+            missing.push(
+                blob.ok_or_else(|| {
+                    tonic::Status::internal("the server misses a blob that was not asked for")
+                })?,
+            );
         }
     }
     Ok(missing)
@@ -195,7 +200,8 @@ impl Producer {
         };
         let mut offset = 0_u64;
         while offset < blob.size {
-            let wanted = usize::try_from((blob.size - offset).min((MAX_MESSAGE - 1024) as u64)).expect("fits");
+            let wanted =
+                usize::try_from((blob.size - offset).min((MAX_MESSAGE - 1024) as u64)).expect("fits");
             let mut data = vec![0; wanted];
             file.read_exact(&mut data).map_err(|e| match e.kind() {
                 std::io::ErrorKind::UnexpectedEof => changed(),
@@ -232,7 +238,8 @@ impl Producer {
     }
 
     fn send(&mut self, blobs: Vec<Bytes>, chunk: Option<v1::Chunk>) -> Result<(), Stop> {
-        let bytes: u64 = blobs.iter().chain(chunk.as_ref().map(|c| &c.data)).map(|data| data.len() as u64).sum();
+        let bytes: u64 =
+            blobs.iter().chain(chunk.as_ref().map(|c| &c.data)).map(|data| data.len() as u64).sum();
         self.result.blobs += blobs.len() as u64;
         self.result.bytes += bytes;
         let parent = self.parent.take().unwrap_or_default();
