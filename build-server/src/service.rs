@@ -38,8 +38,9 @@ const HEADER_LIST: u32 = 128 << 10;
 /// HTTP/2 windows (RFC 9113 §6.9): enough that an upload does not wait for window updates.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Largest HTTP/2 frame: with the default of 16 KiB an upload is 200 frames per message.
-const FRAME: u32 = 1 << 20;
+/// Largest HTTP/2 frame: with the default of 16 KiB an upload is 200 frames per message, and with 1 MiB the buffers
+/// that stay allocated after a large one are 40 MiB more.
+const FRAME: u32 = 128 << 10;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// When retention looks for the first time: also a server that is restarted often must keep to its limits.
