@@ -248,7 +248,10 @@ async fn a_certificate_of_a_key_that_the_client_does_not_hold_is_refused() {
         Err(_) => Err(Code::Unavailable),
     };
     // Which code a cut connection gives depends on where the call stood.
-    assert!(matches!(refused, Err(Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)),
+        "{refused:?}"
+    );
     assert_ne!(refused, Err(Code::NotFound), "the call reached the service");
 }
 
