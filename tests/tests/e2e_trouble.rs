@@ -1,7 +1,9 @@
 //! What goes wrong with the machine and its configuration: each gets its own clear error, and nothing is lost.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use sealwright_tests::harness::supervise::wait_for;
 use sealwright_tests::harness::{DevServer, Settings};
 
 fn context(server: &DevServer, name: &str, dockerfile: &str) -> PathBuf {
@@ -48,7 +50,12 @@ fn a_full_disk_is_named_and_what_was_there_stays() {
         .ok()
         .says("TRUSTED");
     let source = context(&server, "small", "FROM scratch\nCOPY Dockerfile /another\n");
-    server.sealwright(["build", "-q", "--output", &output("second.oci"), &source.display().to_string()]).ok();
+    // The space of the upload comes back once the server has noticed that its client is gone.
+    let source = source.display().to_string();
+    let again = ["build", "-q", "--output", &output("second.oci"), &source];
+    wait_for("the space to come back", Duration::from_secs(60), || {
+        (server.sealwright(again).code == 0).then_some(())
+    });
 }
 
 #[test]
