@@ -6,7 +6,7 @@ use enclave_keys::{ImageName, InstanceInputs, KeyService, ReleaseRequest};
 use provenance::binding::Nonce;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{Envelope, REQUEST_PAYLOAD_TYPE, pre_authentication_encoding};
-use provenance::instance::Program;
+use provenance::instance::{InstanceDocument, Program};
 use provenance::key::PublicKey;
 use provenance::materials::{Completeness, MaterialClass};
 use provenance::project::Project;
@@ -168,7 +168,17 @@ pub fn statement(
     caller: &PublicKey,
     subjects: &[Subject],
 ) -> Statement {
-    let instance_digest = Sha256Digest::of(keys.instance_document());
+    statement_of(keys.instance(), request, caller, subjects)
+}
+
+/// A statement of any instance about a request, with no materials.
+#[must_use]
+pub fn statement_of(
+    instance: &InstanceDocument,
+    request: &Request,
+    caller: &PublicKey,
+    subjects: &[Subject],
+) -> Statement {
     Statement {
         statement_type: STATEMENT_TYPE.to_owned(),
         predicate: Predicate {
@@ -181,13 +191,13 @@ pub fn statement(
                 },
                 internal_parameters: InternalParameters {
                     completeness: MaterialClass::ALL.map(|class| (class, Completeness::None {})).into(),
-                    instance: keys.instance().clone(),
-                    instance_digest,
+                    instance: instance.clone(),
+                    instance_digest: Sha256Digest::of(&instance.document()),
                 },
                 resolved_dependencies: vec![],
             },
             run_details: RunDetails {
-                builder: Builder { id: keys.instance().builder_id.clone(), version: BTreeMap::new() },
+                builder: Builder { id: instance.builder_id.clone(), version: BTreeMap::new() },
                 byproducts: vec![],
                 metadata: BuildMetadata {
                     finished_on: moment(),

@@ -12,10 +12,7 @@ use provenance::instance::{INSTANCE_TYPE, InstanceDocument, KeyOrigin};
 use provenance::materials::{Completeness, MaterialClass};
 use provenance::request::Request;
 use provenance::sigstore::{bundle_with_key_hint, cosign_sign_statement, simple_signing_payload};
-use provenance::statement::{
-    BUILD_TYPE, BuildDefinition, BuildMetadata, Builder, ExternalParameters, InternalParameters,
-    PREDICATE_TYPE, Predicate, RunDetails, STATEMENT_TYPE, Statement, Subject,
-};
+use provenance::statement::{Statement, Subject};
 use provenance::timestamp::Timestamp;
 use sealwright_tests::release_fixture::{self, FixtureKey, REPOSITORY};
 use sealwright_tests::software_tee::{DANGEROUS_SOFTWARE_MEASUREMENT, ReportFields, SoftwareTee};
@@ -111,40 +108,11 @@ impl World {
     }
 
     pub(crate) fn statement(&self) -> Statement {
-        Statement {
-            statement_type: STATEMENT_TYPE.to_owned(),
-            predicate: Predicate {
-                build_definition: BuildDefinition {
-                    build_type: BUILD_TYPE.to_owned(),
-                    external_parameters: ExternalParameters {
-                        caller: self.caller.public.spki_sha256(),
-                        request: self.request.clone(),
-                        request_digest: Sha256Digest::of(&self.request.document()),
-                    },
-                    internal_parameters: InternalParameters {
-                        completeness: self.completeness.clone(),
-                        instance: self.instance.clone(),
-                        instance_digest: Sha256Digest::of(&self.instance.document()),
-                    },
-                    resolved_dependencies: vec![],
-                },
-                run_details: RunDetails {
-                    builder: Builder { id: self.instance.builder_id.clone(), version: BTreeMap::new() },
-                    byproducts: vec![],
-                    metadata: BuildMetadata {
-                        finished_on: self.request.issued_at,
-                        invocation_id: format!(
-                            "projects/{}/builds/{}",
-                            self.request.project.id(),
-                            self.request.build_id
-                        ),
-                        started_on: self.request.issued_at,
-                    },
-                },
-            },
-            predicate_type: PREDICATE_TYPE.to_owned(),
-            subject: vec![Subject::new(REPOSITORY, &self.target())],
-        }
+        let subjects = [Subject::new(REPOSITORY, &self.target())];
+        let mut statement =
+            release_fixture::statement_of(&self.instance, &self.request, &self.caller.public, &subjects);
+        statement.predicate.build_definition.internal_parameters.completeness = self.completeness.clone();
+        statement
     }
 
     /// The policy that accepts this world as it is made by [`World::new`].
