@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use client::agent;
+use client::channel::AttestedService;
 use client::config::{Setting, cache_folder};
 use client::docker_config::docker_config_folder;
 use client::download;
@@ -16,11 +17,13 @@ use client::request::{BuildOptions, Prepared, Surroundings, prepare};
 use client::session::{Connector, Session, SessionError, now};
 use client::spec::{self, DEFAULT_LAYOUT, Destination, OutputSpec};
 use proto::v1;
+use proto::v1::build_service_client::BuildServiceClient;
 use provenance::request::BuildId;
 use serde_json::json;
 
 use super::args::BuildArgs;
 use super::failure::{Failure, exit};
+use super::interrupt::Interrupts;
 use super::output::{Output, terminal_size};
 use super::setup::{Setup, variable};
 use super::summary;
@@ -193,7 +196,12 @@ async fn build(
         output.status("policy", &format!("{} accepts it", policy.file()));
     }
     let mut uploader = session.uploader();
-    let created = session.create(&prepared).await?;
+    // Before there is a build: an interrupt from here on must end it.
+    let mut interrupts = Interrupts::listen()?;
+    let created = tokio::select! {
+        created = session.create(&prepared) => created?,
+        () = interrupts.next() => return Err(interrupted("interrupted while the build was requested")),
+    };
     let forwards: Vec<_> = prepared
         .agents
         .iter()
@@ -209,7 +217,8 @@ async fn build(
     // The values are needed no more: the server has them, and a retry would be another request.
     let Prepared { destination, request, trees, blobs, .. } = prepared;
     let display = Arc::new(Mutex::new(Display::new(style, output.color(), terminal_size, std::io::stderr())));
-    let watching = Watching { display: &display, timeout: args.timeout.map(Duration::from_secs), chatty };
+    let timeout = args.timeout.map(Duration::from_secs);
+    let mut watching = Watching { display: &display, interrupts: &mut interrupts, timeout, chatty };
     // The server begins as soon as it knows the directories, and waits for a file when a step wants it.
     let upload = async {
         let uploaded = uploader.upload(&trees, &blobs, Arc::new(AtomicU64::new(0))).await?;
@@ -239,7 +248,13 @@ async fn build(
             format!("the server built request {}, signed was {document}", build.request_digest),
         ));
     }
-    fetch(&mut session, &build.name, result, &destination).await?;
+    tokio::select! {
+        fetched = fetch(&mut session, &build.name, result, &destination) => fetched?,
+        () = interrupts.next() => {
+            return Err(interrupted("interrupted while the result was fetched; the build has succeeded")
+                .advise(format!("sealwright download {}", summary::id(&build.name))));
+        }
+    }
     write_files(args, result)?;
     summary::success(&build, result, &destination, chatty, output);
     if output.is_json() {
@@ -289,6 +304,25 @@ fn write_files(args: &BuildArgs, result: &v1::Result) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Asks the server to end a build.
+async fn cancel(
+    ask: &mut BuildServiceClient<AttestedService>,
+    connector: &Connector,
+    name: &str,
+) -> Result<(), Failure> {
+    let request = v1::CancelBuildRequest { name: name.to_owned() };
+    if ask.cancel_build(request.clone()).await.is_err() {
+        // The connection may have been made again since; a cancel deserves one of its own.
+        let channel = connector.attest().await?;
+        channel.builds().cancel_build(request).await.map_err(SessionError::from)?;
+    }
+    Ok(())
+}
+
+fn interrupted(message: &str) -> Failure {
+    Failure::new(exit::INTERRUPTED, "INTERRUPTED", message)
+}
+
 /// Why a build was asked to end early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -309,13 +343,14 @@ pub(crate) struct Ended {
 /// Watches a build, redraws, and listens for signals.
 pub(crate) struct Watching<'a> {
     pub(crate) display: &'a Arc<Mutex<Display<std::io::Stderr>>>,
+    pub(crate) interrupts: &'a mut Interrupts,
     pub(crate) timeout: Option<Duration>,
     pub(crate) chatty: bool,
 }
 
 impl Watching<'_> {
     pub(crate) async fn run(
-        &self,
+        &mut self,
         session: &mut Session,
         connector: &Connector,
         name: &str,
@@ -334,8 +369,6 @@ impl Watching<'_> {
         let mut redraw = tokio::time::interval(Duration::from_millis(100));
         let deadline = tokio::time::sleep(self.timeout.unwrap_or(Duration::from_secs(365 * 24 * 3600)));
         tokio::pin!(deadline);
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-            .map_err(|e| Failure::failed(format!("cannot listen for signals: {e}")))?;
         let mut cause = Cause::None;
         let build = loop {
             let stop = tokio::select! {
@@ -349,29 +382,25 @@ impl Watching<'_> {
                     return Err(error.into());
                 }
                 _ = redraw.tick() => { lock().tick(); continue }
-                _ = tokio::signal::ctrl_c() => Cause::Interrupt,
-                _ = terminate.recv() => Cause::Interrupt,
+                () = self.interrupts.next() => Cause::Interrupt,
                 () = &mut deadline, if cause == Cause::None => Cause::Timeout,
             };
-            if cause == Cause::Interrupt && stop == Cause::Interrupt {
+            let leave = || {
                 lock().finish();
-                return Err(Failure::new(
-                    exit::INTERRUPTED,
-                    "INTERRUPTED",
-                    "interrupted twice; the build may still be ending",
-                )
-                .advise(format!("sealwright get {}", summary::id(name))));
+                interrupted("interrupted twice; the build may still be ending")
+                    .advise(format!("sealwright get {}", summary::id(name)))
+            };
+            if cause == Cause::Interrupt && stop == Cause::Interrupt {
+                return Err(leave());
             }
             cause = stop;
             if self.chatty {
                 let why = if stop == Cause::Timeout { "timeout" } else { "interrupt" };
                 output.status(why, "cancelling the build; once more to leave without waiting");
             }
-            let request = v1::CancelBuildRequest { name: name.to_owned() };
-            if ask.cancel_build(request.clone()).await.is_err() {
-                // The connection may have been made again since; a cancel deserves one of its own.
-                let channel = connector.attest().await?;
-                channel.builds().cancel_build(request).await.map_err(SessionError::from)?;
+            tokio::select! {
+                asked = cancel(&mut ask, connector, name) => asked?,
+                () = self.interrupts.next() => return Err(leave()),
             }
         };
         // The server has all blobs when a build has succeeded; what is left is its answer and our line.

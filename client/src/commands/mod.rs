@@ -5,6 +5,7 @@ mod build;
 mod builds;
 mod failure;
 mod inspect;
+mod interrupt;
 mod keys;
 mod output;
 mod policy;
