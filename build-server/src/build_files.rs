@@ -66,6 +66,7 @@ mod tests {
     use provenance::request::{BuildId, Compression, Dockerfile, Output, REQUEST_TYPE};
 
     use super::*;
+    use crate::context_store::{BlobSource, Gone};
 
     #[derive(Default)]
     struct Blobs(HashMap<Sha256Digest, Directory>);
@@ -99,6 +100,10 @@ mod tests {
         }
 
         fn blob_size(&self, _: &Sha256Digest) -> Result<Option<u64>, BlobError> {
+            unreachable!("no contents are read")
+        }
+
+        fn open_arriving(&self, _: &Sha256Digest, _: u64, _: Gone) -> Result<Box<dyn BlobSource>, BlobError> {
             unreachable!("no contents are read")
         }
     }

@@ -1,10 +1,14 @@
 //! Blobs that are read while they are being uploaded.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use build_server::context_store::{Chunk, Completeness, ContextStore, Gone, ProjectStore, StoreLimits};
+use build_server::context_store::{
+    ArrivingReader, BlobSource as _, Chunk, Completeness, ContextStore, Gone, ProjectStore, StoreLimits,
+    UploadSession,
+};
+use bytes::Bytes;
 use provenance::context::{Directory, Entry, Kind, Name};
 use provenance::digest::Sha256Digest;
 use provenance::project::ProjectId;
@@ -22,9 +26,33 @@ fn blob() -> Vec<u8> {
     (0..3_000_000_u32).map(|n| (n % 251) as u8).collect()
 }
 
+fn chunk(blob: &[u8], digest: Sha256Digest, from: usize, to: usize) -> Chunk {
+    let data = Bytes::copy_from_slice(&blob[from..to]);
+    Chunk { digest, size: blob.len() as u64, offset: from as u64, data }
+}
+
 fn add(store: &ProjectStore, blob: &[u8], digest: Sha256Digest, from: usize, to: usize) {
-    let chunk = Chunk { digest, size: blob.len() as u64, offset: from as u64, data: &blob[from..to] };
-    store.upload_session().add(chunk).expect("taken");
+    store.upload_session().add(chunk(blob, digest, from, to)).expect("taken");
+}
+
+/// The next `count` bytes of a reader, or all that are left.
+async fn read(mut reader: ArrivingReader, count: usize) -> (ArrivingReader, io::Result<Vec<u8>>) {
+    let read = move || {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            match reader.next((count - bytes.len()).min(70_000)) {
+                Ok(more) if more.is_empty() => break,
+                Ok(more) => bytes.extend_from_slice(&more),
+                Err(error) => return (reader, Err(error)),
+            }
+        }
+        (reader, Ok(bytes))
+    };
+    tokio::task::spawn_blocking(read).await.expect("no panic")
+}
+
+async fn read_all(reader: ArrivingReader) -> io::Result<Vec<u8>> {
+    read(reader, usize::MAX).await.1
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,11 +61,8 @@ async fn a_reader_gets_every_byte_of_a_blob_that_arrives_in_pieces() {
     let store = store(&directory);
     let blob = blob();
     let digest = Sha256Digest::of(&blob);
-    let mut reader = store.open_arriving(&digest, blob.len() as u64, wanted());
-    let mut read = tokio::task::spawn_blocking(move || {
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).map(|_| bytes)
-    });
+    let reader = store.open_arriving(&digest, blob.len() as u64, wanted());
+    let mut read = tokio::spawn(read_all(reader));
     // Cut and taken up again, and begun anew.
     add(&store, &blob, digest, 0, 1_000_000);
     add(&store, &blob, digest, 1_000_000, 2_000_000);
@@ -52,14 +77,10 @@ async fn a_reader_gets_every_byte_of_a_blob_that_arrives_in_pieces() {
 async fn a_small_blob_may_come_at_any_time() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = store(&directory);
-    let mut reader = store.open_arriving(&Sha256Digest::of(b"late"), 4, wanted());
-    let read = tokio::task::spawn_blocking(move || {
-        let mut text = String::new();
-        reader.read_to_string(&mut text).map(|_| text)
-    });
+    let read = tokio::spawn(read_all(store.open_arriving(&Sha256Digest::of(b"late"), 4, wanted())));
     store.put_small(&[b"other"]).expect("stored");
     store.put_small(&[b"late"]).expect("stored");
-    assert_eq!(read.await.expect("no panic").expect("whole"), "late");
+    assert_eq!(read.await.expect("no panic").expect("whole"), b"late");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,19 +92,65 @@ async fn bytes_that_change_under_the_reader_are_an_error_at_the_end() {
     let mut other = blob.clone();
     other[0] ^= 1;
     add(&store, &other, digest, 0, 1_000_000);
-    let mut reader = store.open_arriving(&digest, blob.len() as u64, wanted());
-    let mut first = vec![0; 1_000_000];
-    let (mut reader, read) = tokio::task::spawn_blocking(move || {
-        let read = reader.read_exact(&mut first);
-        (reader, read)
-    })
-    .await
-    .expect("no panic");
-    read.expect("what is there is given");
-    add(&store, &blob, digest, 0, 3_000_000);
-    let rest =
-        tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new())).await.expect("no panic");
-    assert_eq!(rest.expect_err("another digest").kind(), ErrorKind::InvalidData);
+    let reader = store.open_arriving(&digest, blob.len() as u64, wanted());
+    let (reader, first) = read(reader, 1_000_000).await;
+    assert!(first.expect("what is there is given") == other[..1_000_000]);
+    // The second chunk follows other bytes than those that the reader has, so that it must not go on with it.
+    add(&store, &blob, digest, 0, 1_000_000);
+    add(&store, &blob, digest, 1_000_000, 3_000_000);
+    assert_eq!(read_all(reader).await.expect_err("another digest").kind(), ErrorKind::InvalidData);
+}
+
+/// An upload of the first chunk, and a reader that has it.
+async fn read_one_chunk(
+    store: &ProjectStore,
+    blob: &[u8],
+    digest: Sha256Digest,
+) -> (UploadSession, ArrivingReader) {
+    let reader = store.open_arriving(&digest, blob.len() as u64, wanted());
+    let mut session = store.upload_session();
+    session.add(chunk(blob, digest, 0, 1_000_000)).expect("taken");
+    let (reader, first) = read(reader, 1_000_000).await;
+    assert!(first.expect("the first chunk") == blob[..1_000_000]);
+    (session, reader)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_keeps_up_never_goes_to_the_disk() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = store(&directory);
+    let blob = blob();
+    let digest = Sha256Digest::of(&blob);
+    let (mut session, reader) = read_one_chunk(&store, &blob, digest).await;
+    let project = directory.path().join(ProjectId(Sha256Digest::of(b"project")).to_string());
+    std::fs::remove_file(project.join("uploads").join(digest.hex())).expect("an upload");
+    session.add(chunk(&blob, digest, 1_000_000, 3_000_000)).expect_err("its file is gone");
+    assert!(read_all(reader).await.expect("from memory") == blob[1_000_000..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_falls_behind_goes_on_from_the_disk() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = store(&directory);
+    let blob = blob();
+    let digest = Sha256Digest::of(&blob);
+    let (mut session, reader) = read_one_chunk(&store, &blob, digest).await;
+    for start in (1_000_000..3_000_000).step_by(100_000) {
+        session.add(chunk(&blob, digest, start, start + 100_000)).expect("taken");
+    }
+    assert!(read_all(reader).await.expect("whole") == blob[1_000_000..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_from_memory_that_do_not_have_the_digest_are_an_error_at_the_end() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = store(&directory);
+    let mut blob = blob();
+    let digest = Sha256Digest::of(&blob);
+    blob[2_999_999] ^= 1;
+    let (mut session, reader) = read_one_chunk(&store, &blob, digest).await;
+    session.add(chunk(&blob, digest, 1_000_000, 3_000_000)).expect_err("another digest");
+    assert_eq!(read_all(reader).await.expect_err("another digest").kind(), ErrorKind::InvalidData);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,9 +159,9 @@ async fn a_reader_that_nobody_wants_any_more_stops_waiting() {
     let store = store(&directory);
     let gone = Arc::new(AtomicBool::new(false));
     let asked = gone.clone();
-    let mut reader =
+    let reader =
         store.open_arriving(&Sha256Digest::of(b"never"), 5, Box::new(move || asked.load(Ordering::Relaxed)));
-    let read = tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new()));
+    let read = tokio::spawn(read_all(reader));
     gone.store(true, Ordering::Relaxed);
     assert_eq!(read.await.expect("no panic").expect_err("gone").kind(), ErrorKind::BrokenPipe);
 }

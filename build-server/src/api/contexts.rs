@@ -138,8 +138,12 @@ fn write(
             return Err(ApiError::field("chunk.data", problem));
         }
         let digest = digest("chunk.digest", &chunk.digest)?;
-        let complete =
-            session.add(Chunk { digest, size: chunk.size, offset: chunk.offset, data: &chunk.data })?;
+        let complete = session.add(Chunk {
+            digest,
+            size: chunk.size,
+            offset: chunk.offset,
+            data: chunk.data.clone(),
+        })?;
         stored += u64::from(complete);
         bytes += chunk.data.len();
     }

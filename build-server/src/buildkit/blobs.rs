@@ -5,7 +5,7 @@ use std::io::Read;
 use provenance::context::Directory;
 use provenance::digest::Sha256Digest;
 
-use crate::context_store::{Gone, ProjectStore, StoreError};
+use crate::context_store::{BlobSource, Gone, ProjectStore, StoreError};
 
 /// Read access to one project's context store. Calls block.
 pub trait ContextBlobs: Send + Sync + 'static {
@@ -22,10 +22,7 @@ pub trait ContextBlobs: Send + Sync + 'static {
         digest: &Sha256Digest,
         size: u64,
         gone: Gone,
-    ) -> Result<Box<dyn Read + Send>, BlobError> {
-        let _ = (size, gone);
-        self.open_blob(digest)
-    }
+    ) -> Result<Box<dyn BlobSource>, BlobError>;
 }
 
 impl ContextBlobs for ProjectStore {
@@ -48,7 +45,7 @@ impl ContextBlobs for ProjectStore {
         digest: &Sha256Digest,
         size: u64,
         gone: Gone,
-    ) -> Result<Box<dyn Read + Send>, BlobError> {
+    ) -> Result<Box<dyn BlobSource>, BlobError> {
         match Self::open_blob(self, digest) {
             Ok(reader) => Ok(Box::new(reader)),
             Err(StoreError::NotStored { .. }) => Ok(Box::new(Self::open_arriving(self, digest, size, gone))),

@@ -1,10 +1,8 @@
 //! FileSync: BuildKit asks for a tree by name and gets what its patterns leave of it.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use proto::buildkit::fsutil::types::packet::PacketType;
 use proto::buildkit::fsutil::types::{Packet, Stat};
 use proto::buildkit::moby::filesync::v1::file_sync_server::FileSync;
@@ -133,22 +131,19 @@ impl Transfer {
             |problem: String| TreeError::Blob(super::blobs::BlobError { digest: contents.digest, problem });
         let mut left = contents.size;
         loop {
-            let wanted = usize::try_from(left).unwrap_or(CHUNK).clamp(1, CHUNK);
-            let mut buffer = vec![0; wanted];
-            let count = reader.read(&mut buffer).map_err(|e| match e.kind() {
+            let bytes = reader.next(CHUNK).map_err(|e| match e.kind() {
                 std::io::ErrorKind::BrokenPipe => TreeError::Closed,
                 _ => unreadable(e.to_string()),
             })?;
-            if count == 0 {
+            if bytes.is_empty() {
                 break;
             }
-            left = left.checked_sub(count as u64).ok_or_else(|| {
+            left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
                 unreadable(format!("is longer than the {} bytes its directory says", contents.size))
             })?;
-            buffer.truncate(count);
             let mut data = packet(PacketType::PacketData);
             data.id = id;
-            data.data = Bytes::from(buffer);
+            data.data = bytes;
             self.out.blocking_send(Ok(data)).map_err(|_| TreeError::Closed)?;
         }
         if left > 0 {

@@ -1,13 +1,16 @@
 //! Reading a blob while it is being uploaded.
 
 use std::fs::File;
-use std::io::{self, Read, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use provenance::digest::{Sha256Digest, Sha256Hasher};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::live::Live;
 use super::project::ProjectStore;
 use super::{StoreError, io_error};
 
@@ -16,6 +19,21 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Tells whether nobody wants the bytes any more.
 pub type Gone = Box<dyn Fn() -> bool + Send>;
+
+/// A blob's bytes, piece by piece from its beginning.
+pub trait BlobSource: Send {
+    /// The next bytes, at most `most` of them; none at the end. Fails with `InvalidData` at the end when the bytes
+    /// do not have the digest: use no byte for good before. Blocks.
+    fn next(&mut self, most: usize) -> io::Result<Bytes>;
+}
+
+/// What a file has to give, at most `most` bytes and at most `left`.
+pub(super) fn read_some(file: &mut File, most: usize, left: u64) -> io::Result<Bytes> {
+    let most = usize::try_from(left).unwrap_or(most).min(most);
+    let mut bytes = Vec::with_capacity(most);
+    file.take(most as u64).read_to_end(&mut bytes)?;
+    Ok(bytes.into())
+}
 
 /// Reads a blob from its beginning and waits where its bytes have not come yet. The digest is checked at the end,
 /// as with every blob: use no byte for good before.
@@ -27,8 +45,11 @@ pub struct ArrivingReader {
     size: u64,
     file: Option<File>,
     position: u64,
-    /// Gone when the end was reached and the digest held.
+    /// Of all bytes up to the end of `chunk`. Gone when the end was reached and the digest held.
     hasher: Option<Sha256Hasher>,
+    live: Arc<Live>,
+    /// What is left of the chunk from memory.
+    chunk: Bytes,
     changes: watch::Receiver<u64>,
     gone: Gone,
 }
@@ -44,6 +65,8 @@ impl ProjectStore {
             file: None,
             position: 0,
             hasher: Some(Sha256Hasher::new()),
+            live: self.inner.live.listen(digest),
+            chunk: Bytes::new(),
             changes: self.changes(),
             gone,
         }
@@ -70,6 +93,35 @@ impl ArrivingReader {
         Ok(None)
     }
 
+    /// Bytes that the upload passes on, which it has hashed; empty when it has not those that come next.
+    fn from_memory(&mut self, most: usize) -> Bytes {
+        if self.chunk.is_empty()
+            && let Some(hasher) = &mut self.hasher
+            && let Some(next) = self.live.following(self.position, hasher)
+        {
+            *hasher = next.after;
+            self.chunk = next.data;
+            // It stands where the chunk begins.
+            self.file = None;
+        }
+        let left = usize::try_from(self.size - self.position).unwrap_or(usize::MAX);
+        self.chunk.split_to(most.min(left).min(self.chunk.len()))
+    }
+
+    /// Bytes that were written; empty when the next have not come.
+    fn from_disk(&mut self, most: usize) -> io::Result<Bytes> {
+        if self.file.is_none() {
+            self.file = self.open().map_err(io::Error::other)?;
+        }
+        let Some(file) = &mut self.file else { return Ok(Bytes::new()) };
+        let end = self.live.next_offset(self.position).unwrap_or(self.size).min(self.size);
+        let bytes = read_some(file, most, end.saturating_sub(self.position))?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes);
+        }
+        Ok(bytes)
+    }
+
     fn wait(&mut self) -> io::Result<()> {
         if (self.gone)() {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "nobody waits for this blob any more"));
@@ -89,32 +141,22 @@ impl ArrivingReader {
     }
 }
 
-impl Read for ArrivingReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
+impl BlobSource for ArrivingReader {
+    fn next(&mut self, most: usize) -> io::Result<Bytes> {
         loop {
             if self.position == self.size {
                 self.check()?;
-                return Ok(0);
+                return Ok(Bytes::new());
             }
-            // Before the file is looked at, so that no change in between is missed.
+            // Before anything is looked at, so that no change in between is missed.
             self.changes.mark_unchanged();
-            if self.file.is_none() {
-                self.file = self.open().map_err(io::Error::other)?;
+            let mut bytes = self.from_memory(most);
+            if bytes.is_empty() {
+                bytes = self.from_disk(most)?;
             }
-            if let Some(file) = &mut self.file {
-                let wanted =
-                    buffer.len().min(usize::try_from(self.size - self.position).unwrap_or(usize::MAX));
-                let count = file.read(&mut buffer[..wanted])?;
-                if count > 0 {
-                    self.position += count as u64;
-                    if let Some(hasher) = &mut self.hasher {
-                        hasher.update(&buffer[..count]);
-                    }
-                    return Ok(count);
-                }
+            if !bytes.is_empty() {
+                self.position += bytes.len() as u64;
+                return Ok(bytes);
             }
             self.file = None;
             self.wait()?;

@@ -15,6 +15,7 @@
 
 mod arriving;
 mod closure;
+mod live;
 mod project;
 mod retention;
 mod upload;
@@ -29,7 +30,7 @@ use provenance::context::InvalidDirectory;
 use provenance::digest::Sha256Digest;
 use provenance::project::ProjectId;
 
-pub use arriving::{ArrivingReader, Gone};
+pub use arriving::{ArrivingReader, BlobSource, Gone};
 pub use closure::Completeness;
 pub use project::{BlobReader, ProjectStore};
 pub use retention::{Pin, PinnedRoot, Swept};

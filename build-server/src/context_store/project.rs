@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use provenance::context::{Directory, MAX_DIRECTORY};
 use provenance::digest::{Sha256Digest, Sha256Hasher};
 use tokio::sync::watch;
 
+use super::arriving::{BlobSource, read_some};
+use super::live::LiveBlobs;
 use super::retention::PinnedRoot;
 use super::{StoreError, StoreLimits, io_error};
 
@@ -40,6 +43,7 @@ pub(super) struct Inner {
     /// When a client last asked or wrote: retention leaves a project alone while it is being used.
     pub(super) last_use: Mutex<Option<SystemTime>>,
     changed: watch::Sender<u64>,
+    pub(super) live: LiveBlobs,
 }
 
 impl ProjectStore {
@@ -57,6 +61,7 @@ impl ProjectStore {
                 pins: Mutex::default(),
                 last_use: Mutex::default(),
                 changed: watch::Sender::new(0),
+                live: LiveBlobs::default(),
             }),
         }
     }
@@ -323,22 +328,38 @@ impl BlobReader {
     }
 }
 
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
-        if count > 0 {
+impl BlobReader {
+    /// Counts bytes that were read; none is the end.
+    fn seen(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !bytes.is_empty() {
             if let Some(hasher) = &mut self.hasher {
-                hasher.update(&buffer[..count]);
+                hasher.update(bytes);
             }
-        } else if !buffer.is_empty()
-            && let Some(hasher) = self.hasher.take()
-        {
+        } else if let Some(hasher) = self.hasher.take() {
             let got = hasher.finish();
             if got != self.digest {
                 self.store.inner.discard(&self.digest);
                 let damaged = StoreError::Corrupt { digest: self.digest, got };
                 return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
             }
+        }
+        Ok(())
+    }
+}
+
+impl BlobSource for BlobReader {
+    fn next(&mut self, most: usize) -> io::Result<Bytes> {
+        let bytes = read_some(&mut self.file, most, u64::MAX)?;
+        self.seen(&bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        if !buffer.is_empty() {
+            self.seen(&buffer[..count])?;
         }
         Ok(count)
     }

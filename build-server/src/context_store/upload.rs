@@ -5,14 +5,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::sync::PoisonError;
 
+use bytes::Bytes;
 use provenance::digest::{Sha256Digest, Sha256Hasher};
 
+use super::live::LiveChunk;
 use super::project::ProjectStore;
 use super::{StoreError, io_error};
 
 /// One chunk of a large blob.
-#[derive(Debug, Clone, Copy)]
-pub struct Chunk<'a> {
+#[derive(Debug, Clone)]
+pub struct Chunk {
     /// SHA-256 of the whole blob.
     pub digest: Sha256Digest,
     /// Size of the whole blob in bytes.
@@ -20,7 +22,7 @@ pub struct Chunk<'a> {
     /// Offset of `data`.
     pub offset: u64,
     /// The bytes.
-    pub data: &'a [u8],
+    pub data: Bytes,
 }
 
 /// The large blobs of one upload stream. Dropping it keeps what came, for a later stream.
@@ -73,7 +75,7 @@ impl UploadSession {
     ///
     /// The first chunk of a blob may start where the last stream stopped ([`ProjectStore::upload_state`]) or
     /// at 0, which begins anew.
-    pub fn add(&mut self, chunk: Chunk<'_>) -> Result<bool, StoreError> {
+    pub fn add(&mut self, chunk: Chunk) -> Result<bool, StoreError> {
         let Chunk { digest, size, offset, data } = chunk;
         if !self.open.contains_key(&digest) {
             if self.open.len() >= MAX_OPEN {
@@ -100,14 +102,25 @@ impl UploadSession {
         match partial {
             Partial::Stored { at, .. } => *at = end,
             Partial::Open(upload) => {
-                if let Err(error) = upload.file.write_all(data) {
+                // Before they are written, so that a reader who keeps up never looks for them on the disk.
+                let before = upload.hasher.clone();
+                upload.hasher.update(&data);
+                let after = &upload.hasher;
+                let inner = &self.store.inner;
+                inner.live.offer(&digest, || LiveChunk {
+                    offset,
+                    data: data.clone(),
+                    before,
+                    after: after.clone(),
+                });
+                inner.notify();
+                if let Err(error) = upload.file.write_all(&data) {
                     let error = io_error(format!("write the upload of {digest}"))(error);
                     if matches!(error, StoreError::DiskFull { .. }) {
                         self.discard(&digest);
                     }
                     return Err(error);
                 }
-                upload.hasher.update(data);
                 upload.written = end;
                 self.store.inner.notify();
             }

@@ -14,6 +14,7 @@ use build_server::buildkit::{
     AgentHub, AllowAllSources, BlobError, ContextBlobs, Daemon, Engine, EngineConfig, EngineError,
     EngineEvent, SolveInputs, Solved, SourcePolicy, solve,
 };
+use build_server::context_store::{BlobSource, Gone};
 use build_server::secrets::{RegistryCredentials, SecretValues};
 use provenance::binding::Nonce;
 use provenance::context::{Directory, Entry, Kind, Name};
@@ -122,6 +123,23 @@ impl ContextBlobs for MemoryStore {
 
     fn blob_size(&self, digest: &Sha256Digest) -> Result<Option<u64>, BlobError> {
         Ok(self.bytes(digest).ok().map(|b| b.len() as u64))
+    }
+
+    fn open_arriving(
+        &self,
+        digest: &Sha256Digest,
+        _: u64,
+        _: Gone,
+    ) -> Result<Box<dyn BlobSource>, BlobError> {
+        Ok(Box::new(InMemory(self.bytes(digest)?.into())))
+    }
+}
+
+struct InMemory(bytes::Bytes);
+
+impl BlobSource for InMemory {
+    fn next(&mut self, most: usize) -> std::io::Result<bytes::Bytes> {
+        Ok(self.0.split_to(most.min(self.0.len())))
     }
 }
 
