@@ -9,7 +9,7 @@ use bytes::Bytes;
 use provenance::digest::{Sha256Digest, Sha256Hasher};
 
 /// Chunks kept for each blob that somebody reads: what a reader may lag behind without going to the disk.
-const CHUNKS: usize = 3;
+const CHUNKS: usize = 4;
 /// How long an upload waits for a reader to take a chunk. Both are parts of one build, which ends with the slower of
 /// them; but a reader that does not come must not hold up what other builds may want too.
 const PATIENCE: Duration = Duration::from_millis(200);

@@ -21,6 +21,8 @@ use crate::channel::AttestedService;
 
 /// Most bytes of one upload message (the server accepts 3 MiB).
 const MAX_MESSAGE: usize = 3 << 20;
+/// Bytes of one chunk of a large blob: what the server holds several of at a time.
+const CHUNK: usize = 512 << 10;
 /// Blobs above this size are sent in chunks and can be resumed.
 const LARGE: u64 = 1 << 20;
 /// Room for tag, length and digest of each blob of a batch.
@@ -200,8 +202,7 @@ impl Producer {
         };
         let mut offset = 0_u64;
         while offset < blob.size {
-            let wanted =
-                usize::try_from((blob.size - offset).min((MAX_MESSAGE - 1024) as u64)).expect("fits");
+            let wanted = usize::try_from((blob.size - offset).min(CHUNK as u64)).expect("fits");
             let mut data = vec![0; wanted];
             file.read_exact(&mut data).map_err(|e| match e.kind() {
                 std::io::ErrorKind::UnexpectedEof => changed(),
