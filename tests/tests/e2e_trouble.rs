@@ -1,6 +1,6 @@
 //! What goes wrong with the machine and its configuration: each gets its own clear error, and nothing is lost.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sealwright_tests::harness::supervise::wait_for;
@@ -105,4 +105,54 @@ fn configuration_is_refused_with_file_key_and_what_is_wanted() {
         }
         assert!(!said.contains("panicked"), "{said}");
     }
+}
+
+#[test]
+fn of_a_context_only_what_the_server_lacks_is_sent() {
+    let server = DevServer::start();
+    let context = context(&server, "sent", "FROM scratch\nCOPY . /all/\n");
+    std::fs::create_dir(context.join("inner")).expect("directory");
+    std::fs::write(context.join("inner/same"), "the same\n").expect("file");
+    std::fs::write(context.join("changes"), "one\n").expect("file");
+    let build = |round: &str| {
+        let output = format!("type=oci,dest={}", server.work().join(round).display());
+        let context = context.display().to_string();
+        server.sealwright(["build", "--progress", "plain", "--output", &output, &context]).ok()
+    };
+    // Three files, two directories, and the one that holds only the Dockerfile.
+    build("first").says("(6 new, ");
+    // Digests of files that were written less than two seconds before a scan are not remembered.
+    std::thread::sleep(Duration::from_millis(2100));
+    build("unchanged").says("(nothing new)");
+    // The file and the directory that names it.
+    std::fs::write(context.join("changes"), "two\n").expect("file");
+    build("changed").says("(2 new, ");
+
+    // What the server had once it need not have for ever.
+    let contexts = server.state().join("contexts");
+    let mut removed = 0;
+    for project in std::fs::read_dir(&contexts).expect("projects") {
+        for top in ["blobs", "roots"] {
+            removed += remove_files(&project.as_ref().expect("a project").path().join(top));
+        }
+    }
+    assert!(removed >= 7, "{removed} files below {}", contexts.display());
+    std::fs::write(context.join("changes"), "three\n").expect("file");
+    build("again").says("(6 new, ");
+    server.sealwright(["verify", &server.work().join("again").display().to_string()]).ok().says("TRUSTED");
+}
+
+/// Removes the files below a directory, and leaves directories.
+fn remove_files(directory: &Path) -> usize {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let entry = entry.expect("an entry");
+        if entry.file_type().expect("a type").is_dir() {
+            removed += remove_files(&entry.path());
+        } else {
+            std::fs::remove_file(entry.path()).expect("removed");
+            removed += 1;
+        }
+    }
+    removed
 }

@@ -11,7 +11,7 @@ mod scan;
 mod upload;
 mod walk;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,6 +72,17 @@ pub struct Tree {
     pub files: u64,
     /// Sum of the sizes of those files.
     pub bytes: u64,
+    /// The tree of the scan before, when a cache told of it.
+    pub previous: Option<Previous>,
+}
+
+/// An earlier tree of the same directory: a store that has it whole needs not be asked for what is still the same.
+#[derive(Clone)]
+pub struct Previous {
+    /// Digest of its root directory blob.
+    pub root: Sha256Digest,
+    /// Files of it that are as they were.
+    pub files: Arc<HashSet<Sha256Digest>>,
 }
 
 /// Why a directory cannot be a context. Fault: the caller's files, or the environment.

@@ -1,7 +1,7 @@
 //! From a directory to a tree: walk, hash what the stat cache does not know on all cores, build the directory
 //! blobs from the leaves up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
@@ -13,7 +13,7 @@ use provenance::context::{Directory, Entry, Kind};
 use provenance::digest::{Sha256Digest, Sha256Hasher};
 
 use super::walk::{self, Node, NodeKind, Stamp, Walked};
-use super::{Blob, BlobSource, ContextError, FileSource, IgnoreFilter, StatCache, Tree};
+use super::{Blob, BlobSource, ContextError, FileSource, IgnoreFilter, Previous, StatCache, Tree};
 
 /// Bytes read at once when hashing.
 const READ_SIZE: usize = 256 << 10;
@@ -24,27 +24,45 @@ const MAX_THREADS: usize = 16;
 pub fn scan(path: &Path, filter: &IgnoreFilter, cache: &mut StatCache) -> Result<Tree, ContextError> {
     let root = Arc::new(walk::open_root(path)?);
     let root_path = Arc::new(path.to_owned());
-    let walked = walk::walk(root.as_fd(), path, filter)?;
-    let digests = digests(&walked, &root, &root_path, cache)?;
+    let walked = walk::walk(&root, path, filter)?;
+    let Digests { by_node: digests, unchanged } = digests(&walked, &root, &root_path, cache)?;
     let mut builder = Builder {
         nodes: &walked.nodes,
         digests: &digests,
-        tree: Tree { root: Sha256Digest::of(b""), blobs: HashMap::new(), files: 0, bytes: 0 },
+        tree: Tree { root: Sha256Digest::of(b""), blobs: HashMap::new(), files: 0, bytes: 0, previous: None },
         root,
         root_path,
     };
     let top = builder.directory(&walked.top, &[])?;
-    builder.tree.root = top;
-    Ok(builder.tree)
+    let mut tree = builder.tree;
+    tree.root = top;
+    tree.previous = cache.root().map(|root| Previous { root, files: Arc::new(unchanged) });
+    cache.replace(
+        top,
+        walked.nodes.iter().enumerate().filter_map(|(index, node)| match &node.kind {
+            NodeKind::File(stamp) => {
+                digests.get(&index).map(|digest| (node.path.as_slice(), *stamp, *digest))
+            }
+            _ => None,
+        }),
+    );
+    Ok(tree)
 }
 
-/// Digest of every regular file, by node index.
+/// Digests of regular files.
+struct Digests {
+    by_node: HashMap<usize, Sha256Digest>,
+    /// Those that the cache knew.
+    unchanged: HashSet<Sha256Digest>,
+}
+
+/// Takes digests from the cache, and hashes the files that it does not know.
 fn digests(
     walked: &Walked,
     root: &Arc<std::os::fd::OwnedFd>,
     root_path: &Arc<PathBuf>,
-    cache: &mut StatCache,
-) -> Result<HashMap<usize, Sha256Digest>, ContextError> {
+    cache: &StatCache,
+) -> Result<Digests, ContextError> {
     let mut known = HashMap::new();
     let mut unknown: Vec<(usize, FileSource)> = Vec::new();
     for (index, node) in walked.nodes.iter().enumerate() {
@@ -91,12 +109,9 @@ fn digests(
     if let Some(error) = failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         return Err(error);
     }
+    let unchanged = known.values().copied().collect();
     known.extend(hashed);
-    cache.replace(walked.nodes.iter().enumerate().filter_map(|(index, node)| match &node.kind {
-        NodeKind::File(stamp) => known.get(&index).map(|digest| (node.path.as_slice(), *stamp, *digest)),
-        _ => None,
-    }));
-    Ok(known)
+    Ok(Digests { by_node: known, unchanged })
 }
 
 impl FileSource {
@@ -227,5 +242,5 @@ pub fn empty_tree() -> Tree {
     let root = Sha256Digest::of(&blob);
     let size = blob.len() as u64;
     let blobs = HashMap::from([(root, Blob { size, source: BlobSource::Memory(Arc::new(blob)) })]);
-    Tree { root, blobs, files: 0, bytes: 0 }
+    Tree { root, blobs, files: 0, bytes: 0, previous: None }
 }

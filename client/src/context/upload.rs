@@ -53,10 +53,8 @@ pub async fn upload(
     loose: &HashMap<Sha256Digest, Blob>,
     sent: Arc<AtomicU64>,
 ) -> Result<Uploaded, ContextError> {
-    let mut wanted: HashMap<Sha256Digest, Blob> = loose.clone();
-    for tree in incomplete(&client, project, trees).await? {
-        wanted.extend(tree.blobs.iter().map(|(digest, blob)| (*digest, blob.clone())));
-    }
+    let mut wanted = loose.clone();
+    wanted.extend(unknown(&client, project, trees).await?);
     let missing = missing(&client, project, wanted).await?;
     if missing.is_empty() {
         return Ok(Uploaded::default());
@@ -96,26 +94,38 @@ pub async fn upload(
     }
 }
 
-/// Trees that the store does not have whole.
-async fn incomplete<'a>(
+/// Blobs of trees that the store may lack: none of a tree that it has whole, and of a tree that has changed not those
+/// that were in it when the store had it whole.
+async fn unknown(
     client: &Client,
     project: ProjectId,
-    trees: &[&'a Tree],
-) -> Result<Vec<&'a Tree>, ContextError> {
-    let mut asked = HashSet::new();
-    let questions = trees.iter().filter(|tree| asked.insert(tree.root)).map(|tree| {
+    trees: &[&Tree],
+) -> Result<HashMap<Sha256Digest, Blob>, ContextError> {
+    let roots: HashSet<Sha256Digest> = trees
+        .iter()
+        .flat_map(|tree| std::iter::once(tree.root).chain(tree.previous.iter().map(|previous| previous.root)))
+        .collect();
+    let questions = roots.into_iter().map(|root| {
         let mut client = client.clone();
         async move {
-            let name = format!("projects/{project}/contexts/{}", tree.root.hex());
+            let name = format!("projects/{project}/contexts/{}", root.hex());
             match client.get_context(v1::GetContextRequest { name }).await {
-                Ok(answer) => Ok((*tree, answer.into_inner().complete)),
-                Err(status) if status.code() == tonic::Code::NotFound => Ok((*tree, false)),
+                Ok(answer) => Ok(answer.into_inner().complete.then_some(root)),
+                Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
                 Err(status) => Err(status),
             }
         }
     });
-    let answers = futures_util::future::try_join_all(questions).await?;
-    Ok(answers.into_iter().filter(|(_, complete)| !complete).map(|(tree, _)| tree).collect())
+    let complete: HashSet<Sha256Digest> =
+        futures_util::future::try_join_all(questions).await?.into_iter().flatten().collect();
+    let mut unknown = HashMap::new();
+    for tree in trees.iter().filter(|tree| !complete.contains(&tree.root)) {
+        let previous = tree.previous.as_ref().filter(|previous| complete.contains(&previous.root));
+        let stored = |digest: &Sha256Digest| previous.is_some_and(|previous| previous.files.contains(digest));
+        let blobs = tree.blobs.iter().filter(|(digest, _)| !stored(digest));
+        unknown.extend(blobs.map(|(digest, blob)| (*digest, blob.clone())));
+    }
+    Ok(unknown)
 }
 
 /// Blobs that the store lacks.

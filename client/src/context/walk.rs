@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use provenance::context::{MAX_DEPTH, Name};
 use provenance::ignore::FilterState;
@@ -68,6 +70,9 @@ pub(crate) enum NodeKind {
     Socket,
 }
 
+/// Extended attributes: values by name.
+pub(crate) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// One entry that was found.
 pub(crate) struct Node {
     pub(crate) name: Name,
@@ -75,7 +80,7 @@ pub(crate) struct Node {
     pub(crate) path: Vec<u8>,
     pub(crate) mode: u16,
     pub(crate) mtime_ns: i64,
-    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(crate) xattrs: Xattrs,
     pub(crate) kind: NodeKind,
 }
 
@@ -91,7 +96,18 @@ struct Walker<'a> {
     filter: &'a IgnoreFilter,
     nodes: Vec<Node>,
     first_names: HashMap<(u64, u64), usize>,
+    listed: SyncSender<Listed>,
 }
+
+/// Entries of one directory, whose extended attributes are still to be read.
+struct Listed {
+    directory: Arc<OwnedFd>,
+    /// Index of the node, and name.
+    entries: Vec<(usize, CString)>,
+}
+
+/// Directories that may wait for their extended attributes; each holds a descriptor.
+const WAITING: usize = 64;
 
 /// Opens a directory that is to be the root of a context.
 pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, ContextError> {
@@ -101,13 +117,47 @@ pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, ContextError> {
 
 /// Walks everything beneath `root` that the filter lets in.
 pub(crate) fn walk(
-    root: BorrowedFd<'_>,
+    root: &Arc<OwnedFd>,
     root_path: &Path,
     filter: &IgnoreFilter,
 ) -> Result<Walked, ContextError> {
-    let mut walker = Walker { root_path, filter, nodes: Vec::new(), first_names: HashMap::new() };
-    let top = walker.directory(root, &[], &FilterState::default(), 0)?;
-    Ok(Walked { nodes: walker.nodes, top })
+    // Reading extended attributes takes as long as everything else, so it has a thread of its own.
+    std::thread::scope(|scope| {
+        let (listed, receiver) = std::sync::mpsc::sync_channel(WAITING);
+        let reader = scope.spawn(move || all_xattrs(&receiver));
+        let mut walker = Walker { root_path, filter, nodes: Vec::new(), first_names: HashMap::new(), listed };
+        let top = walker.directory(root, &[], &FilterState::default(), 0)?;
+        let Walker { mut nodes, listed, .. } = walker;
+        drop(listed);
+        for (index, xattrs) in reader.join().expect("reading attributes does not panic") {
+            let path = &nodes[index].path;
+            let xattrs = xattrs.map_err(|errno| failed(&shown(root_path, path), errno))?;
+            nodes[index].xattrs = xattrs;
+        }
+        Ok(Walked { nodes, top })
+    })
+}
+
+/// Extended attributes of the nodes that have some.
+fn all_xattrs(listed: &Receiver<Listed>) -> Vec<(usize, Result<Xattrs, Errno>)> {
+    let mut found = Vec::new();
+    for Listed { directory, entries } in listed {
+        for (index, name) in entries {
+            let xattrs = xattrs(directory.as_fd(), &name);
+            if !xattrs.as_ref().is_ok_and(BTreeMap::is_empty) {
+                found.push((index, xattrs));
+            }
+        }
+    }
+    found
+}
+
+fn failed(path: &Path, errno: Errno) -> ContextError {
+    match errno {
+        // What was listed a moment ago and is gone now changed under our hands.
+        Errno::NOENT | Errno::LOOP | Errno::NOTDIR => ContextError::Changed { path: path.to_owned() },
+        other => ContextError::Read { path: path.to_owned(), source: other.into() },
+    }
 }
 
 impl Walker<'_> {
@@ -116,16 +166,12 @@ impl Walker<'_> {
     }
 
     fn failed(&self, path: &[u8], errno: Errno) -> ContextError {
-        match errno {
-            // What was listed a moment ago and is gone now changed under our hands.
-            Errno::NOENT | Errno::LOOP | Errno::NOTDIR => ContextError::Changed { path: self.full(path) },
-            other => ContextError::Read { path: self.full(path), source: other.into() },
-        }
+        failed(&self.full(path), errno)
     }
 
     fn directory(
         &mut self,
-        fd: BorrowedFd<'_>,
+        fd: &Arc<OwnedFd>,
         prefix: &[u8],
         state: &FilterState,
         depth: usize,
@@ -143,6 +189,7 @@ impl Walker<'_> {
         }
         names.sort_unstable_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
         let mut children = Vec::with_capacity(names.len());
+        let mut entries = Vec::with_capacity(names.len());
         for (name, listed) in names {
             let mut path = Vec::with_capacity(prefix.len() + 1 + name.as_bytes().len());
             if !prefix.is_empty() {
@@ -150,10 +197,14 @@ impl Walker<'_> {
                 path.push(b'/');
             }
             path.extend_from_slice(name.as_bytes());
-            if let Some(index) = self.entry(fd, (&name, listed), path, state, depth)? {
+            if let Some(index) = self.entry(fd.as_fd(), (&name, listed), path, state, depth)? {
                 children.push(index);
+                entries.push((index, name));
             }
         }
+        self.listed
+            .send(Listed { directory: fd.clone(), entries })
+            .expect("the other end reads until this one is dropped");
         Ok(children)
     }
 
@@ -205,7 +256,7 @@ impl Walker<'_> {
                 let fd = rustix::fs::openat(parent, name.as_c_str(), flags, Mode::empty())
                     .map_err(|e| self.failed(&path, e))?;
                 let children = match visit.descend {
-                    true => self.directory(fd.as_fd(), &path, &visit.state, depth + 1)?,
+                    true => self.directory(&Arc::new(fd), &path, &visit.state, depth + 1)?,
                     false => Vec::new(),
                 };
                 // An excluded directory is carried only for the sake of what a `!` pattern brings back.
@@ -241,9 +292,7 @@ impl Walker<'_> {
             FileType::Socket => NodeKind::Socket,
             _ => NodeKind::Fifo,
         };
-        let xattrs = xattrs(parent, name).map_err(|e| self.failed(&self.nodes[index].path, e))?;
         self.nodes[index].kind = kind;
-        self.nodes[index].xattrs = xattrs;
         Ok(Some(index))
     }
 }
@@ -253,7 +302,7 @@ fn device_numbers(stat: &Stat) -> (u32, u32) {
 }
 
 /// Extended attributes of an entry, not following a link.
-fn xattrs(parent: BorrowedFd<'_>, name: &CString) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
+fn xattrs(parent: BorrowedFd<'_>, name: &CString) -> Result<Xattrs, Errno> {
     // There is no llistxattrat before Linux 6.13; the descriptor's magic link stands in for the parent.
     let path = [format!("/proc/self/fd/{}/", parent.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
     let path = OsStr::from_bytes(&path);
