@@ -46,7 +46,7 @@ serve: binaries
 	@exec $(RELEASE)/dev-server --state $(STATE) --listen $(ADDR) --tools $(TOOLS)
 
 test: tools
-	cargo test --release --locked --workspace
+	cargo test --release --locked --workspace --no-fail-fast
 
 lint: prerequisites
 	cargo fmt --all --check

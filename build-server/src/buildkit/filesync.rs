@@ -14,12 +14,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::tree::{Contents, Tree, TreeError, without_covered};
 
-/// Bytes of one DATA packet. The receiver's limit is 16 MiB; this is where larger gives no more speed.
-const CHUNK: usize = 256 << 10;
+/// Bytes of one DATA packet (the receiver takes up to 16 MiB). With [`QUEUE`] it bounds the memory of a transfer to 4 MiB.
+const CHUNK: usize = 128 << 10;
 /// Files read at the same time, as in Docker's clients.
 const READERS: usize = 4;
 /// Packets on their way.
-const QUEUE: usize = 64;
+const QUEUE: usize = 32;
 /// Most patterns or paths of one request.
 const MAX_PATTERNS: usize = 100_000;
 

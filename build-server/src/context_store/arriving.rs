@@ -94,7 +94,7 @@ impl ArrivingReader {
     }
 
     /// Bytes that the upload passes on, which it has hashed; empty when it has not those that come next.
-    fn from_memory(&mut self, most: usize) -> Bytes {
+    fn take_live(&mut self, most: usize) -> Bytes {
         if self.chunk.is_empty()
             && let Some(hasher) = &mut self.hasher
             && let Some(next) = self.live.following(self.position, hasher)
@@ -109,7 +109,7 @@ impl ArrivingReader {
     }
 
     /// Bytes that were written; empty when the next have not come.
-    fn from_disk(&mut self, most: usize) -> io::Result<Bytes> {
+    fn read_written(&mut self, most: usize) -> io::Result<Bytes> {
         if self.file.is_none() {
             self.file = self.open().map_err(io::Error::other)?;
         }
@@ -150,9 +150,9 @@ impl BlobSource for ArrivingReader {
             }
             // Before anything is looked at, so that no change in between is missed.
             self.changes.mark_unchanged();
-            let mut bytes = self.from_memory(most);
+            let mut bytes = self.take_live(most);
             if bytes.is_empty() {
-                bytes = self.from_disk(most)?;
+                bytes = self.read_written(most)?;
             }
             if !bytes.is_empty() {
                 self.position += bytes.len() as u64;
