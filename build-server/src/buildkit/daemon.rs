@@ -11,6 +11,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use proto::buildkit::moby::buildkit::v1::InfoRequest;
 use provenance::project::ProjectId;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::sync::{Mutex as AsyncMutex, watch};
+use tonic::Status;
 
 use super::client::ControlChannel;
 use super::config::EngineConfig;
@@ -29,6 +31,8 @@ use super::runtime::{DaemonNames, Runtime};
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a daemon may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long the kernel may take to end a daemon with all its steps, whose connection has broken already.
+const END_LIMIT: Duration = Duration::from_secs(30);
 /// How long a daemon may take to forget its builds before it is stopped.
 const FORGET_LIMIT: Duration = Duration::from_secs(2);
 /// Log lines kept, and bytes of one.
@@ -66,6 +70,7 @@ pub struct Daemon {
     names: DaemonNames,
     log: Log,
     ended: watch::Receiver<bool>,
+    stopping: AtomicBool,
     last_used: Mutex<Instant>,
     /// Trees that were transferred under each shared key, see [`super::shared_key`].
     pub(super) transfers: super::shared_key::Transfers,
@@ -104,6 +109,22 @@ impl Daemon {
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 
+    /// Whether a call failed because the daemon ends or has ended; waits until it has.
+    ///
+    /// A dying daemon's connections break before its end is known: the kernel first ends its steps, and on a busy
+    /// machine that takes its time. Cancel safe.
+    pub(super) async fn ended_with(&self, failed: &Status) -> bool {
+        // A status that the daemon sent has no source; one that is made because the connection broke has.
+        let cut = std::error::Error::source(failed).is_some();
+        (cut || self.stopping.load(Ordering::Relaxed))
+            && tokio::time::timeout(END_LIMIT, self.ended()).await.is_ok()
+    }
+
+    /// The error of a build that lost its daemon.
+    pub(super) fn died(&self) -> EngineError {
+        EngineError::DaemonDied { log: self.log_tail() }
+    }
+
     /// The last lines of its log.
     #[must_use]
     pub fn log_tail(&self) -> Vec<String> {
@@ -115,6 +136,7 @@ impl Daemon {
     }
 
     async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
         let _ = tokio::time::timeout(FORGET_LIMIT, super::record::forget_all(&self.channel)).await;
         // An error means that the group is gone already.
         let _ = kill_process_group(self.processes.group, Signal::TERM);
@@ -334,22 +356,18 @@ async fn start(
             Ok(child) => child,
             Err(error) => return drop(report.send(Err(error))),
         };
-        let pid = Pid::from_child(&child);
-        if report.send(Ok(pid)).is_err() {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
+        // The guard ends the process when the start is given up, also on its way to who waits for it.
+        let _ = report.send(Ok(KillOnDrop(Some(Pid::from_child(&child)))));
         watch_child(&mut child, &thread_log, &mut log_file);
         end.send_replace(true);
     });
     let start_error = |problem: String| EngineError::DaemonStart { problem, log: tail(&log) };
     watcher.map_err(|e| start_error(format!("cannot start a thread: {e}")))?;
-    let group = match spawned.await {
-        Ok(Ok(pid)) => pid,
+    let guard = match spawned.await {
+        Ok(Ok(guard)) => guard,
         Ok(Err(error)) => return Err(start_error(format!("{}: {error}", config.buildkitd.display()))),
         Err(_) => return Err(start_error("its thread ended".to_owned())),
     };
-    // From here on the guard ends the process when the start is given up.
-    let guard = KillOnDrop(Some(group));
     let channel = match tokio::time::timeout(START_LIMIT, wait_ready(&socket, ended.clone())).await {
         Ok(Some(channel)) => channel,
         Ok(None) => return Err(start_error("it ended at once".to_owned())),
@@ -361,9 +379,9 @@ async fn start(
     let telemetry = names.directory.join(TELEMETRY);
     fs::remove_file(&telemetry).map_err(EngineError::io("remove", &telemetry))?;
     super::record::forget_all(&channel).await?;
-    let first =
-        first_process(group).ok_or_else(|| start_error("its process is not to be found".to_owned()))?;
-    guard.disarm();
+    let lost = || start_error("its process is not to be found".to_owned());
+    let first = guard.0.and_then(first_process).ok_or_else(lost)?;
+    let group = guard.disarm().ok_or_else(lost)?;
     Ok(Daemon {
         channel,
         processes: Processes { group, first },
@@ -371,17 +389,19 @@ async fn start(
         names,
         log: log.clone(),
         ended,
+        stopping: AtomicBool::new(false),
         last_used: Mutex::new(Instant::now()),
         transfers: super::shared_key::Transfers::default(),
         layers: Arc::new(layers),
     })
 }
 
+/// Ends a process group unless it is disarmed.
 struct KillOnDrop(Option<Pid>);
 
 impl KillOnDrop {
-    fn disarm(mut self) {
-        self.0 = None;
+    fn disarm(mut self) -> Option<Pid> {
+        self.0.take()
     }
 }
 

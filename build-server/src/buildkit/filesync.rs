@@ -7,7 +7,7 @@ use proto::buildkit::fsutil::types::packet::PacketType;
 use proto::buildkit::fsutil::types::{Packet, Stat};
 use proto::buildkit::moby::filesync::v1::file_sync_server::FileSync;
 use provenance::ignore::Filter;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,6 +18,8 @@ use super::tree::{Contents, Tree, TreeError, without_covered};
 const CHUNK: usize = 128 << 10;
 /// Files read at the same time, as in Docker's clients.
 const READERS: usize = 4;
+/// Transfers of one build at the same time; each keeps a few threads, which all builds share. More wait.
+const MAX_TRANSFERS: usize = 16;
 /// Packets on their way.
 const QUEUE: usize = 32;
 /// Most patterns or paths of one request.
@@ -28,11 +30,18 @@ const MAX_PATTERNS: usize = 100_000;
 pub(super) struct Trees(pub(super) Arc<BTreeMap<String, Arc<Tree>>>);
 
 /// Failures of the trees, kept for the error report: BuildKit passes on only their text.
-pub(super) type Faults = Arc<Mutex<Vec<TreeError>>>;
+pub(super) type Faults = Arc<watch::Sender<Vec<TreeError>>>;
 
 pub(super) struct FileSyncService {
-    pub(super) trees: Trees,
-    pub(super) faults: Faults,
+    trees: Trees,
+    faults: Faults,
+    turns: Arc<Semaphore>,
+}
+
+impl FileSyncService {
+    pub(super) fn new(trees: Trees, faults: Faults) -> Self {
+        Self { trees, faults, turns: Arc::new(Semaphore::new(MAX_TRANSFERS)) }
+    }
 }
 
 /// Values of a metadata key; Docker query-escapes them all when one is not ASCII, and says so.
@@ -80,12 +89,13 @@ struct Transfer {
     /// By index of the STAT packet; taken when requested.
     files: Mutex<Vec<Option<Contents>>>,
     faults: Faults,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Transfer {
     fn fail(&self, error: TreeError) {
         let text = error.to_string();
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+        self.faults.send_modify(|faults| faults.push(error));
         let mut failed = packet(PacketType::PacketErr);
         failed.data = text.clone().into();
         // When the receiver is gone there is nobody left to tell.
@@ -172,8 +182,10 @@ impl FileSync for FileSyncService {
         let tree = self.trees.0.get(&name).cloned();
         let tree = tree.ok_or_else(|| Status::not_found(format!("no access allowed to dir {name:?}")))?;
 
+        let turn = self.turns.clone().acquire_owned().await.map_err(|e| Status::internal(e.to_string()))?;
         let (out, packets) = mpsc::channel(QUEUE);
-        let transfer = Arc::new(Transfer { tree, out, files: Mutex::default(), faults: self.faults.clone() });
+        let (files, faults) = (Mutex::default(), self.faults.clone());
+        let transfer = Arc::new(Transfer { tree, out, files, faults, _turn: turn });
         let lister = transfer.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = lister.list(&include, &exclude, &follow)
@@ -229,7 +241,7 @@ async fn serve_requests(
             }
             PacketType::PacketErr => {
                 let problem = String::from_utf8_lossy(&request.data).into_owned();
-                faults.lock().unwrap_or_else(PoisonError::into_inner).push(TreeError::Receiver { problem });
+                faults.send_modify(|faults| faults.push(TreeError::Receiver { problem }));
                 return;
             }
             PacketType::PacketStat | PacketType::PacketData => {

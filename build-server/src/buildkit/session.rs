@@ -15,14 +15,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Server;
+use tonic::{Request, Status};
 
 use super::auth::{AuthService, SecretsService};
 use super::client::ControlChannel;
 use super::content::ContentService;
-use super::error::EngineError;
 use super::export::FileSendService;
 use super::filesync::FileSyncService;
 use super::source_policy::PolicyService;
@@ -76,7 +75,7 @@ impl Session {
         channel: &ControlChannel,
         shared_key: &str,
         services: Services,
-    ) -> Result<Self, EngineError> {
+    ) -> Result<Self, Status> {
         let id = random_hex::<16>();
         let (near, far) = tokio::io::duplex(PIPE);
         let (mut from_server, mut to_server) = tokio::io::split(near);
@@ -110,11 +109,7 @@ impl Session {
         for method in METHODS {
             metadata.append("x-docker-expose-session-grpc-method", ascii(method));
         }
-        let lost = |status: tonic::Status| EngineError::Other {
-            message: format!("session: {}", status.message()),
-            source_excerpts: Vec::new(),
-        };
-        let mut incoming = channel.control().session(request).await.map_err(lost)?.into_inner();
+        let mut incoming = channel.control().session(request).await?.into_inner();
         let write = tokio::spawn(async move {
             while let Ok(Some(message)) = incoming.message().await {
                 if to_server.write_all(&message.data).await.is_err() {

@@ -37,6 +37,8 @@ use crate::secrets::{RegistryCredentials, SecretValues};
 
 /// How long a cancelled build's steps may take to end before it is reported as cancelled anyway.
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
+/// How long the receiver of a tree may take to say why it gave up.
+const CAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the end of the progress may take after the result.
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
 
@@ -94,7 +96,7 @@ pub async fn solve(
     let masks = Masks::new(&inputs.secrets);
     let shared = Shared::default();
     let services = Services {
-        file_sync: FileSyncService { trees: Trees(Arc::new(trees)), faults: shared.faults.clone() },
+        file_sync: FileSyncService::new(Trees(Arc::new(trees)), shared.faults.clone()),
         file_send: FileSendService {
             expected: translated.expected,
             scratch: inputs.scratch.clone(),
@@ -111,7 +113,14 @@ pub async fn solve(
         },
         content: ContentService { store: inputs.store.clone(), names: translated.stores.clone() },
     };
-    let session = Session::open(daemon.channel(), &shared_key, services).await?;
+    let session = match Session::open(daemon.channel(), &shared_key, services).await {
+        Ok(session) => session,
+        Err(status) if daemon.ended_with(&status).await => return Err(daemon.died()),
+        Err(status) => {
+            let message = format!("session: {}", status.message());
+            return Err(EngineError::Other { message, source_excerpts: Vec::new() });
+        }
+    };
     let reference = random_hex::<16>();
     let progress = watch_progress(daemon.channel(), &reference, masks.clone(), events);
     let run = Run { daemon, inputs: &inputs, translated: &translated, shared: &shared, masks: &masks };
@@ -121,7 +130,7 @@ pub async fn solve(
             let captured = run.capture(&reference, export.has_no_layers(), syntax, progress).await;
             captured.map(|capture| Solved { export, capture })
         }
-        Err(failure) => Err(run.explain(failure, progress.as_ref())),
+        Err(failure) => Err(run.explain(failure, progress.as_ref()).await),
     };
     let channel = daemon.channel().clone();
     // The build does not wait: BuildKit collects garbage before it answers, which takes longer than a cached build.
@@ -237,12 +246,11 @@ impl Run<'_> {
                 None => std::future::pending().await,
             }
         };
-        let died = || Failure::Known(EngineError::DaemonDied { log: self.daemon.log_tail() });
         let outcome = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(Failure::Known(EngineError::Cancelled)),
             (id, reason) = agents => Err(Failure::Known(EngineError::AgentGone { id, reason })),
-            () = self.daemon.ended() => Err(died()),
+            () = self.daemon.ended() => Err(Failure::Known(self.daemon.died())),
             answer = solve => match answer {
                 Ok(_) => Ok(()),
                 Err(status) => Err(Failure::Refused(status)),
@@ -254,15 +262,10 @@ impl Run<'_> {
             Err(failure) => (Err(failure), CANCEL_LIMIT),
         };
         let ended = tokio::time::timeout(limit, &mut progress).await.ok().and_then(Result::ok);
-        // A daemon that dies ends the call a moment before its end is noticed.
         if let Err(Failure::Refused(status)) = &outcome
-            && matches!(
-                status.code(),
-                tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Internal
-            )
-            && tokio::time::timeout(Duration::from_millis(500), self.daemon.ended()).await.is_ok()
+            && self.daemon.ended_with(status).await
         {
-            return (Err(died()), ended);
+            return (Err(Failure::Known(self.daemon.died())), ended);
         }
         (outcome, ended)
     }
@@ -293,7 +296,7 @@ impl Run<'_> {
     }
 
     /// The error to report: what we saw ourselves says more than what BuildKit made of it.
-    fn explain(&self, failure: Failure, progress: Option<&Progress>) -> EngineError {
+    async fn explain(&self, failure: Failure, progress: Option<&Progress>) -> EngineError {
         let status = match failure {
             Failure::Known(error) => return error,
             Failure::Refused(status) => status,
@@ -303,14 +306,19 @@ impl Run<'_> {
         {
             return EngineError::SourceDenied { source_identifier, reason };
         }
-        let faults = std::mem::take(&mut *self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner));
-        let (receiver, ours): (Vec<_>, Vec<_>) =
-            faults.into_iter().partition(|fault| matches!(fault, TreeError::Receiver { .. }));
-        // What the solve says then is a consequence; the receiver has told the cause.
+        // What the solve says then is a consequence; the receiver of a tree tells the cause, on its own way.
+        let given_up = status.message().contains("walker is closed");
+        let mut faults = self.shared.faults.subscribe();
+        if given_up {
+            let _ = tokio::time::timeout(CAUSE_LIMIT, faults.wait_for(|faults| !faults.is_empty())).await;
+        }
+        let (receiver, ours): (Vec<_>, Vec<_>) = faults
+            .borrow_and_update()
+            .iter()
+            .cloned()
+            .partition(|fault| matches!(fault, TreeError::Receiver { .. }));
         let status = match receiver.into_iter().next() {
-            Some(TreeError::Receiver { problem }) if status.message().contains("walker is closed") => {
-                Status::unknown(problem)
-            }
+            Some(TreeError::Receiver { problem }) if given_up => Status::unknown(problem),
             _ => status,
         };
         if let Some(fault) = ours.into_iter().last() {
