@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -20,6 +21,8 @@ const QUEUE: usize = 64;
 const MAX_FRAME: usize = 1 << 20;
 /// Most agent connections of one id at the same time.
 const MAX_CONNECTIONS: usize = 256;
+/// How long a step waits for the caller to attach the agent that it wants.
+const ATTACH_LIMIT: Duration = Duration::from_secs(30);
 
 /// Traffic of one agent connection, in either direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,10 +125,10 @@ impl AgentHub {
         Ok(AgentAttachment { hub: self.clone(), id: id.to_owned(), frames, reason: None })
     }
 
-    /// Waits until every id has an agent. Cancel safe.
-    pub async fn all_attached(&self) {
+    /// Waits until an id has an agent, or had one: a build may begin before its caller has attached it. Cancel safe.
+    async fn attached(&self, id: &str) {
         let mut attached = self.0.attached.subscribe();
-        while !self.0.ids.iter().all(|id| self.with(id, |agent| agent.towards.is_some())) {
+        while self.with(id, |agent| agent.towards.is_none() && agent.gone.is_none()) {
             if attached.changed().await.is_err() {
                 return;
             }
@@ -268,6 +271,10 @@ impl ssh::ssh_server::Ssh for SshService {
         let id =
             request.metadata().get("buildkit.ssh.id").and_then(|id| id.to_str().ok()).unwrap_or_default();
         let id = id_or_default(id).to_owned();
+        if hub.0.ids.contains(&id) {
+            // In vain, the error below says so.
+            let _ = tokio::time::timeout(ATTACH_LIMIT, hub.attached(&id)).await;
+        }
         let (connection, towards, data) = hub.open(&id)?;
         let mut incoming = request.into_inner();
         let forward = towards.clone();
@@ -314,5 +321,27 @@ impl Drop for ForwardedAgent {
                 closed: true,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_step_waits_for_its_agent_and_not_for_one_that_is_gone() {
+        let hub = AgentHub::new(["default".to_owned()]);
+        let waiting = tokio::spawn({
+            let hub = hub.clone();
+            async move { hub.attached("default").await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        let attachment = hub.attach("default").expect("attached");
+        waiting.await.expect("no panic");
+        assert!(hub.open("default").is_ok());
+        attachment.detach("gone");
+        hub.attached("default").await;
+        assert!(hub.open("default").is_err());
     }
 }
