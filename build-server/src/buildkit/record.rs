@@ -160,6 +160,11 @@ fn source(material: &Value, questions: &Questions) -> Result<CapturedSource, Eng
         SourceKind::Image
     } else if uri.starts_with("pkg:oci/") {
         SourceKind::OciLayout
+    } else if questions.asked.iter().any(|asked| asked.identifier == uri)
+        && (uri.starts_with("http://") || uri.starts_with("https://"))
+    {
+        // A download is asked for by its URL, a repository as `git://…`, whatever URL it is fetched from.
+        SourceKind::Http
     } else if git.is_some() || uri.contains(".git") || uri.starts_with("git") || uri.starts_with("ssh:") {
         SourceKind::Git
     } else if uri.starts_with("http://") || uri.starts_with("https://") {
@@ -222,4 +227,36 @@ pub(super) fn syntax(predicates: &[Value], path: &str) -> Result<Option<String>,
         }
     }
     Err(record("does not hold the Dockerfile of the git context, so its `# syntax=` cannot be checked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::buildkit::source_policy::SourceQuestion;
+
+    fn questions(identifier: &str) -> Questions {
+        let asked = SourceQuestion {
+            identifier: identifier.to_owned(),
+            attributes: std::collections::BTreeMap::new(),
+            platform: None,
+        };
+        Questions { asked: vec![asked], ..Questions::default() }
+    }
+
+    #[test]
+    fn a_download_from_a_host_that_is_named_like_a_repository_is_no_repository() {
+        let url = "https://raw.githubusercontent.com/a/b.git/main/c";
+        let material = json!({ "uri": url, "digest": { "sha256": "ab".repeat(32) } });
+        let download = source(&material, &questions(url)).expect("known");
+        assert_eq!(download.kind, SourceKind::Http);
+        assert_eq!(download.digest.expect("has one").algorithm, "sha256");
+
+        let url = "https://git.example/r.git#main";
+        let material = json!({ "uri": url, "digest": { "sha256": "ab".repeat(32) } });
+        let repository = source(&material, &questions("git://git.example/r.git#main")).expect("known");
+        assert_eq!(repository.kind, SourceKind::Git);
+        assert_eq!(repository.digest.expect("has one").algorithm, "gitCommit");
+    }
 }
