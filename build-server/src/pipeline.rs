@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use enclave_keys::{ImageName as SignedName, KeyService, ProjectKey, ReleaseRequest, Released};
 use proto::v1;
-use provenance::request::Output;
+use provenance::request::{Output, Request};
 use provenance::statement::Statement;
 use provenance::timestamp::Timestamp;
 use tokio::sync::mpsc;
@@ -80,6 +80,7 @@ impl Pipeline {
         self.done(Step::Created);
         let started = clock::now();
         let permitted = self.policy.permit(job.signed.clone())?;
+        let names = image_names(permitted.request())?;
         self.done(Step::Permit);
 
         let solved = self.solve_arriving(job, &permitted, events, cancel).await?;
@@ -113,7 +114,6 @@ impl Pipeline {
         self.done(Step::Sign);
 
         let parts = artefacts(released, key, &statement);
-        let names = image_names(&releasable)?;
         let result = write_result(layout, &releasable, parts, names.clone(), job).await?;
         self.done(Step::Layout);
 
@@ -319,8 +319,9 @@ fn artefacts(released: Released, key: ProjectKey, statement: &Statement) -> Arte
     }
 }
 
-fn image_names(image: &ReleasableImage) -> Result<Vec<ImageName>, BuildError> {
-    let Output::Image { names, .. } = &image.signed_request().request().output else {
+/// The names, before anything is built for them.
+fn image_names(request: &Request) -> Result<Vec<ImageName>, BuildError> {
+    let Output::Image { names, .. } = &request.output else {
         return Ok(Vec::new());
     };
     names.iter().map(|name| Ok(ImageName::parse(name)?)).collect()

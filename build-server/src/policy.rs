@@ -70,8 +70,9 @@ impl BuildPolicy {
 
 /// Whether the image name lies below a prefix, compared by whole path components; `*` stands for everything.
 fn is_below(name: &str, prefix: &str) -> bool {
-    prefix == "*"
-        || name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
+    // What follows a bare registry with a colon is its port, so another registry.
+    let ends: &[char] = if prefix.contains('/') { &['/', ':', '@'] } else { &['/'] };
+    prefix == "*" || name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(ends))
 }
 
 /// Why the build policy refuses.
@@ -207,5 +208,7 @@ mod tests {
         assert!(is_below("registry.example/team", "registry.example/team"));
         assert!(!is_below("registry.example/teamster/app:1", "registry.example/team"));
         assert!(!is_below("registry.example.evil/app", "registry.example"));
+        assert!(is_below("registry.example/app:1", "registry.example"));
+        assert!(!is_below("registry.example:8443/app:1", "registry.example"));
     }
 }
