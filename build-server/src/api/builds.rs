@@ -226,8 +226,8 @@ impl BuildService for Builds {
             .parse()
             .map_err(|e: provenance::digest::InvalidDigest| ApiError::field("digest", e.to_string()))?;
         let directory = self.queue.result_directory(&record.name);
-        let stream = super::blocking(move || download::open(&record, &directory, digest, offset)).await?;
-        Ok(Response::new(Box::pin(stream)))
+        let blob = super::blocking(move || download::open(&record, &directory, digest, offset)).await?;
+        Ok(Response::new(Box::pin(blob.stream())))
     }
 
     type ForwardAgentStream = ResponseStream<v1::ForwardAgentResponse>;

@@ -21,13 +21,13 @@ const AHEAD: usize = 2;
 
 type Chunks = mpsc::Sender<Result<v1::ReadBlobResponse, Status>>;
 
-/// Opens a blob of a build's result and streams it from `offset` on. `directory` is the result's.
+/// Opens a blob of a build's result, to be read from `offset` on. `directory` is the result's. Blocks.
 pub(super) fn open(
     record: &BuildRecord,
     directory: &Path,
     digest: Sha256Digest,
     offset: u64,
-) -> Result<ReceiverStream<Result<v1::ReadBlobResponse, Status>>, ApiError> {
+) -> Result<Blob, ApiError> {
     let name = || record.name.to_string();
     let Some(result) = &record.result else {
         return Err(ApiError::NoResult { name: name(), state: state_name(record.state) });
@@ -48,63 +48,83 @@ pub(super) fn open(
     if offset > size {
         return Err(ApiError::Offset { digest, offset, size });
     }
-    let (sender, receiver) = mpsc::channel(AHEAD);
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = send(file, digest, size, offset, &sender) {
-            let _ = sender.blocking_send(Err(error.into()));
+    Ok(Blob { file, digest, size, offset })
+}
+
+/// An open result blob and where in it to begin.
+pub(super) struct Blob {
+    file: File,
+    digest: Sha256Digest,
+    size: u64,
+    offset: u64,
+}
+
+impl Blob {
+    /// Streams it. A slow reader keeps no thread: each piece is read by itself.
+    pub(super) fn stream(self) -> ReceiverStream<Result<v1::ReadBlobResponse, Status>> {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        tokio::spawn(async move {
+            if let Err(error) = self.send(&sender).await {
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        ReceiverStream::new(receiver)
+    }
+
+    /// Reads the whole file, sends what lies at or behind the offset, and holds back the last piece until the digest
+    /// has been compared: who got all bytes got the right ones.
+    async fn send(self, sender: &Chunks) -> Result<(), ApiError> {
+        let Self { file, digest, size, offset } = self;
+        let mut reading = (file, Sha256Hasher::new());
+        let mut position: u64 = 0;
+        let mut held: Option<Bytes> = None;
+        loop {
+            let (mut piece, next) = super::blocking(move || read_piece(reading, digest)).await?;
+            reading = next;
+            if piece.is_empty() {
+                break;
+            }
+            let start = position;
+            position += piece.len() as u64;
+            if position <= offset {
+                continue;
+            }
+            let skip = usize::try_from(offset.saturating_sub(start)).unwrap_or(0);
+            piece.drain(..skip);
+            if let Some(data) = held.replace(piece.into())
+                && sender.send(Ok(v1::ReadBlobResponse { data })).await.is_err()
+            {
+                return Ok(());
+            }
         }
-    });
-    Ok(ReceiverStream::new(receiver))
+        let got = reading.1.finish();
+        if got != digest || position != size {
+            return Err(ApiError::ResultDamaged { digest, got });
+        }
+        if let Some(data) = held {
+            let _ = sender.send(Ok(v1::ReadBlobResponse { data })).await;
+        }
+        Ok(())
+    }
+}
+
+/// The next piece of a file, hashed; empty at its end.
+fn read_piece(
+    (mut file, mut hasher): (File, Sha256Hasher),
+    digest: Sha256Digest,
+) -> Result<(Vec<u8>, (File, Sha256Hasher)), ApiError> {
+    let mut piece = Vec::with_capacity(CHUNK);
+    (&mut file)
+        .take(CHUNK as u64)
+        .read_to_end(&mut piece)
+        .map_err(|error| ApiError::Internal(format!("read result blob {digest}: {error}")))?;
+    hasher.update(&piece);
+    Ok((piece, (file, hasher)))
 }
 
 /// Where a result keeps a blob.
 fn blob_path(directory: &Path, digest: &Sha256Digest) -> PathBuf {
     directory.join("layout").join("blobs").join("sha256").join(digest.hex())
-}
-
-/// Reads the whole file, sends what lies at or behind `offset`, and holds back the last piece until the digest
-/// has been compared: who got all bytes got the right ones.
-fn send(
-    mut file: File,
-    digest: Sha256Digest,
-    size: u64,
-    offset: u64,
-    sender: &Chunks,
-) -> Result<(), ApiError> {
-    let mut hasher = Sha256Hasher::new();
-    let mut position: u64 = 0;
-    let mut held: Option<Bytes> = None;
-    loop {
-        let mut piece = Vec::with_capacity(CHUNK);
-        (&mut file)
-            .take(CHUNK as u64)
-            .read_to_end(&mut piece)
-            .map_err(|error| ApiError::Internal(format!("read result blob {digest}: {error}")))?;
-        if piece.is_empty() {
-            break;
-        }
-        hasher.update(&piece);
-        let start = position;
-        position += piece.len() as u64;
-        if position <= offset {
-            continue;
-        }
-        let skip = usize::try_from(offset.saturating_sub(start)).unwrap_or(0);
-        piece.drain(..skip);
-        if let Some(data) = held.replace(piece.into())
-            && sender.blocking_send(Ok(v1::ReadBlobResponse { data })).is_err()
-        {
-            return Ok(());
-        }
-    }
-    let got = hasher.finish();
-    if got != digest || position != size {
-        return Err(ApiError::ResultDamaged { digest, got });
-    }
-    if let Some(data) = held {
-        let _ = sender.blocking_send(Ok(v1::ReadBlobResponse { data }));
-    }
-    Ok(())
 }
 
 fn state_name(state: State) -> &'static str {
