@@ -20,6 +20,8 @@ use crate::jobs::{JobLimits, QueueLimits};
 
 pub use crate::policy::BuildPolicy;
 
+/// Longest time span in seconds, a hundred years: a moment that far away can still be computed.
+const LONGEST_SPAN: u64 = 36_500 * 86_400;
 /// Largest configuration file in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -96,9 +98,12 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
         scaled(NumberOrText::deserialize(deserializer)?, &units)
+            .filter(|seconds| *seconds <= LONGEST_SPAN)
             .map(|seconds| Self(Duration::from_secs(seconds)))
             .ok_or_else(|| {
-                D::Error::custom("wanted a time span like 90, \"90s\", \"30m\", \"12h\" or \"14d\"")
+                D::Error::custom(
+                    "wanted a time span like 90, \"90s\", \"30m\", \"12h\" or \"14d\", at most 36500 days",
+                )
             })
     }
 }
@@ -523,6 +528,14 @@ mod tests {
         let error =
             Trust::parse("builder_id = \"https://b.example\"\n", "trust.toml").expect_err("admits nobody");
         assert!(matches!(error, ConfigError::Key { key: "admitted_projects", .. }), "{error}");
+    }
+
+    #[test]
+    fn spans_that_no_clock_reaches_are_refused() {
+        for bad in ["\"36501d\"", "9223372036854775807"] {
+            let text = format!("{OPERATIONS}[builds]\ncontext_deadline = {bad}\n");
+            assert!(matches!(Operations::parse(&text, "o"), Err(ConfigError::Shape { .. })), "{bad}");
+        }
     }
 
     #[test]

@@ -132,18 +132,19 @@ impl Access {
     }
 
     async fn remember(&self, id: ProjectId, project: Arc<Project>) -> Result<(), ApiError> {
-        {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.contains_key(&id) {
-                return Ok(());
-            }
-            if known.len() >= CACHED_PROJECTS {
-                known.clear();
-            }
-            known.insert(id, project.clone());
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains_key(&id) {
+            return Ok(());
         }
-        let store = self.store.clone();
-        super::blocking(move || Ok(store.remember_project(&project)?)).await
+        // First the store: what is in memory counts as stored.
+        let (store, document) = (self.store.clone(), project.clone());
+        super::blocking(move || Ok(store.remember_project(&document)?)).await?;
+        let mut known = known();
+        if known.len() >= CACHED_PROJECTS {
+            known.clear();
+        }
+        known.insert(id, project);
+        Ok(())
     }
 }
 

@@ -100,7 +100,7 @@ fn source_excerpt(source: SourceDetail, masks: &Masks) -> Option<SourceExcerpt> 
     excerpt(Some(&info), &ranges, masks)
 }
 
-/// Text between the last pair of `quote` after `marker`.
+/// Text between the first pair of quotes after `marker`.
 fn quoted_after<'a>(message: &'a str, marker: &str) -> Option<&'a str> {
     let rest = &message[message.find(marker)? + marker.len()..];
     let start = rest.find('"')? + 1;

@@ -29,9 +29,10 @@ const MAX_THREADS: usize = 8;
 const MAGIC: std::ops::Range<usize> = 257..262;
 pub(super) const BLOCK: usize = 512;
 
-/// Whether a blob that begins like this is an archive without compression.
+/// Whether a blob that begins like this is an archive without compression. A manifest or configuration is none,
+/// whatever word a label puts in that place.
 pub(super) fn is_tar(beginning: &[u8]) -> bool {
-    beginning.get(MAGIC) == Some(b"ustar")
+    beginning.get(MAGIC) == Some(b"ustar") && beginning.first() != Some(&b'{')
 }
 
 /// The layers of one export.
@@ -180,7 +181,8 @@ impl<'a> Layers<'a> {
     fn read(&self, digest: &Sha256Digest) -> Result<Value, EngineError> {
         let path = self.path(digest);
         let bytes = fs::read(&path).map_err(EngineError::io("read", &path))?;
-        serde_json::from_slice(&bytes).map_err(|e| inconsistent(format!("{digest}: {e}")))
+        // Only an object: what is looked up by name below panics in a list.
+        serde_json::from_slice(&bytes).map(Value::Object).map_err(|e| inconsistent(format!("{digest}: {e}")))
     }
 
     fn replace(&self, old: &ImageDescriptor, document: &Value) -> Result<ImageDescriptor, EngineError> {

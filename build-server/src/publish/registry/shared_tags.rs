@@ -99,7 +99,7 @@ impl Registry {
                 Some(seen) => return Err(self.foreign(repository, &tag, &seen.media_type, "an image index")),
                 None => json!({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": []}),
             };
-            let Some(entries) = index["manifests"].as_array_mut() else {
+            let Some(entries) = index.get_mut("manifests").and_then(Value::as_array_mut) else {
                 return Err(self.foreign(repository, &tag, "an index without manifests", "an image index"));
             };
             let before = entries.len();
