@@ -37,15 +37,15 @@ pub async fn forward(
         if !message.data.is_empty() || !message.closed {
             if !open.contains_key(&number) {
                 open.retain(|_, sender| !sender.is_closed());
-                match (open.len() < MAX_CONNECTIONS, connect(&socket, number, &sender).await) {
-                    (true, Some(to_agent)) => {
-                        open.insert(number, to_agent);
-                    }
-                    _ => {
-                        let _ = sender.send(closed(number)).await;
-                        continue;
-                    }
-                }
+                let to_agent = match open.len() < MAX_CONNECTIONS {
+                    true => connect(&socket, number, &sender).await,
+                    false => None,
+                };
+                let Some(to_agent) = to_agent else {
+                    let _ = sender.send(closed(number)).await;
+                    continue;
+                };
+                open.insert(number, to_agent);
             }
             if let Some(to_agent) = open.get(&number)
                 && !message.data.is_empty()

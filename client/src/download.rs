@@ -139,17 +139,18 @@ pub async fn layout_tar(
     result: &v1::Result,
     target: &Path,
 ) -> Result<(), DownloadError> {
-    let stdout = target.as_os_str() == "-";
-    let partial = if stdout {
-        std::env::temp_dir().join(format!("sealwright-{}", std::process::id()))
-    } else {
-        beside(target, "partial")?
-    };
+    if target.as_os_str() == "-" {
+        // Nobody's but ours, and gone however this ends: there is no name under which it could go on.
+        let place = std::env::temp_dir();
+        let temporary =
+            tempfile::Builder::new().prefix("sealwright-").tempdir().map_err(write_error(&place))?;
+        fill(session, name, result, temporary.path(), None).await?;
+        let packed = pack(result, temporary.path(), std::io::stdout().lock());
+        return packed.and_then(|mut out| out.flush()).map_err(write_error(target));
+    }
+    let partial = beside(target, "partial")?;
     fill(session, name, result, &partial, None).await?;
     let written = (|| {
-        if stdout {
-            return pack(result, &partial, std::io::stdout().lock()).map(|_| ());
-        }
         let mut file = tempfile::NamedTempFile::new_in(parent(target))?;
         pack(result, &partial, std::io::BufWriter::new(file.as_file_mut()))?
             .into_inner()

@@ -6,44 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use provenance::digest::Sha256Digest;
-use serde::Deserialize;
 
 use crate::context::{Blob, BlobSource};
+use crate::image::{AnyManifest, Descriptor, MAX_MANIFEST, REF_NAME, is_attached};
 
-/// Largest index or manifest in bytes.
-const MAX_MANIFEST: u64 = 4 << 20;
 /// Deepest nesting of indexes.
 const MAX_DEPTH: usize = 8;
-
-/// An OCI descriptor, as far as it is needed here.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Descriptor {
-    /// Media type of the blob.
-    pub media_type: String,
-    /// Its digest.
-    pub digest: Sha256Digest,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Annotations.
-    #[serde(default)]
-    pub annotations: HashMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct AnyManifest {
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Option<Vec<Descriptor>>,
-}
 
 /// Why an image of a layout cannot be a context. Fault: the caller's files.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +75,7 @@ pub fn select(
     selector: Option<&str>,
 ) -> Result<(Descriptor, HashMap<Sha256Digest, Blob>), LayoutError> {
     let index_path = layout.join("index.json");
-    let index: Index = parse(&index_path, &read_limited(&index_path)?)?;
+    let index = parse(&index_path, &read_limited(&index_path)?)?;
     let names = |manifests: &[Descriptor]| {
         let list: Vec<String> = manifests
             .iter()
@@ -157,12 +125,7 @@ pub fn select(
 }
 
 fn reference_name(descriptor: &Descriptor) -> Option<&str> {
-    descriptor.annotations.get("org.opencontainers.image.ref.name").map(String::as_str)
-}
-
-/// Signatures and other artefacts that stand beside an image under cosign's tag scheme.
-fn is_attached(descriptor: &Descriptor) -> bool {
-    reference_name(descriptor).is_some_and(|name| name.starts_with("sha256-"))
+    descriptor.annotations.get(REF_NAME).map(String::as_str)
 }
 
 fn blob_path(layout: &Path, digest: &Sha256Digest) -> PathBuf {
@@ -188,7 +151,7 @@ fn collect(
             got: format!("{got}, {} bytes", bytes.len()),
         });
     }
-    let manifest: AnyManifest = parse(&path, &bytes)?;
+    let manifest = parse(&path, &bytes)?;
     blobs.insert(
         descriptor.digest,
         Blob { size: descriptor.size, source: BlobSource::Memory(Arc::new(bytes)) },
@@ -199,7 +162,7 @@ fn collect(
             collect(layout, child, depth + 1, blobs)?;
         }
     }
-    for leaf in manifest.config.iter().chain(manifest.layers.iter().flatten()) {
+    for leaf in manifest.config.iter().chain(&manifest.layers) {
         let path = blob_path(layout, &leaf.digest);
         let metadata =
             std::fs::metadata(&path).map_err(|source| LayoutError::Read { path: path.clone(), source })?;
@@ -226,7 +189,40 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, LayoutError> {
     Ok(bytes)
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(path: &Path, bytes: &[u8]) -> Result<T, LayoutError> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<AnyManifest, LayoutError> {
     serde_json::from_slice(bytes)
         .map_err(|e| LayoutError::Shape { path: path.to_owned(), problem: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_beside_an_image_is_no_second_image() {
+        let layout = tempfile::tempdir().expect("a directory");
+        let blobs = layout.path().join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).expect("created");
+        let manifest = br#"{"schemaVersion":2,"layers":null}"#;
+        let digest = Sha256Digest::of(manifest);
+        std::fs::write(blobs.join(digest.hex()), manifest).expect("written");
+        let other = Sha256Digest::of(b"a bundle");
+        let image = serde_json::json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": manifest.len(),
+            "annotations": {REF_NAME: "1.4"},
+        });
+        let beside = [
+            serde_json::json!({"digest": other, "size": 1, "artifactType": "application/x"}),
+            serde_json::json!({"digest": other, "size": 1, "annotations": {REF_NAME: format!("sha256-{}.sig", digest.hex())}}),
+        ];
+        let write = |manifests: &[&serde_json::Value]| {
+            let index = serde_json::json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+            std::fs::write(layout.path().join("index.json"), index).expect("written");
+        };
+        write(&[&image, &beside[0], &beside[1]]);
+        assert_eq!(select(layout.path(), None).expect("one image").0.digest, digest);
+        let second = serde_json::json!({"digest": other, "size": 1, "annotations": {REF_NAME: "1.5"}});
+        write(&[&image, &second]);
+        assert!(matches!(select(layout.path(), None), Err(LayoutError::Ambiguous { .. })));
+    }
 }

@@ -105,7 +105,6 @@ impl ServerCertVerifier for HandshakeOnly {
 }
 
 /// The crypto provider that other TLS users of this crate (registries) share.
-#[allow(dead_code, reason = "used by the registry client")]
 pub(crate) fn provider() -> CryptoProvider {
     ring_provider::default_provider()
 }

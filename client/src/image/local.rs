@@ -58,7 +58,8 @@ pub fn open_local(path: &Path, selector: Option<&str>) -> Result<LocalImage, Ima
     Ok(LocalImage { store, image, attached })
 }
 
-fn is_attached(descriptor: &Descriptor) -> bool {
+/// Whether a layout's index lists this beside an image: a referrer, or under cosign's tag scheme.
+pub(crate) fn is_attached(descriptor: &Descriptor) -> bool {
     descriptor.artifact_type.is_some()
         || descriptor.annotations.get(REF_NAME).is_some_and(|name| {
             let suffix = name.strip_prefix("sha256-").and_then(|rest| rest.get(64..));

@@ -18,6 +18,7 @@ use provenance::sigstore::{
 use serde::Deserialize;
 use verifier::image::{ImageInput, MAX_CHILDREN, SimpleSignature};
 
+pub(crate) use local::is_attached;
 pub use local::{LocalImage, open_local};
 
 /// Largest manifest or index in bytes.

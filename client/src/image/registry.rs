@@ -25,6 +25,9 @@ use crate::image_name::{ImageName, api_host, is_loopback};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest silence of a registry.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most bytes of attachments that are held for one image; what is beyond is left out. In many registries strangers
+/// may attach what they like.
+const MAX_HELD: u64 = 256 << 20;
 /// What a manifest may be.
 const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
@@ -42,6 +45,8 @@ pub struct RemoteImage {
     /// What stands beside the image.
     pub attached: Vec<Attached>,
     documents: HashMap<Sha256Digest, Vec<u8>>,
+    /// Bytes of attachments in `documents`.
+    held: u64,
     client: Client,
 }
 
@@ -73,6 +78,7 @@ pub async fn fetch(
         target: Sha256Digest::of(b""),
         attached: Vec::new(),
         documents: HashMap::new(),
+        held: 0,
         client,
     };
     let reference = match (name.digest(), name.tag()) {
@@ -193,21 +199,36 @@ impl RemoteImage {
         if self.documents.contains_key(&layer.digest) {
             return Ok(());
         }
+        if self.held.saturating_add(layer.size) > MAX_HELD {
+            return Ok(());
+        }
         let descriptor = descriptor(&layer.digest, layer.size);
         let reference = self.by_digest(&self.target);
-        let mut bytes = Vec::new();
-        match self.client.pull_blob(&reference, &descriptor, &mut bytes).await {
-            Ok(()) => {
-                self.documents.insert(layer.digest, bytes);
-                Ok(())
-            }
-            // A missing or altered attachment must not hide the others.
-            Err(OciDistributionError::DigestError(_)) => Ok(()),
+        let mut stream = match self.client.pull_blob_stream(&reference, &descriptor).await {
+            Ok(sized) => sized.stream,
             Err(e) => match self.failed(&layer.digest.to_string(), &e) {
-                ImageError::NotFound { .. } => Ok(()),
-                error => Err(error),
+                ImageError::NotFound { .. } => return Ok(()),
+                error => return Err(error),
             },
+        };
+        let mut bytes = Vec::new();
+        while let Some(piece) = stream.next().await {
+            match piece {
+                Ok(piece) if (bytes.len() + piece.len()) as u64 <= layer.size => {
+                    bytes.extend_from_slice(&piece)
+                }
+                // A missing or altered attachment must not hide the others.
+                Ok(_) => return Ok(()),
+                Err(e) if e.to_string().to_ascii_lowercase().contains("digest") => return Ok(()),
+                Err(e) => {
+                    let problem = e.to_string();
+                    return Err(ImageError::Registry { registry: self.name.registry().to_owned(), problem });
+                }
+            }
         }
+        self.held += bytes.len() as u64;
+        self.documents.insert(layer.digest, bytes);
+        Ok(())
     }
 
     /// Streams one blob through the verifier's hasher.
