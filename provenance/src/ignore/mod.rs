@@ -210,3 +210,20 @@ fn leads_inside(patterns: &Patterns, exceptions: bool, directory: &[u8]) -> bool
         text.starts_with(&inside)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_pattern_needs_no_deep_stack() {
+        let pattern = [b"**/".repeat(21_000), b"*x".to_vec()].concat();
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let matched = small.spawn(move || {
+            let patterns = Patterns::new(&[pattern]).expect("well-formed");
+            ["a/b/x", "a/b/y"]
+                .map(|path| patterns.matches(path.as_bytes(), &MatchInfo::default()).map(|m| m.0))
+        });
+        assert_eq!(matched.expect("a thread").join().expect("no panic"), [Ok(true), Ok(false)]);
+    }
+}

@@ -126,7 +126,8 @@ impl Regex {
     pub(super) fn matches(&self, text: &[u32]) -> bool {
         let mut now = vec![false; self.0.len()];
         let mut next = vec![false; self.0.len()];
-        self.reach(0, text, 0, &mut now);
+        let mut open = Vec::new();
+        self.reach(0, text, 0, &mut now, &mut open);
         for (at, code) in text.iter().enumerate() {
             next.fill(false);
             let mut any = false;
@@ -135,7 +136,7 @@ impl Regex {
                     && set.contains(*code)
                 {
                     any = true;
-                    self.reach(index + 1, text, at + 1, &mut next);
+                    self.reach(index + 1, text, at + 1, &mut next, &mut open);
                 }
             }
             if !any {
@@ -146,28 +147,29 @@ impl Regex {
         now[self.0.len() - 1]
     }
 
-    /// Marks every step that can be reached from `index` without a code point.
-    fn reach(&self, index: usize, text: &[u32], at: usize, marked: &mut [bool]) {
-        if std::mem::replace(&mut marked[index], true) {
-            return;
-        }
-        match &self.0[index] {
-            Step::One(_) | Step::Match => {}
-            Step::Split(first, second) => {
-                self.reach(*first, text, at, marked);
-                self.reach(*second, text, at, marked);
+    /// Marks every step that can be reached from `index` without a code point. `open` is empty room for steps that are
+    /// still to be looked at: they may be as many as the expression has, too many for recursion.
+    fn reach(&self, index: usize, text: &[u32], at: usize, marked: &mut [bool], open: &mut Vec<usize>) {
+        open.push(index);
+        while let Some(index) = open.pop() {
+            if std::mem::replace(&mut marked[index], true) {
+                continue;
             }
-            Step::Assert(assertion) => {
-                let boundary =
-                    || is_word(at.checked_sub(1).and_then(|at| text.get(at))) != is_word(text.get(at));
-                let holds = match assertion {
-                    Assertion::Start => at == 0,
-                    Assertion::End => at == text.len(),
-                    Assertion::WordBoundary => boundary(),
-                    Assertion::NoWordBoundary => !boundary(),
-                };
-                if holds {
-                    self.reach(index + 1, text, at, marked);
+            match &self.0[index] {
+                Step::One(_) | Step::Match => {}
+                Step::Split(first, second) => open.extend([*first, *second]),
+                Step::Assert(assertion) => {
+                    let boundary =
+                        || is_word(at.checked_sub(1).and_then(|at| text.get(at))) != is_word(text.get(at));
+                    let holds = match assertion {
+                        Assertion::Start => at == 0,
+                        Assertion::End => at == text.len(),
+                        Assertion::WordBoundary => boundary(),
+                        Assertion::NoWordBoundary => !boundary(),
+                    };
+                    if holds {
+                        open.push(index + 1);
+                    }
                 }
             }
         }
