@@ -14,6 +14,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -161,7 +162,7 @@ impl DevServer {
     #[must_use]
     pub fn with(settings: Settings) -> Self {
         let directory = directory(&settings);
-        let (running, ready) = launch(&directory, &settings, ANY_PORT)
+        let (running, ready) = launch(&directory, &settings, &lasting_address())
             .unwrap_or_else(|log| panic!("dev-server is not ready\n{log}"));
         Self { directory, settings, running: Some(running), ready }
     }
@@ -346,6 +347,19 @@ fn directory(settings: &Settings) -> PathBuf {
 
 /// A free port of the loopback.
 const ANY_PORT: &str = "127.0.0.1:0";
+
+/// An address of the loopback that is still free when a server is started again on it: below the ports that the
+/// system gives to connections, any of which it may have given away meanwhile.
+fn lasting_address() -> String {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(97).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let address = format!("127.0.0.1:{}", 10_240 + number % 20_000);
+        if std::net::TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
+}
 
 fn launch(directory: &Path, settings: &Settings, listen: &str) -> Result<(Supervised, Ready), String> {
     let log = directory.join("server.log");

@@ -72,7 +72,7 @@ impl Supervised {
             .spawn()
             .expect("sh starts");
         let stdout = shell.stdout.take().expect("stdout is a pipe");
-        let pid = wait_for("the pid", Duration::from_secs(10), || {
+        let pid = wait_for("the pid", Duration::from_secs(60), || {
             let text = std::fs::read_to_string(notes.join("pid")).ok()?;
             Pid::from_raw(text.strip_suffix('\n')?.parse().ok()?)
         });

@@ -51,7 +51,7 @@ if [ -n "$owned" ] && [ "$(cat "$notes/word")" != leave ]; then
 		sleep 0.1
 	done 2>/dev/null
 	# What a killed server could not remove; its next start would.
-	for link in /run/sealwright-*/*/tmp; do
+	for link in /run/sealwright-*/*/state; do
 		case $(readlink "$link") in "$owned"/*)
 			private=${link%/*/*}
 			find /sys/fs/cgroup -depth -type d -path "*/${private##*/}-*" -exec rmdir {} \;
