@@ -10,6 +10,7 @@ use build_server::secrets::{RegistryCredentials, RegistryLogin, SecretValues};
 use buildkit_support::{Bench, endless, mounts_with, output, processes_with, request, small_root};
 use http::Method;
 use provenance::request::{Compression, Output, SecretsCommitment};
+use sealwright_tests::harness::supervise::wait_for;
 use sealwright_tests::registry::{Fault, FaultRegistry, Guard};
 use sealwright_tests::small_disk::SmallDisk;
 use zeroize::Zeroizing;
@@ -74,7 +75,10 @@ async fn a_cancelled_build_has_no_process_left_and_the_daemon_goes_on() {
     let step = format!("RUN trap '' TERM INT; {0} & echo running; {0}", endless(2));
     let mut running = bench.start(bench.with_root(context.path(), &step)).await;
     running.wait_for_output("running").await;
-    assert!(!processes_with(&endless(2)).is_empty());
+    let limit = std::time::Duration::from_secs(60);
+    wait_for("both of the step's processes", limit, || {
+        (processes_with(&endless(2)).len() == 2).then_some(())
+    });
     let before = bench.daemon().await.process_id();
     running.cancel.cancel();
     let error = running.end().await.expect_err("is cancelled");

@@ -339,7 +339,8 @@ pub fn endless(number: u32) -> String {
     format!("sleep {}", 100_000_000 + std::process::id() * 10 + number)
 }
 
-/// Command lines of all processes of this machine that hold `text`.
+/// Command lines of all processes of this machine that hold `text`. A process that is starting a program has
+/// none for a moment: wait for one that must be there.
 pub fn processes_with(text: &str) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").expect("proc").flatten();
     let lines = processes.filter_map(|process| {
