@@ -45,8 +45,13 @@ pub(crate) struct Step {
     pub(crate) number: usize,
     pub(crate) name: String,
     pub(crate) cached: bool,
+    /// When it began for the first time.
     pub(crate) started: Option<i128>,
+    /// When it began last: an image is resolved first and pulled later, as one step.
+    began: Option<i128>,
     pub(crate) completed: Option<i128>,
+    /// Nanoseconds of its runs before the last.
+    earlier: i128,
     pub(crate) error: String,
     /// The last lines of output.
     pub(crate) tail: Vec<String>,
@@ -84,11 +89,22 @@ impl Steps {
     /// or it ended well at first (its result was looked up) and failed later (when the result was needed).
     pub(crate) fn vertex(&mut self, vertex: &v1::Vertex) -> bool {
         let step = self.step(&vertex.digest);
+        let (started, completed) =
+            (nanoseconds(vertex.started.as_ref()), nanoseconds(vertex.completed.as_ref()));
+        if started > step.began {
+            if let (Some(began), Some(ended)) = (step.began, step.completed.take()) {
+                step.earlier += (ended - began).max(0);
+            }
+            step.began = started;
+        }
         let was_complete = step.completed.is_some() && (!step.error.is_empty() || vertex.error.is_empty());
         step.name.clone_from(&vertex.name);
         step.cached |= vertex.cached;
-        step.started = step.started.or(nanoseconds(vertex.started.as_ref()));
-        step.completed = nanoseconds(vertex.completed.as_ref()).or(step.completed);
+        step.started = step.started.or(started);
+        // The good end of an earlier run that is told late does not end this one.
+        let of_this_run =
+            |end: &i128| !vertex.error.is_empty() || step.began.is_none_or(|began| *end >= began);
+        step.completed = completed.filter(of_this_run).or(step.completed);
         if !vertex.error.is_empty() {
             step.error.clone_from(&vertex.error);
         }
@@ -118,6 +134,12 @@ impl Step {
         self.tail.extend_from_slice(lines);
         let surplus = self.tail.len().saturating_sub(TAIL);
         self.tail.drain(..surplus);
+    }
+
+    /// Seconds it has run, until `now` if it still runs.
+    pub(crate) fn seconds(&self, now: Option<i128>) -> f64 {
+        let last = seconds_between(self.began, self.completed.or(now));
+        seconds_between(Some(0), Some(self.earlier)) + last
     }
 
     /// What stands after the last newline when a step ends.
@@ -213,7 +235,8 @@ impl<W: Write> Display<W> {
             Style::RawJson => {
                 let _ = writeln!(self.out, "{}", event_json(event));
             }
-            Style::Quiet => {}
+            // Kept for the failure view, and not shown.
+            Style::Quiet => self.plain.event(event, &mut String::new()),
         }
     }
 
@@ -242,6 +265,11 @@ impl<W: Write> Display<W> {
         };
         steps.iter().filter(|step| !step.error.is_empty()).flat_map(|step| step.tail.clone()).collect()
     }
+}
+
+/// What a step does, as buildx calls it: `transferring context:`, `extracting sha256:…`.
+pub(crate) fn status_name(status: &v1::VertexStatus) -> String {
+    clean_line(if status.id.is_empty() { &status.name } else { &status.id }.as_bytes())
 }
 
 /// Warnings of the frontend, in the words of an event.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proto::v1;
 use proto::v1::build_event::Event;
 
-use super::{Steps, clean_line, human_size, nanoseconds, seconds_between, warning_text};
+use super::{Steps, clean_line, human_size, nanoseconds, seconds_between, status_name, warning_text};
 
 /// State of the plain view.
 #[derive(Default)]
@@ -56,9 +56,12 @@ impl Plain {
         if step.started.is_none() && step.completed.is_none() {
             return;
         }
-        let (started, ended) = (step.started, step.completed);
+        let ended = step.completed;
         if !completed {
-            self.heading(&vertex.digest, out);
+            // A step that begins again gets its heading when it has something to tell.
+            if !self.headed.contains(&step.number) {
+                self.heading(&vertex.digest, out);
+            }
             return;
         }
         if let Some(line) = self.steps.step(&vertex.digest).rest() {
@@ -76,7 +79,7 @@ impl Plain {
         } else if step.cached {
             writeln!(out, "#{number} CACHED")
         } else {
-            writeln!(out, "#{number} DONE {:.1}s", seconds_between(started, ended))
+            writeln!(out, "#{number} DONE {:.1}s", step.seconds(ended))
         };
     }
 
@@ -95,8 +98,7 @@ impl Plain {
             return;
         }
         let number = self.heading(&status.vertex, out);
-        let name = if status.name.is_empty() { &status.id } else { &status.name };
-        let name = clean_line(name.as_bytes());
+        let name = status_name(status);
         let current = u64::try_from(status.current).unwrap_or(0);
         let total = u64::try_from(status.total).unwrap_or(0);
         let size = match (current, total) {
@@ -169,6 +171,35 @@ mod tests {
 
     fn log(vertex: &str, data: &str) -> Event {
         Event::VertexLog(v1::VertexLog { vertex: vertex.to_owned(), stream: 1, data: data.to_owned().into() })
+    }
+
+    #[test]
+    fn a_step_that_begins_again_is_headed_when_it_tells_something_and_ends_again() {
+        let text = shown(vec![
+            (0, vertex("FROM base", Some(0), None, false, "")),
+            (100, vertex("FROM base", Some(0), Some(100), false, "")),
+            (100, vertex("RUN", Some(100), None, false, "")),
+            (200, vertex("FROM base", Some(200), None, false, "")),
+            (250, vertex("FROM base", Some(0), Some(100), false, "")),
+            (300, vertex("RUN", Some(100), Some(300), false, "")),
+            (
+                1200,
+                Event::VertexStatus(v1::VertexStatus {
+                    vertex: "FROM base".to_owned(),
+                    id: "extracting sha256:00".to_owned(),
+                    name: "extract".to_owned(),
+                    started: time(200),
+                    completed: time(1200),
+                    ..v1::VertexStatus::default()
+                }),
+            ),
+            (1200, vertex("FROM base", Some(200), Some(1200), false, "")),
+        ]);
+        assert_eq!(
+            text,
+            "#1 FROM base\n#1 DONE 0.1s\n\n#2 RUN\n#2 DONE 0.2s\n\n#1 FROM base (continued)\n\
+             #1 extracting sha256:00 1.0s done\n#1 DONE 1.1s\n"
+        );
     }
 
     #[test]

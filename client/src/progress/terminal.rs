@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proto::v1;
 use proto::v1::build_event::Event;
 
-use super::{Step, Steps, clean_line, human_size, nanoseconds, seconds_between, warning_text};
+use super::{Step, Steps, clean_line, human_size, nanoseconds, seconds_between, status_name, warning_text};
 
 /// Columns and rows of the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Terminal {
             Step { completed: Some(_), .. } => ("", "34"),
             _ => ("", ""),
         };
-        let seconds = format!("{:.1}s", seconds_between(step.started, step.completed.or(now)));
+        let seconds = format!("{:.1}s", step.seconds(now));
         let left = cut(&format!(" => {word}{name}"), width.saturating_sub(seconds.len() + 1));
         let gap = width.saturating_sub(left.chars().count() + seconds.len());
         lines.push(self.paint(color, &format!("{left}{}{seconds}", " ".repeat(gap))));
@@ -160,15 +160,14 @@ impl Terminal {
             return;
         }
         for status in step.statuses.iter().filter(|status| status.completed.is_none()) {
-            let name = if status.name.is_empty() { &status.id } else { &status.name };
             let (current, total) =
                 (u64::try_from(status.current).unwrap_or(0), u64::try_from(status.total).unwrap_or(0));
-            let size = if total > 0 {
-                format!("{} / {}", human_size(current), human_size(total))
-            } else {
-                human_size(current)
+            let size = match (current, total) {
+                (0, 0) => String::new(),
+                (current, 0) => human_size(current),
+                (current, total) => format!("{} / {}", human_size(current), human_size(total)),
             };
-            lines.push(cut(&format!(" => => {} {size}", clean_line(name.as_bytes())), width));
+            lines.push(cut(format!(" => => {} {size}", status_name(status)).trim_end(), width));
         }
         let from = step.tail.len().saturating_sub(TAIL);
         lines.extend(step.tail[from..].iter().map(|line| cut(&format!(" => => # {line}"), width)));
@@ -222,6 +221,28 @@ mod tests {
         let frame = terminal.frame(true);
         let at = |name: &str| frame.find(name).expect("shown");
         assert!(at("first") < at("second") && at("second") < at("last"), "{frame}");
+    }
+
+    #[test]
+    fn a_step_that_begins_again_is_shown_as_running() {
+        let mut terminal = Terminal::new(false, || Size { columns: 40, rows: 8 });
+        terminal.event(&vertex("FROM base", true, ""));
+        let mut again = vertex("FROM base", false, "");
+        if let Some(Event::Vertex(vertex)) = &mut again.event {
+            vertex.started = Some(prost_types::Timestamp { seconds: 20, nanos: 0 });
+        }
+        terminal.event(&again);
+        terminal.event(&v1::BuildEvent {
+            number: 3,
+            time: Some(prost_types::Timestamp { seconds: 21, nanos: 0 }),
+            event: Some(Event::VertexStatus(v1::VertexStatus {
+                vertex: "FROM base".to_owned(),
+                id: "extracting sha256:00".to_owned(),
+                ..v1::VertexStatus::default()
+            })),
+        });
+        let frame = terminal.frame(false);
+        assert!(frame.contains("(0/1)") && frame.contains(" => => extracting sha256:00\n"), "{frame}");
     }
 
     #[test]
