@@ -190,18 +190,15 @@ async fn build(
     let chatty = matches!(style, Style::Plain | Style::Terminal);
     let policy = connector.policy.clone();
     let (prepared, mut session) = prepare_and_open(options, connector.clone()).await?;
+    // Before there is a build: an interrupt from here on must end it.
+    let mut interrupts = Interrupts::listen()?;
     if chatty {
         output.status("endpoint", &format!("{}, TLS 1.3", session.channel().endpoint()));
         output.status("attested", &session.channel().accepted().summary());
         output.status("policy", &format!("{} accepts it", policy.file()));
     }
     let mut uploader = session.uploader();
-    // Before there is a build: an interrupt from here on must end it.
-    let mut interrupts = Interrupts::listen()?;
-    let created = tokio::select! {
-        created = session.create(&prepared) => created?,
-        () = interrupts.next() => return Err(interrupted("interrupted while the build was requested")),
-    };
+    let created = create(&mut session, &prepared, &connector, &mut interrupts, chatty, output).await?;
     let forwards: Vec<_> = prepared
         .agents
         .iter()
@@ -262,10 +259,46 @@ async fn build(
             &json!({"build": build_json(&build), "output": summary::destination_json(&destination)}),
         );
     } else if style == Style::Quiet && !summary::is_stdout(&destination) {
-        let digest = result.image.as_ref().map_or("", |image| image.digest.as_str());
-        output.data(&format!("{digest}\n"));
+        // Files have no digest to print.
+        if let Some(image) = &result.image {
+            output.data(&format!("{}\n", image.digest));
+        }
     }
     Ok(0)
+}
+
+/// Submits the build. An interrupt cannot take the request back, so the build it made is cancelled.
+async fn create(
+    session: &mut Session,
+    prepared: &Prepared,
+    connector: &Connector,
+    interrupts: &mut Interrupts,
+    chatty: bool,
+    output: &Output,
+) -> Result<v1::Build, Failure> {
+    let mut ask = session.channel().builds();
+    let id = &prepared.request.build_id;
+    let creating = session.create(prepared);
+    tokio::pin!(creating);
+    tokio::select! {
+        created = &mut creating => return Ok(created?),
+        () = interrupts.next() => {}
+    }
+    if chatty {
+        output.status("interrupt", CANCELLING);
+    }
+    let end = async {
+        let created = creating.await?;
+        cancel(&mut ask, connector, &created.name).await
+    };
+    tokio::select! {
+        ended = end => ended?,
+        () = interrupts.next() => {
+            return Err(interrupted("interrupted twice while the build was requested; it may run")
+                .advise(format!("sealwright cancel {id}")));
+        }
+    }
+    Err(interrupted(&format!("interrupted while the build was requested; build {id} was cancelled")))
 }
 
 /// Brings a result to its destination.
@@ -318,6 +351,9 @@ async fn cancel(
     }
     Ok(())
 }
+
+/// What an interrupt does, and what a second one would do.
+const CANCELLING: &str = "cancelling the build; once more to leave without waiting";
 
 fn interrupted(message: &str) -> Failure {
     Failure::new(exit::INTERRUPTED, "INTERRUPTED", message)
@@ -396,7 +432,7 @@ impl Watching<'_> {
             cause = stop;
             if self.chatty {
                 let why = if stop == Cause::Timeout { "timeout" } else { "interrupt" };
-                output.status(why, "cancelling the build; once more to leave without waiting");
+                output.status(why, CANCELLING);
             }
             tokio::select! {
                 asked = cancel(&mut ask, connector, name) => asked?,
