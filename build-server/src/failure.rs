@@ -162,9 +162,7 @@ fn engine_advice(error: &EngineError) -> &'static str {
         EngineError::Frontend { .. } | EngineError::Other { .. } => {
             "correct the Dockerfile at the place shown"
         }
-        EngineError::Step { .. } => {
-            "see the step's output in the build's log; nothing was signed or published"
-        }
+        EngineError::Step { .. } => "see the step's output in the build's log",
         EngineError::ForeignStep { .. } => {
             "build this platform on a server of it, or let the step run on the server's own: FROM --platform=$BUILDPLATFORM"
         }
@@ -183,7 +181,9 @@ fn engine_advice(error: &EngineError) -> &'static str {
         EngineError::RegistryAuth { .. } => {
             "log in to that registry on the machine that submits the build, and build again"
         }
-        EngineError::Remote { .. } => "check that the source can be reached from the server, and build again",
+        EngineError::Remote { .. } => {
+            "check that the source exists and can be reached from the server, and build again"
+        }
         EngineError::DiskFull { .. } => "ask the operator to free space; build again afterwards",
         EngineError::DaemonDied { .. } => {
             "build again: a new engine is started; if it stays, ask the operator about memory"

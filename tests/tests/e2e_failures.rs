@@ -104,7 +104,26 @@ fn a_base_image_that_is_not_there_is_told_from_a_registry_that_does_not_answer()
     failed(&[], "FROM 127.0.0.1:1/no/image:1\n")
         .says("Dockerfile:1\n   1 | >>> FROM 127.0.0.1:1/no/image:1")
         .says("connection refused")
-        .says("what to do: check that the source can be reached from the server");
+        .says("what to do: check that the source exists and can be reached from the server");
+}
+
+#[test]
+fn a_file_of_the_network_that_is_not_there_is_named() {
+    let web = WebServer::start();
+    let url = format!("{}/absent", web.url());
+    failed(&[], &format!("FROM scratch\nADD {url} /\n"))
+        .says(&format!("ADD {url} /: "))
+        .says("invalid response status 404")
+        .says("what to do: check that the source exists and can be reached from the server");
+}
+
+#[test]
+fn a_context_that_is_not_there_is_told_from_a_dockerfile_that_is_not() {
+    SERVER
+        .sealwright(["build", "/nonexistent"])
+        .code(2)
+        .says("error: context /nonexistent: No such file or directory")
+        .says("what to do: give a directory, a git URL or `-`");
 }
 
 #[test]

@@ -154,6 +154,8 @@ pub(super) fn solve_error(
         || has("failed to do request")
         || has("failed to fetch")
         || has("failed to authorize")
+        || has("invalid response status")
+        || has("repository does not contain ref")
     {
         // `unexpected status from HEAD request to URL: 403 Forbidden`; the bare number may be part of a port.
         let answered = |status: &str| has(&format!(": {status} "));
@@ -164,6 +166,9 @@ pub(super) fn solve_error(
         if has(": not found") || answered("404") || has("manifest unknown") {
             return EngineError::BaseImageMissing { reference: reference(), message, source_excerpts };
         }
+        // A file's or a repository's error does not say of which.
+        let step = vertex.as_deref().and_then(&failed_step);
+        let message = step.map_or_else(|| message.clone(), |step| format!("{}: {message}", step.name));
         return EngineError::Remote { message, source_excerpts };
     }
     // `failed to load LLB: network.host is not allowed`
