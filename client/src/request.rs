@@ -173,6 +173,14 @@ pub enum PrepareError {
         /// What is wrong.
         problem: String,
     },
+    /// What should be the directory of a context is none.
+    #[error("context {}: {problem}", path.display())]
+    Folder {
+        /// Its path.
+        path: PathBuf,
+        /// What the system says, or that it is something else.
+        problem: String,
+    },
     /// Two flags contradict each other.
     #[error("{0}")]
     Conflict(String),
@@ -305,6 +313,9 @@ fn main_context(
             ));
         }
     };
+    if let ContextSpec::Directory(folder) = &options.context {
+        check_folder(folder)?;
+    }
     let dockerfile = read_dockerfile(&source)?;
     let source = match &options.context {
         ContextSpec::Directory(folder) => {
@@ -329,6 +340,15 @@ fn main_context(
         dockerfile: described,
         dockerfile_text: String::from_utf8_lossy(&contents).into_owned(),
     })
+}
+
+fn check_folder(folder: &Path) -> Result<(), PrepareError> {
+    let problem = match std::fs::metadata(folder) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => "is no directory".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    Err(PrepareError::Folder { path: folder.to_owned(), problem })
 }
 
 /// Scans a directory under its own ignore file, or under the Dockerfile's, which then counts alone.
@@ -363,6 +383,7 @@ fn named_context(
 ) -> Result<Source, PrepareError> {
     Ok(match spec {
         ContextSpec::Directory(folder) => {
+            check_folder(folder)?;
             let tree = directory(folder, None, surroundings)?;
             let root = tree.root;
             trees.push(tree);
@@ -454,7 +475,7 @@ fn agents(
             None => (surroundings.variable)("SSH_AUTH_SOCK")
                 .filter(|socket| !socket.is_empty())
                 .map(PathBuf::from)
-                .ok_or_else(|| failed("no agent: SSH_AUTH_SOCK is not set; start one with `eval $(ssh-agent)` and `ssh-add`".to_owned()))?,
+                .ok_or_else(|| failed("no agent: SSH_AUTH_SOCK is not set".to_owned()))?,
         };
         let metadata =
             std::fs::metadata(&socket).map_err(|e| failed(format!("{}: {e}", socket.display())))?;

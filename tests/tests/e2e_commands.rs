@@ -184,7 +184,10 @@ fn builds_are_listed_shown_and_downloaded_again() {
         let verdict = SERVER.sealwright(["verify", "--json", &shown(&path)]).ok().json();
         assert_eq!(verdict["target"], *Layout::at(self::path("listed-1.oci")).image_digest());
     }
-    SERVER.sealwright(["download", "listed-3"]).code(1).says("build listed-3 has no result: it is failed");
+    SERVER
+        .sealwright(["download", "listed-3"])
+        .code(1)
+        .says("build listed-3 has no result: its state is failed");
     // Asked to end after its end, a build stays what it is.
     SERVER.sealwright(["cancel", "listed-1"]).ok().says("succeeded");
     // The id is taken, and not by this request.
@@ -227,8 +230,19 @@ fn an_interrupted_or_late_command_cancels_its_build() {
     SERVER.sealwright(["get", "interrupted"]).ok().says("state      cancelled");
     let (mut build, stderr) = endless("late", &["--timeout", "1"]);
     assert_eq!(end(&mut build), 7);
+    wait_until_says(&stderr, "it took longer than --timeout allows");
     wait_until_says(&stderr, "exit 7: timeout");
     SERVER.sealwright(["get", "late"]).ok().says("state      cancelled");
+    // While the build is being requested: whether it was made or not, none is left running.
+    let (mut build, stderr) = endless("early", &[]);
+    wait_until_says(&stderr, "accepts it\n");
+    let pid = rustix::process::Pid::from_child(&build);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    assert_eq!(end(&mut build), 130);
+    wait_for("the build's end", LIMIT, || {
+        let got = SERVER.sealwright(["get", "--json", "early"]).ok().json();
+        (got["state"] == "CANCELLED").then_some(())
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line. `build` takes the flags of `docker buildx build`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -180,8 +181,8 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "STATE", value_parser = ["queued", "running", "succeeded", "failed", "cancelled"])]
     pub(crate) state: Option<String>,
     /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub(crate) limit: usize,
+    #[arg(long, value_name = "N", default_value = "50")]
+    pub(crate) limit: NonZeroUsize,
 }
 
 #[derive(Args)]

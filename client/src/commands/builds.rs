@@ -93,7 +93,7 @@ pub(crate) fn list(args: &ListArgs, setup: &Setup, output: &Output) -> Result<u8
         let mut builds = Vec::new();
         let mut token = String::new();
         loop {
-            let wanted = args.limit.saturating_sub(builds.len()).min(100);
+            let wanted = args.limit.get().saturating_sub(builds.len()).min(100);
             if wanted == 0 {
                 break;
             }
@@ -222,7 +222,7 @@ pub(crate) fn download(args: &DownloadArgs, setup: &Setup, output: &Output) -> R
         let build = session.get(&session.build_name(&args.build)).await?;
         let id = summary::id(&build.name);
         let Some(result) = &build.result else {
-            return Err(Failure::failed(format!("build {id} has no result: it is {}", state(&build)))
+            return Err(Failure::failed(format!("build {id} has no result: its state is {}", state(&build)))
                 .advise(format!("sealwright get {id}")));
         };
         let usual = match result.files {
@@ -232,8 +232,11 @@ pub(crate) fn download(args: &DownloadArgs, setup: &Setup, output: &Output) -> R
         let destination = asked.unwrap_or(usual);
         let wants_files = matches!(destination, Destination::FilesDirectory(_) | Destination::FilesTar(_));
         if wants_files != result.files.is_some() {
-            let has = if wants_files { "an image, not files" } else { "files, not an image" };
-            return Err(Failure::usage(format!("build {id} gave {has}")).advise("give another --output"));
+            let (has, advice) = match wants_files {
+                true => ("an image, not files", "give --output type=oci,dest=PATH"),
+                false => ("files, not an image", "give --output type=local,dest=DIR or type=tar,dest=FILE"),
+            };
+            return Err(Failure::usage(format!("build {id} gave {has}")).advise(advice));
         }
         fetch(&mut session, &build.name, result, &destination).await?;
         summary::success(&build, result, &destination, true, output);

@@ -90,6 +90,7 @@ impl From<PrepareError> for Failure {
             PrepareError::Secret { .. } => failure.advise(
                 "give --secret id=ID,src=FILE or id=ID,env=NAME with a file or variable that is there",
             ),
+            PrepareError::Folder { .. } => failure.advise("give a directory, a git URL or `-`"),
             PrepareError::Ssh { .. } => failure.advise(
                 "start an agent (`eval $(ssh-agent)`, `ssh-add`), or name its socket: --ssh ID=SOCKET",
             ),

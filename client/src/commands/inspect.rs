@@ -35,11 +35,12 @@ pub(crate) fn run(args: &InspectArgs, output: &Output) -> Result<u8, Failure> {
         }
         Target::Remote(name) => {
             let credential = credential(&name)?;
-            runtime()?.block_on(async {
+            let described = runtime()?.block_on(async {
                 let image = registry::fetch(&name, credential.as_ref()).await?;
                 let (input, damaged) = gather(&image, image.target, &image.attached)?;
                 describe(&name.to_string(), &image, &input, damaged.iter().map(ToString::to_string).collect())
-            })?
+            });
+            described.map_err(|failure| Target::taken_for_name(&args.target, &name, failure))?
         }
     };
     if output.is_json() {

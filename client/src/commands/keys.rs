@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use client::key::{CallerKey, public_pem};
+use client::key::{CallerKey, KeyError, public_pem};
 use provenance::digest::Sha256Digest;
 use provenance::key::{KeyAlgorithm, PublicKey};
 use provenance::project::Project;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::args::{KeyCommand, ProjectCommand};
 use super::failure::Failure;
-use super::output::Output;
+use super::output::{Output, counted};
 use super::setup::{Setup, read_file, read_project};
 
 /// Largest key file in bytes.
@@ -25,7 +25,11 @@ pub(crate) fn key(command: &KeyCommand, setup: &Setup, output: &Output) -> Resul
             let algorithm =
                 if kind == "ed25519" { KeyAlgorithm::Ed25519 } else { KeyAlgorithm::EcdsaP256Sha256 };
             let key = CallerKey::generate(algorithm)?;
-            key.save_new(file)?;
+            key.save_new(file).map_err(|error| match error {
+                KeyError::File { .. } => Failure::usage(error)
+                    .advise("give a file in a folder that is there and is yours to write"),
+                error => error.into(),
+            })?;
             output.status("key", &format!("{} written, readable by you only", file.display()));
             show_key(key.public(), output);
         }
@@ -72,7 +76,10 @@ pub(crate) fn project(command: &ProjectCommand, setup: &Setup, output: &Output) 
             let mut document = project.document();
             document.push(b'\n');
             output.data(&String::from_utf8_lossy(&document));
-            output.status("project", &format!("{} with {} members", project.id(), project.members.len()));
+            output.status(
+                "project",
+                &format!("{} with {}", project.id(), counted(project.members.len() as u64, "member")),
+            );
         }
         ProjectCommand::Show { file } => {
             // A document can be shown by anybody; without one the project is that of the own key.

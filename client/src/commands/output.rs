@@ -91,6 +91,12 @@ impl Output {
     }
 }
 
+/// `1 file`, `2 files`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
 /// Size of the terminal on standard error, or a usual one.
 pub(crate) fn terminal_size() -> Size {
     match rustix::termios::tcgetwinsize(std::io::stderr()) {

@@ -11,7 +11,7 @@ use verifier::policy::{MAX_REFERENCE_VALUES, PolicyTemplate, ReferenceValues, po
 use super::args::PolicyInitArgs;
 use super::failure::{Failure, exit};
 use super::keys::public_key;
-use super::output::Output;
+use super::output::{Output, counted};
 use super::setup::{Setup, read_file, read_policy, read_project};
 
 /// Writes a first policy from signed Reference Values.
@@ -87,9 +87,9 @@ pub(crate) fn check(file: Option<&Path>, setup: &Setup, output: &Output) -> Resu
         let mark =
             if policy.is_dangerous() { ", NOT HARDWARE: it names a root that is no vendor's" } else { "" };
         output.data(&format!(
-            "{}: complete, {} reference values{mark}\n",
+            "{}: complete, {}{mark}\n",
             policy.file(),
-            policy.reference_values().len()
+            counted(policy.reference_values().len() as u64, "reference value")
         ));
     }
     Ok(0)

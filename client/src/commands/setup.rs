@@ -113,7 +113,7 @@ pub(crate) fn read_file(path: &Path, limit: usize, what: &str) -> Result<Vec<u8>
     use std::io::Read as _;
     let failed = |e: std::io::Error| {
         Failure::usage(format!("cannot read {what} {}: {e}", path.display()))
-            .advise("check the path, and where it was set: sealwright config show")
+            .advise("check the path; `sealwright config show` says where each setting came from")
     };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;

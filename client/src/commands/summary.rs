@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::build::Cause;
 use super::failure::exit;
-use super::output::Output;
+use super::output::{Output, counted};
 
 /// Build id of a resource name.
 pub(crate) fn id(name: &str) -> &str {
@@ -30,7 +30,8 @@ pub(crate) fn context(request: &Request, trees: &[Tree], uploaded: Uploaded) -> 
     match (&request.context, trees.first()) {
         (Source::Git { url }, _) => format!("{url} ({sent})"),
         (_, Some(tree)) => {
-            format!("{} files, {}, root {} ({sent})", tree.files, human_size(tree.bytes), tree.root.short())
+            let files = counted(tree.files, "file");
+            format!("{files}, {}, root {} ({sent})", human_size(tree.bytes), tree.root.short())
         }
         _ => sent,
     }
@@ -52,12 +53,14 @@ pub(crate) fn success(
             .status("incomplete", &format!("materials of class {}: {}", class.material_class, class.reason));
     }
     let digest = result.image.as_ref().map_or("", |image| image.digest.as_str());
+    let layout = matches!(destination, Destination::LayoutDirectory(_) | Destination::LayoutTar(_))
+        && !is_stdout(destination);
     // The names have been told by the build's milestones.
-    if !result.pushed.is_empty() {
+    if !result.pushed.is_empty() && !layout {
         output.status("image", &format!("{digest}   (signature, provenance, evidence attached)"));
     }
     let verify = match destination {
-        Destination::LayoutDirectory(path) | Destination::LayoutTar(path) if !is_stdout(destination) => {
+        Destination::LayoutDirectory(path) | Destination::LayoutTar(path) if layout => {
             output.status("image", digest);
             output.status(
                 "written",
@@ -111,16 +114,19 @@ pub(crate) fn failure(build: &v1::Build, cause: Cause, failed_output: &[String],
     }
     let build_id = id(&build.name);
     let word = if build.state() == v1::build::State::Cancelled { "cancelled" } else { "failed" };
+    let late = cause == Cause::Timeout && word == "cancelled";
     let what = match (failure.step.is_empty(), failure.exit_code) {
         (false, code) if code != 0 => format!("step \"{}\" exited {code}", failure.step),
+        _ if late => "it took longer than --timeout allows".to_owned(),
         _ => failure.message.clone(),
     };
     output.say(&format!("build {build_id} {word}: {what}"));
     for line in failed_output.iter().rev().take(5).rev() {
         output.say(&format!("  {line}"));
     }
-    if !failure.advice.is_empty() {
-        output.say(&format!("  what to do: {}", failure.advice));
+    let advice = if late { "give it more time with --timeout" } else { failure.advice.as_str() };
+    if !advice.is_empty() {
+        output.say(&format!("  what to do: {advice}"));
     }
     output.say(&format!("logs: sealwright logs {build_id}      nothing was signed or published"));
     let (code, meaning) = match (cause, failure.reason.as_str()) {

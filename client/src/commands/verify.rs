@@ -36,6 +36,21 @@ pub(crate) enum Target {
     Remote(ImageName),
 }
 
+const WANTED: &str = "give an image name, or the path of an OCI layout or its uncompressed tar file";
+
+impl Target {
+    /// A failure with the hint that a mistyped path may have been taken for an image name.
+    pub(crate) fn taken_for_name(text: &str, name: &ImageName, failure: Failure) -> Failure {
+        let named = text.starts_with(name.registry());
+        match failure.exit {
+            exit::FAILED | exit::UNAVAILABLE if !named => {
+                failure.advise(format!("there is no path `{text}` here, so this was taken for {name}"))
+            }
+            _ => failure,
+        }
+    }
+}
+
 /// Reads the argument: `oci-layout://PATH[:TAG|@DIGEST]`, a path that exists, or an image name.
 pub(crate) fn target(text: &str) -> Result<Target, Failure> {
     if let Some(rest) = text.strip_prefix("oci-layout://") {
@@ -50,20 +65,18 @@ pub(crate) fn target(text: &str) -> Result<Target, Failure> {
     if looks_like_path || Path::new(text).exists() {
         return Ok(Target::Local(PathBuf::from(text), None));
     }
-    text.parse().map(Target::Remote).map_err(|e| {
-        Failure::usage(e).advise("give an image name, or the path of an OCI layout or its tar file")
-    })
+    text.parse().map(Target::Remote).map_err(|e| Failure::usage(e).advise(WANTED))
 }
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         let with = |exit, reason: &str| Self::new(exit, reason, &error);
         match &error {
-            ImageError::Read { .. } => with(exit::USAGE, "UNREADABLE"),
-            ImageError::NotALayout { .. }
-            | ImageError::Selection { .. }
-            | ImageError::Name(_)
-            | ImageError::Login(_) => with(exit::USAGE, "USAGE"),
+            ImageError::Read { .. } => with(exit::USAGE, "UNREADABLE").advise(WANTED),
+            ImageError::NotALayout { .. } => with(exit::USAGE, "USAGE").advise(WANTED),
+            ImageError::Selection { .. } | ImageError::Name(_) | ImageError::Login(_) => {
+                with(exit::USAGE, "USAGE")
+            }
             ImageError::MissingBlob { .. } | ImageError::BadBlob { .. } | ImageError::Manifest { .. } => {
                 with(exit::NOT_AUTHENTIC, "DAMAGED").advise("fetch it again from where it came from")
             }
@@ -72,7 +85,7 @@ impl From<ImageError> for Failure {
             ImageError::Denied { .. } => {
                 with(exit::AUTH, "REGISTRY_DENIED").advise("log in with `docker login`")
             }
-            _ => with(exit::UNAVAILABLE, "REGISTRY"),
+            _ => with(exit::UNAVAILABLE, "REGISTRY").advise("check the registry's name and the network"),
         }
     }
 }
@@ -99,7 +112,8 @@ pub(crate) fn run(args: &VerifyArgs, setup: &Setup, output: &Output) -> Result<u
     };
     let report = match target {
         Target::Local(path, selector) => local(&path, selector.as_deref(), &policy, complete, output)?,
-        Target::Remote(name) => remote(&name, &policy, complete, output)?,
+        Target::Remote(name) => remote(&name, &policy, complete, output)
+            .map_err(|failure| Target::taken_for_name(&args.target, &name, failure))?,
     };
     if output.is_json() {
         output.document(&json!(report));

@@ -203,7 +203,7 @@ impl Tar {
         let mut entries = HashMap::new();
         let mut archive = tar::Archive::new(file.try_clone().map_err(read)?);
         for entry in archive.entries_with_seek().map_err(read)? {
-            let entry = entry.map_err(|e| not_a_layout(format!("it is no tar file: {e}")))?;
+            let entry = entry.map_err(|_| not_a_layout("it is no whole tar file".to_owned()))?;
             if !entry.header().entry_type().is_file() {
                 continue;
             }
