@@ -118,6 +118,19 @@ fn a_file_of_the_network_that_is_not_there_is_named() {
 }
 
 #[test]
+fn flags_of_docker_that_are_not_there_say_why_and_misuse_is_one_document_too() {
+    SERVER
+        .sealwright(["build", "--cache-from=type=gha", "."])
+        .code(2)
+        .says("error: --cache-from of `docker buildx build` is not there: a cache from outside");
+    for flag in ["--load", "--nonsense"] {
+        let misuse = SERVER.sealwright(["build", "--json", flag, "."]).code(2).json();
+        assert_eq!(misuse["error"]["exit"], 2);
+        assert!(misuse["error"]["message"].as_str().is_some_and(|text| text.contains(flag)), "{misuse}");
+    }
+}
+
+#[test]
 fn a_context_that_is_not_there_is_told_from_a_dockerfile_that_is_not() {
     SERVER
         .sealwright(["build", "/nonexistent"])

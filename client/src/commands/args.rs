@@ -39,6 +39,30 @@ pub(crate) struct Global {
     pub(crate) color: Option<String>,
 }
 
+/// Flags of `docker buildx build` that are not there, and why (docs/cli.md).
+const ABSENT: [(&[&str], &str); 6] = [
+    (
+        &["--provenance", "--sbom", "--attest"],
+        "provenance is always made, signed and bound to Evidence; there is no SBOM",
+    ),
+    (
+        &["--cache-from", "--cache-to"],
+        "a cache from outside would be material that nobody recorded; each project has its own",
+    ),
+    (&["--allow"], "insecure entitlements are off"),
+    (
+        &["--network", "--cgroup-parent", "--shm-size", "--ulimit"],
+        "this is a setting of the guest, not of the request",
+    ),
+    (&["--load", "--builder"], "no Docker engine takes part; --endpoint names the server"),
+    (&["--call", "--check", "--no-cache-filter"], "it is not supported"),
+];
+
+/// Why a flag of `docker buildx build` is not there.
+pub(crate) fn why_absent(flag: &str) -> Option<&'static str> {
+    ABSENT.iter().find(|(flags, _)| flags.contains(&flag)).map(|(_, why)| *why)
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Build an image from a Dockerfile

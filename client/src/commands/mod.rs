@@ -15,6 +15,7 @@ mod verify;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser as _};
 use client::config::Setting;
 
@@ -27,11 +28,7 @@ use self::setup::Setup;
 pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // clap prints help to stdout and misuse to stderr, and its codes are 0 and 2.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return misuse(&error),
     };
     let setup = Setup::gather(&cli.global);
     let color = match &setup {
@@ -46,6 +43,29 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::from(failure.exit)
         }
     }
+}
+
+/// What clap could not read, or the help that was asked for.
+fn misuse(error: &clap::Error) -> ExitCode {
+    // The flags were not read, so this one is looked for by hand.
+    let output = Output::new(std::env::args_os().any(|argument| argument == "--json"), None);
+    let flag = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) if error.kind() == ErrorKind::UnknownArgument => flag.as_str(),
+        _ => "",
+    };
+    if let Some(why) = args::why_absent(flag) {
+        let failure = Failure::usage(format!("{flag} of `docker buildx build` is not there: {why}"));
+        output.failure(&failure);
+        return ExitCode::from(failure.exit);
+    }
+    // clap prints help to stdout and misuse to stderr, and its codes are 0 and 2.
+    if error.use_stderr() && output.is_json() {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        output.failure_document(&Failure::usage(message));
+    }
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 fn dispatch(command: Command, setup: Result<Setup, Failure>, output: &Output) -> Result<u8, Failure> {

@@ -65,17 +65,22 @@ impl Output {
         self.say(&format!(" {word:<10} {fact}"));
     }
 
+    /// A failure as the one JSON document.
+    pub(crate) fn failure_document(&self, failure: &Failure) {
+        self.document(&json!({
+            "error": {
+                "reason": failure.reason,
+                "message": failure.what,
+                "place": failure.place,
+                "advice": failure.advice,
+                "exit": failure.exit,
+            }
+        }));
+    }
+
     pub(crate) fn failure(&self, failure: &Failure) {
         if self.json {
-            self.document(&json!({
-                "error": {
-                    "reason": failure.reason,
-                    "message": failure.what,
-                    "place": failure.place,
-                    "advice": failure.advice,
-                    "exit": failure.exit,
-                }
-            }));
+            self.failure_document(failure);
         }
         let word = if self.color { "\u{1b}[31merror\u{1b}[0m" } else { "error" };
         self.say(&format!("{word}: {}", failure.what));
