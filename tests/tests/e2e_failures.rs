@@ -89,6 +89,13 @@ fn a_syntax_error_shows_its_line_and_what_is_around_it() {
 }
 
 #[test]
+fn a_dockerfile_cannot_drive_the_terminal() {
+    let said =
+        failed(&[], "FROM scratch\nCOPPY \x1b[2J\x1b[31mred file.txt /\n").says(">>> COPPY red file.txt /");
+    assert!(!said.stderr.contains('\x1b'), "{:?}", said.stderr);
+}
+
+#[test]
 fn a_stage_that_is_not_there_is_named() {
     failed(&["--target", "absent"], "FROM scratch\nCOPY file.txt /\n")
         .says("target stage \"absent\" could not be found")

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use client::progress::{Display, build_json};
+use client::progress::{Display, build_json, clean_text};
 use client::session::{Session, SessionError, is_terminal};
 use client::spec::{self, DEFAULT_LAYOUT, Destination};
 use proto::v1;
@@ -29,7 +29,7 @@ fn describe(build: &v1::Build) -> String {
     let mut text = String::new();
     let mut line = |word: &str, value: &str| {
         if !value.is_empty() && value != "-" {
-            text.push_str(&format!("{word:<10} {value}\n"));
+            text.push_str(&format!("{word:<10} {}\n", clean_text(value, "           ")));
         }
     };
     line("build", summary::id(&build.name));
@@ -110,7 +110,7 @@ pub(crate) fn list(args: &ListArgs, setup: &Setup, output: &Output) -> Result<u8
         } else {
             let mut text = String::new();
             for build in &builds {
-                let name = build.names.first().map_or("-", String::as_str);
+                let name = clean_text(build.names.first().map_or("-", String::as_str), "");
                 let created = time(build.create_time.as_ref());
                 text.push_str(&format!(
                     "{:<28} {:<10} {created:<21} {name}\n",
@@ -173,7 +173,8 @@ pub(crate) fn logs(args: &LogsArgs, setup: &Setup, output: &Output) -> Result<u8
         };
         display.lock().unwrap_or_else(PoisonError::into_inner).finish();
         if let Some(failure) = &build.failure {
-            output.say(&format!("build {} {}: {}", summary::id(&name), state(&build), failure.message));
+            let message = clean_text(&failure.message, "  ");
+            output.say(&format!("build {} {}: {message}", summary::id(&name), state(&build)));
         }
         Ok(0)
     })

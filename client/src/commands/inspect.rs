@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use client::image::{Blobs, LocalImage, MAX_MANIFEST, gather, open_local, parse_manifest, registry};
 use client::key::public_pem;
+use client::progress::clean_text;
 use provenance::binding::{Leaf, LeafBody};
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE};
@@ -148,7 +149,8 @@ fn text(document: &Value) -> String {
     let mut out = String::new();
     let string = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let items = |key: &str| document[key].as_array().cloned().unwrap_or_default();
-    let mut line = |word: &str, fact: &str| out.push_str(&format!("{word:<12} {fact}\n"));
+    let mut line =
+        |word: &str, fact: &str| out.push_str(&format!("{word:<12} {}\n", clean_text(fact, "             ")));
     line("name", &string(&document["name"]));
     line("image", &string(&document["image"]));
     for image in items("images") {

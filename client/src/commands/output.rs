@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use client::progress::Size;
+use client::progress::{Size, clean_text};
 
 /// How this run prints.
 pub(crate) struct Output {
@@ -55,9 +55,9 @@ impl Output {
         self.data(&text);
     }
 
-    /// A line for people.
+    /// A line for people, whoever wrote what is in it.
     pub(crate) fn say(&self, line: &str) {
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
+        let _ = writeln!(std::io::stderr().lock(), "{}", clean_text(line, ""));
     }
 
     /// A status line: a word of up to ten letters, and a fact.
@@ -83,12 +83,12 @@ impl Output {
             self.failure_document(failure);
         }
         let word = if self.color { "\u{1b}[31merror\u{1b}[0m" } else { "error" };
-        self.say(&format!("{word}: {}", failure.what));
+        let _ = writeln!(std::io::stderr().lock(), "{word}: {}", clean_text(&failure.what, "  "));
         if let Some(place) = &failure.place {
-            self.say(&format!("  where: {place}"));
+            self.say(&format!("  where: {}", clean_text(place, "    ")));
         }
         for advice in &failure.advice {
-            self.say(&format!("  what to do: {advice}"));
+            self.say(&format!("  what to do: {}", clean_text(advice, "    ")));
         }
         if let Some(meaning) = failure.exit_meaning() {
             self.say(meaning);

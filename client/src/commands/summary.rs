@@ -1,7 +1,7 @@
 //! The words around a build: what was sent, how it ended, where it is.
 
 use client::context::{Tree, Uploaded};
-use client::progress::{build_json, human_size};
+use client::progress::{build_json, clean_text, human_size};
 use client::spec::Destination;
 use proto::v1;
 use provenance::request::{Request, Source};
@@ -120,7 +120,7 @@ pub(crate) fn failure(build: &v1::Build, cause: Cause, failed_output: &[String],
         _ if late => "it took longer than --timeout allows".to_owned(),
         _ => failure.message.clone(),
     };
-    output.say(&format!("build {build_id} {word}: {what}"));
+    output.say(&format!("build {build_id} {word}: {}", clean_text(&what, "  ")));
     for line in failed_output.iter().rev().take(5).rev() {
         output.say(&format!("  {line}"));
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use client::docker_config::{DockerConfig, docker_config_folder};
 use client::image::{Blobs, ImageError, LocalImage, gather, open_local, registry};
 use client::image_name::ImageName;
+use client::progress::clean_text;
 use client::session::now;
 use proto::v1::RegistryCredential;
 use provenance::digest::Sha256Digest;
@@ -118,7 +119,8 @@ pub(crate) fn run(args: &VerifyArgs, setup: &Setup, output: &Output) -> Result<u
     if output.is_json() {
         output.document(&json!(report));
     } else {
-        output.data(&paint(&report.to_string(), output.color_stdout()));
+        let text = clean_text(&report.to_string(), "") + "\n";
+        output.data(&paint(&text, output.color_stdout()));
     }
     Ok(report.exit_code())
 }

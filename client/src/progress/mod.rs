@@ -167,7 +167,19 @@ pub(crate) fn clean_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_end_matches(['\n', '\r']);
     // A progress bar overwrites its line; only its last state counts.
-    let text = text.rsplit('\r').next().unwrap_or(text);
+    clean(text.rsplit('\r').next().unwrap_or(text))
+}
+
+/// Text that somebody else wrote (a server, a registry, an image, a Dockerfile) as a person may see it: no control
+/// characters but its newlines, and `indent` before every line but the first, so that none passes for ours.
+#[must_use]
+pub fn clean_text(text: &str, indent: &str) -> String {
+    let lines: Vec<String> =
+        text.trim_end().split('\n').map(|line| clean(line.trim_end_matches('\r'))).collect();
+    lines.join(&format!("\n{indent}"))
+}
+
+fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -290,6 +302,11 @@ mod tests {
         assert_eq!(clean_line(b"10%\r100%\r\n"), "100%");
         assert_eq!(clean_line("a\u{202e}b".as_bytes()), "a\u{fffd}b");
         assert_eq!(clean_line(b"\xff\t1"), "\u{fffd}\t1");
+    }
+
+    #[test]
+    fn text_of_others_cannot_drive_the_terminal_or_pass_for_our_lines() {
+        assert_eq!(clean_text("one\x1b[31m\r\nexit 0: done\rx\n\n", "  "), "one\n  exit 0: done\u{fffd}x");
     }
 
     #[test]
