@@ -75,5 +75,9 @@ status=0
 "$sealwright" verify "$work/altered" || status=$?
 ((status == 4)) || die "the altered image gave exit code $status." "Wanted: 4 (not authentic)."
 
+# The image and the policy stay, to be looked at; the server's state, the secret and the copy do not.
+mv "$work/state/policy.toml" "$work/policy.toml"
+rm -rf "$work/state" "$work/altered" "$work/greeting_key" "$work/ready" "$work/server.log"
 step "done: built, verified, and the altered copy rejected (exit code 4)"
-rm -rf "$work"
+printf '%s\n' "look at it:  target/release/sealwright inspect target/demo/hello" \
+    "             target/release/sealwright verify --policy target/demo/policy.toml target/demo/hello" >&2
