@@ -15,6 +15,8 @@ pub(crate) struct Plain {
     last: usize,
     /// Steps whose heading has been written.
     headed: std::collections::HashSet<usize>,
+    /// The last line, if it was a step's end.
+    last_end: String,
 }
 
 impl Plain {
@@ -67,20 +69,26 @@ impl Plain {
         if let Some(line) = self.steps.step(&vertex.digest).rest() {
             self.log_line(&vertex.digest, ended, &line, out);
         }
-        let number = self.heading(&vertex.digest, out);
         let step = self.steps.step(&vertex.digest);
-        let _ = if !step.error.is_empty() {
+        let number = step.number;
+        let end = if !step.error.is_empty() {
             let error = clean_line(step.error.as_bytes());
             if error.ends_with("context canceled") {
-                writeln!(out, "#{number} CANCELED")
+                format!("#{number} CANCELED")
             } else {
-                writeln!(out, "#{number} ERROR: {error}")
+                format!("#{number} ERROR: {error}")
             }
         } else if step.cached {
-            writeln!(out, "#{number} CACHED")
+            format!("#{number} CACHED")
         } else {
-            writeln!(out, "#{number} DONE {:.1}s", step.seconds(ended))
+            format!("#{number} DONE {:.1}s", step.seconds(ended))
         };
+        // A step that began again, told nothing and took no time has ended already, for all that is seen.
+        if self.last != number || self.last_end != end {
+            self.heading(&vertex.digest, out);
+            let _ = writeln!(out, "{end}");
+            self.last_end = end;
+        }
     }
 
     fn log_line(&mut self, vertex: &str, now: Option<i128>, line: &str, out: &mut String) {
@@ -114,6 +122,7 @@ impl Plain {
 
     /// Writes the step's heading if its lines do not continue, and gives its number.
     fn heading(&mut self, vertex: &str, out: &mut String) -> usize {
+        self.last_end.clear();
         let step = self.steps.step(vertex);
         let number = step.number;
         let name = clean_line(step.name.as_bytes());
@@ -178,7 +187,8 @@ mod tests {
         let text = shown(vec![
             (0, vertex("FROM base", Some(0), None, false, "")),
             (100, vertex("FROM base", Some(0), Some(100), false, "")),
-            (100, vertex("RUN", Some(100), None, false, "")),
+            (110, vertex("FROM base", Some(110), Some(110), false, "")),
+            (120, vertex("RUN", Some(100), None, false, "")),
             (200, vertex("FROM base", Some(200), None, false, "")),
             (250, vertex("FROM base", Some(0), Some(100), false, "")),
             (300, vertex("RUN", Some(100), Some(300), false, "")),
