@@ -60,6 +60,7 @@ async fn serve(operations: &Operations, trust: &Trust, parts: Parts) -> Result<(
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        eprintln!("stopping   no new builds; running ones have {} to end", operations.drain);
     };
     assembled.server.run_until(shutdown).await.map_err(|error| error.to_string())
 }

@@ -156,6 +156,7 @@ async fn serve(state: &Path, operations: &Operations, trust: &Trust) -> Result<(
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            eprintln!("stopping   no new builds; running ones have {} to end", operations.drain);
         })
         .await?;
     Ok(())
