@@ -167,7 +167,10 @@ impl Terminal {
                 (current, 0) => human_size(current),
                 (current, total) => format!("{} / {}", human_size(current), human_size(total)),
             };
-            lines.push(cut(format!(" => => {} {size}", status_name(status)).trim_end(), width));
+            // The digest in the name gives way, not the size.
+            let room = width.saturating_sub(size.len() + 1);
+            let name = cut(&format!(" => => {}", status_name(status)), room);
+            lines.push(format!("{name} {size}").trim_end().to_owned());
         }
         let from = step.tail.len().saturating_sub(TAIL);
         lines.extend(step.tail[from..].iter().map(|line| cut(&format!(" => => # {line}"), width)));
@@ -241,8 +244,20 @@ mod tests {
                 ..v1::VertexStatus::default()
             })),
         });
+        terminal.event(&v1::BuildEvent {
+            number: 4,
+            time: Some(prost_types::Timestamp { seconds: 21, nanos: 0 }),
+            event: Some(Event::VertexStatus(v1::VertexStatus {
+                vertex: "FROM base".to_owned(),
+                id: "sha256:0123456789abcdef".to_owned(),
+                current: 1_500,
+                total: 2_000_000,
+                ..v1::VertexStatus::default()
+            })),
+        });
         let frame = terminal.frame(false);
         assert!(frame.contains("(0/1)") && frame.contains(" => => extracting sha256:00\n"), "{frame}");
+        assert!(frame.contains(" => => sha256:012345678… 1.50kB / 2.00MB\n"), "{frame}");
     }
 
     #[test]
