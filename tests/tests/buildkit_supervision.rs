@@ -49,6 +49,9 @@ async fn two_projects_build_at_once_in_daemons_of_their_own() {
     for daemon in [&one, &other] {
         assert_eq!(mode(daemon.socket()), 0o600);
         assert_eq!(mode(daemon.socket().parent().expect("in a directory")), 0o700);
+        // When memory runs out, the kernel ends a daemon or its steps, not the process that holds the keys.
+        let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", daemon.process_id()));
+        assert_eq!(score.expect("it runs").trim(), "1000");
     }
     // Each waits for the other: both run at the same time, in separate file systems but on one clock.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

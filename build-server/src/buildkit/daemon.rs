@@ -56,8 +56,10 @@ const UNSHARE: &str = "/usr/bin/unshare";
 const SHELL: &str = "/bin/sh";
 /// Mounts of the daemon's own, gone with its namespace: the state of running steps, which runc keeps under a fixed name,
 /// and the temporary directory under its short name. That is no link, because BuildKit opens files in it by path and
-/// refuses those whose path then reads otherwise: every bind mount of a file or subdirectory.
-const OWN_MOUNTS: &str = "mkdir -p /run/runc && /usr/bin/mount -t tmpfs -o mode=0700,size=64m runc /run/runc && \
+/// refuses those whose path then reads otherwise: every bind mount of a file or subdirectory. First of all the daemon
+/// and its steps are named to the kernel as what to end when memory runs out: a Dockerfile can fill it, and this process
+/// holds the keys and the other projects' builds.
+const OWN_MOUNTS: &str = "echo 1000 > /proc/self/oom_score_adj && mkdir -p /run/runc && /usr/bin/mount -t tmpfs -o mode=0700,size=64m runc /run/runc && \
                           /usr/bin/mount --bind \"$HOME/tmp\" \"$TMPDIR\" && exec \"$@\"";
 
 type Log = Arc<Mutex<VecDeque<String>>>;
@@ -321,6 +323,7 @@ fn prepare(config: &EngineConfig, directory: &Path, names: &DaemonNames) -> Resu
         }
         _ => private_directory(&temporary)?,
     }
+    drop_partial_ingests(&directory.join("root"))?;
     let file = directory.join("buildkitd.toml");
     fs::write(&file, config.daemon_toml(directory, names)).map_err(EngineError::io("write", &file))?;
     private_directory(&names.directory.join("tmp"))?;
@@ -331,6 +334,27 @@ fn prepare(config: &EngineConfig, directory: &Path, names: &DaemonNames) -> Resu
     let _ = fs::remove_file(&link);
     symlink(names.directory.join("socket"), &link).map_err(EngineError::io("link", &link))?;
     LogFile::open(directory.join("buildkitd.log"))
+}
+
+/// Removes the blobs that a killed daemon had received in part. BuildKit would go on where they end, and reads an image
+/// that comes from us only from its start: the same build would fail with `unsupported offset` again and again.
+fn drop_partial_ingests(root: &Path) -> Result<(), EngineError> {
+    let workers = match fs::read_dir(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        workers => workers.map_err(EngineError::io("list", root))?,
+    };
+    for worker in workers {
+        let ingest = worker.map_err(EngineError::io("list", root))?.path().join("content/ingest");
+        match fs::remove_dir_all(&ingest) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) => {}
+            removed => removed.map_err(EngineError::io("remove", &ingest))?,
+        }
+    }
+    Ok(())
 }
 
 async fn start(
@@ -474,5 +498,26 @@ async fn wait_ready(socket: &Path, mut ended: watch::Receiver<bool>) -> Option<C
             _ = ended.wait_for(|ended| *ended) => return None,
             () = tokio::time::sleep(Duration::from_millis(10)) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_daemon_received_in_part_is_dropped_and_nothing_else() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path().join("root");
+        assert!(drop_partial_ingests(&root).is_ok(), "there is no root before the first start");
+        let content = root.join("runc-overlayfs/content");
+        fs::create_dir_all(content.join("ingest/ref")).expect("directory");
+        fs::create_dir_all(content.join("blobs/sha256")).expect("directory");
+        fs::write(content.join("ingest/ref/data"), "part").expect("file");
+        fs::write(content.join("blobs/sha256/x"), "whole").expect("file");
+        fs::write(root.join("buildkitd.lock"), "").expect("file");
+        drop_partial_ingests(&root).expect("dropped");
+        assert!(!content.join("ingest").exists());
+        assert!(content.join("blobs/sha256/x").exists() && root.join("buildkitd.lock").exists());
     }
 }
