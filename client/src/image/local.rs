@@ -1,12 +1,13 @@
 //! Images on this machine: an OCI layout as a directory or as an uncompressed tar file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use provenance::digest::Sha256Digest;
+use rustix::fs::OFlags;
 
 use super::{
     AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, MAX_MANIFEST,
@@ -15,6 +16,8 @@ use super::{
 
 /// Most entries of a layout's tar file.
 const MAX_TAR_ENTRIES: usize = 100_000;
+/// Most bytes of a tar file that are read to find its entries: their headers, with long names and attributes.
+const MAX_TAR_HEADERS: u64 = 128 << 20;
 
 /// An image of a layout on this machine.
 pub struct LocalImage {
@@ -52,10 +55,47 @@ pub fn open_local(path: &Path, selector: Option<&str>) -> Result<LocalImage, Ima
     }
     let index =
         store.named("index.json").map_err(|_| not_a_layout("it has no readable `index.json`".to_owned()))?;
+    check_spelling(&index).map_err(|problem| not_a_layout(format!("index.json: {problem}")))?;
     let index: AnyManifest =
         serde_json::from_slice(&index).map_err(|e| not_a_layout(format!("index.json: {e}")))?;
     let (image, attached) = select(path, selector, index.manifests)?;
     Ok(LocalImage { store, image, attached })
+}
+
+/// Refuses two spellings of one key. Other readers, those written in Go first of all, take `Digest` for `digest`: such
+/// an index would show them another image than us.
+fn check_spelling(index: &[u8]) -> Result<(), String> {
+    fn check(value: &serde_json::Value) -> Result<(), String> {
+        match value {
+            serde_json::Value::Object(map) => {
+                let mut seen = HashSet::new();
+                map.iter().try_for_each(|(key, value)| {
+                    // Both, because two characters outside ASCII fold to `s` and `k`.
+                    match seen.insert(key.to_uppercase().to_lowercase()) {
+                        true => check(value),
+                        false => Err(format!("holds the key `{key}` in two spellings")),
+                    }
+                })
+            }
+            serde_json::Value::Array(items) => items.iter().try_for_each(check),
+            _ => Ok(()),
+        }
+    }
+    check(&serde_json::from_slice(index).map_err(|e| e.to_string())?)
+}
+
+/// Opens a file, and nothing else: opening a FIFO would wait for whoever writes to it, a device may do anything.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of open(2) is an int");
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() {
+        Ok(file)
+    } else if kind.is_dir() {
+        Err(io::ErrorKind::IsADirectory.into())
+    } else {
+        Err(io::Error::other("it is no regular file"))
+    }
 }
 
 /// Whether a layout's index lists this beside an image: a referrer, or under cosign's tag scheme.
@@ -75,7 +115,8 @@ fn select(
     let wrong = |problem: String| ImageError::Selection { path: path.to_owned(), problem };
     let tag = |descriptor: &Descriptor| descriptor.annotations.get(REF_NAME).cloned();
     let mut images: Vec<&Descriptor> = manifests.iter().filter(|d| !is_attached(d)).collect();
-    images.dedup_by_key(|image| image.digest);
+    let mut seen = HashSet::new();
+    images.retain(|image| seen.insert((image.digest, tag(image))));
     let shown = || {
         let list: Vec<String> = images
             .iter()
@@ -83,21 +124,25 @@ fn select(
             .collect();
         if list.is_empty() { "no image".to_owned() } else { list.join(", ") }
     };
-    let found = match selector {
+    let found: Descriptor = match selector {
         Some(selector) => {
             let by_digest = selector.parse::<Sha256Digest>().ok();
             let fits = |d: &&&Descriptor| match by_digest {
                 Some(digest) => d.digest == digest,
                 None => tag(d).as_deref() == Some(selector),
             };
-            images
-                .iter()
-                .find(fits)
-                .copied()
-                .ok_or_else(|| wrong(format!("has no image `{selector}`; it has {}", shown())))?
+            let fitting: Vec<&Descriptor> = images.iter().filter(fits).copied().collect();
+            match fitting.as_slice() {
+                [first, rest @ ..] if rest.iter().all(|image| image.digest == first.digest) => {
+                    (*first).clone()
+                }
+                [] => return Err(wrong(format!("has no image `{selector}`; it has {}", shown()))),
+                // Another program may take another of them.
+                _ => return Err(wrong(format!("holds several images `{selector}`; it has {}", shown()))),
+            }
         }
         None => match images.as_slice() {
-            [one] => one,
+            [first, rest @ ..] if rest.iter().all(|image| image.digest == first.digest) => (*first).clone(),
             [] => return Err(wrong("holds no image".to_owned())),
             _ => {
                 return Err(wrong(format!(
@@ -113,7 +158,7 @@ fn select(
         .filter(|descriptor| descriptor.digest != digest)
         .map(|descriptor| Attached { descriptor: descriptor.clone(), tag: tag(descriptor) })
         .collect();
-    Ok((found.clone(), attached))
+    Ok((found, attached))
 }
 
 impl LocalImage {
@@ -128,11 +173,18 @@ impl LocalImage {
         let targets: Vec<Sha256Digest> =
             std::iter::once(self.image.digest).chain(children.iter().map(|child| child.digest)).collect();
         let attached = self.attached.iter().filter(|item| is_attached(&item.descriptor)).take(MAX_ATTACHED);
-        attached.filter_map(|item| self.check_attached(item, &targets).err()).collect()
+        // The same document stands beside an image in several forms, and a hostile manifest may name it without end.
+        let mut checked = HashSet::new();
+        attached.filter_map(|item| self.check_attached(item, &targets, &mut checked).err()).collect()
     }
 
     /// Checks one thing that stands beside one of `targets`.
-    fn check_attached(&self, item: &Attached, targets: &[Sha256Digest]) -> Result<(), ImageError> {
+    fn check_attached(
+        &self,
+        item: &Attached,
+        targets: &[Sha256Digest],
+        checked: &mut HashSet<(Sha256Digest, u64)>,
+    ) -> Result<(), ImageError> {
         let digest = item.descriptor.digest;
         let manifest = parse_manifest(digest, &self.document(&digest, MAX_MANIFEST)?)?;
         let tag = item.tag.as_deref().and_then(|tag| tag.strip_prefix("sha256-"));
@@ -141,11 +193,15 @@ impl LocalImage {
             return Ok(());
         }
         for part in manifest.config.iter().chain(&manifest.layers) {
+            if checked.contains(&(part.digest, part.size)) {
+                continue;
+            }
             let size = self.document(&part.digest, MAX_ATTACHED_BYTES)?.len() as u64;
             if size != part.size {
                 let problem = format!("has {size} bytes, its manifest says {}", part.size);
                 return Err(ImageError::BadBlob { digest: part.digest, problem });
             }
+            checked.insert((part.digest, part.size));
         }
         Ok(())
     }
@@ -169,7 +225,7 @@ impl Store {
 
     fn reader(&self, name: &str) -> io::Result<Box<dyn Read + Send + '_>> {
         match self {
-            Self::Directory(folder) => Ok(Box::new(File::open(folder.join(name))?)),
+            Self::Directory(folder) => Ok(Box::new(open_regular(&folder.join(name))?)),
             Self::Tar(tar) => {
                 let (offset, size) = *tar.entries.get(name).ok_or(io::ErrorKind::NotFound)?;
                 Ok(Box::new(Section { file: &tar.file, offset, end: offset + size }))
@@ -191,7 +247,7 @@ impl Tar {
     fn open(path: &Path) -> Result<Self, ImageError> {
         let read = |source| ImageError::Read { path: path.to_owned(), source };
         let not_a_layout = |problem: String| ImageError::NotALayout { path: path.to_owned(), problem };
-        let file = File::open(path).map_err(read)?;
+        let file = open_regular(path).map_err(read)?;
         let mut start = [0; 6];
         let length = file.read_at(&mut start, 0).map_err(read)?;
         if start[..length].starts_with(&[0x1f, 0x8b])
@@ -201,13 +257,22 @@ impl Tar {
             return Err(not_a_layout("it is compressed; unpack it first".to_owned()));
         }
         let mut entries = HashMap::new();
-        let mut archive = tar::Archive::new(file.try_clone().map_err(read)?);
+        let headers = Limited { inner: file.try_clone().map_err(read)?, left: MAX_TAR_HEADERS };
+        let mut archive = tar::Archive::new(headers);
         for entry in archive.entries_with_seek().map_err(read)? {
             let entry = entry.map_err(|_| not_a_layout("it is no whole tar file".to_owned()))?;
-            if !entry.header().entry_type().is_file() {
-                continue;
-            }
-            let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let kind = entry.header().entry_type();
+            // Unpacked, a link or another spelling of a name could stand in the place of a file that was verified.
+            let name = match plain_name(&name) {
+                Some(_) if kind.is_dir() => continue,
+                Some(plain) if kind.is_file() => plain.to_owned(),
+                _ => {
+                    return Err(not_a_layout(format!(
+                        "its entry `{name}` is neither a file nor a directory with a plain relative name"
+                    )));
+                }
+            };
             let place = (entry.raw_file_position(), entry.size());
             // Two files of one name could show one image to us and another to somebody else.
             if entries.insert(name.clone(), place).is_some() {
@@ -218,6 +283,41 @@ impl Tar {
             }
         }
         Ok(Self { path: path.to_owned(), file, entries })
+    }
+}
+
+/// The name of an entry without `./` in front; `None` for one that another program could read as another file.
+fn plain_name(name: &str) -> Option<&str> {
+    let mut plain = name;
+    while let Some(rest) = plain.strip_prefix("./") {
+        plain = rest;
+    }
+    let plain = plain.strip_suffix('/').unwrap_or(plain);
+    let whole = plain.is_empty() || plain == ".";
+    let fits = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(char::is_control);
+    (whole || plain.split('/').all(fits)).then_some(plain)
+}
+
+/// A file of which only so much may be read. What is skipped does not count.
+struct Limited {
+    inner: File,
+    left: u64,
+}
+
+impl Read for Limited {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(length as u64)
+            .ok_or_else(|| io::Error::other(format!("its headers have more than {MAX_TAR_HEADERS} bytes")))?;
+        Ok(length)
+    }
+}
+
+impl Seek for Limited {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
     }
 }
 

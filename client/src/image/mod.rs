@@ -27,6 +27,8 @@ pub const MAX_MANIFEST: u64 = 4 << 20;
 pub const MAX_ATTACHED_BYTES: u64 = 10 << 20;
 /// Most attached manifests that are looked at.
 pub(crate) const MAX_ATTACHED: usize = 256;
+/// Most bytes of attached documents that are kept at once, together.
+const MAX_ATTACHED_TOTAL: u64 = 512 << 20;
 /// Annotation under which a layout names what it holds.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -235,18 +237,39 @@ pub fn gather(
     }
     let mut damaged = Vec::new();
     let mut seen = HashSet::new();
+    let mut room = Room { left: MAX_ATTACHED_TOTAL, documents: HashSet::new() };
     for item in attached.iter().take(MAX_ATTACHED).filter(|item| seen.insert(item.descriptor.digest)) {
-        if let Err(error) = attach(blobs, target, item, &mut input) {
+        if let Err(error) = attach(blobs, target, item, &mut room, &mut input) {
             damaged.push(error);
         }
     }
     Ok((input, damaged))
 }
 
+/// What may still be taken in. Manifests are small, and may name many large documents, or one many times.
+struct Room {
+    left: u64,
+    /// Envelopes and Evidence that are taken in already.
+    documents: HashSet<Sha256Digest>,
+}
+
+impl Room {
+    fn document(&mut self, blobs: &dyn Blobs, digest: &Sha256Digest) -> Result<Vec<u8>, ImageError> {
+        let bytes = blobs.document(digest, MAX_ATTACHED_BYTES)?;
+        let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
+            let problem = format!("what is attached has more than {MAX_ATTACHED_TOTAL} bytes together");
+            return Err(ImageError::BadBlob { digest: *digest, problem });
+        };
+        self.left = left;
+        Ok(bytes)
+    }
+}
+
 fn attach(
     blobs: &dyn Blobs,
     target: Sha256Digest,
     item: &Attached,
+    room: &mut Room,
     input: &mut ImageInput,
 ) -> Result<(), ImageError> {
     let digest = item.descriptor.digest;
@@ -255,7 +278,8 @@ fn attach(
     let refers = manifest.subject.as_ref().is_some_and(|subject| subject.digest == target);
     let layers: &[Descriptor] = if tagged("sig") || tagged("att") || refers { &manifest.layers } else { &[] };
     for layer in layers {
-        let read = || blobs.document(&layer.digest, MAX_ATTACHED_BYTES);
+        // One more than the verifier looks at, so that it is the verifier that refuses.
+        let enough = |count: usize| count > verifier::image::MAX_ATTACHED;
         match layer.media_type.as_str() {
             SIMPLE_SIGNING_MEDIA_TYPE => {
                 let signature =
@@ -264,10 +288,19 @@ fn attach(
                     digest: layer.digest,
                     problem: format!("has no base64 signature under {SIGNATURE_ANNOTATION}"),
                 })?;
-                input.simple_signatures.push(SimpleSignature { payload: read()?, signature });
+                if !enough(input.simple_signatures.len()) {
+                    let payload = room.document(blobs, &layer.digest)?;
+                    input.simple_signatures.push(SimpleSignature { payload, signature });
+                }
             }
-            DSSE_MEDIA_TYPE | BUNDLE_MEDIA_TYPE => input.envelopes.push(read()?),
-            CMW_MEDIA_TYPE => input.evidence.push(read()?),
+            DSSE_MEDIA_TYPE | BUNDLE_MEDIA_TYPE
+                if !enough(input.envelopes.len()) && room.documents.insert(layer.digest) =>
+            {
+                input.envelopes.push(room.document(blobs, &layer.digest)?);
+            }
+            CMW_MEDIA_TYPE if !enough(input.evidence.len()) && room.documents.insert(layer.digest) => {
+                input.evidence.push(room.document(blobs, &layer.digest)?);
+            }
             _ => {}
         }
     }

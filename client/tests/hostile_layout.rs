@@ -1,0 +1,206 @@
+//! Layouts and archives made by somebody else: they cannot make the command wait, fill memory, show another image to
+//! other programs, or drive the terminal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use client::image::{ImageError, gather, open_local};
+use provenance::digest::Sha256Digest;
+use serde_json::{Value, json};
+use verifier::image::MAX_ATTACHED;
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const TAG: &str = "org.opencontainers.image.ref.name";
+
+/// A layout of one image without layers, tagged `1`.
+struct Layout {
+    directory: tempfile::TempDir,
+    index: Value,
+}
+
+impl Layout {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(directory.path().join("blobs/sha256")).expect("directory");
+        fs::write(directory.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("file");
+        let mut layout = Self { directory, index: json!({"schemaVersion": 2, "manifests": []}) };
+        let config = layout.blob(b"{}", "application/vnd.oci.image.config.v1+json");
+        layout
+            .image(&json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []}), "1");
+        layout
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Stores a blob and gives its descriptor.
+    fn blob(&self, bytes: &[u8], media_type: &str) -> Value {
+        let digest = Sha256Digest::of(bytes);
+        fs::write(self.path().join("blobs/sha256").join(digest.hex()), bytes).expect("blob");
+        json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
+    }
+
+    fn image(&mut self, manifest: &Value, tag: &str) {
+        let mut descriptor = self.blob(manifest.to_string().as_bytes(), MANIFEST);
+        descriptor["annotations"] = json!({TAG: tag});
+        self.index["manifests"].as_array_mut().expect("manifests").push(descriptor);
+        self.write(&self.index.to_string());
+    }
+
+    fn write(&self, index: &str) {
+        fs::write(self.path().join("index.json"), index).expect("index");
+    }
+
+    /// The layout as a tar archive, after which `more` adds entries.
+    fn tar(&self, more: impl FnOnce(&mut tar::Builder<fs::File>)) -> PathBuf {
+        let path = self.path().join("layout.tar");
+        let mut archive = tar::Builder::new(fs::File::create(&path).expect("archive"));
+        archive.append_dir_all("./blobs", self.path().join("blobs")).expect("blobs");
+        for name in ["oci-layout", "index.json"] {
+            archive.append_path_with_name(self.path().join(name), name).expect("file");
+        }
+        more(&mut archive);
+        archive.finish().expect("archive");
+        path
+    }
+}
+
+fn refusal(path: &Path, selector: Option<&str>) -> String {
+    match open_local(path, selector) {
+        Ok(_) => panic!("{} was opened", path.display()),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn fifo(path: &Path) {
+    let _ = fs::remove_file(path);
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+}
+
+/// What `work` gives, if it ends at all.
+fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(work()));
+    receive.recv_timeout(Duration::from_secs(10)).expect("it waits for ever")
+}
+
+#[test]
+fn what_is_no_regular_file_is_not_waited_for() {
+    let layout = Layout::new();
+    let path = layout.path().to_owned();
+    let digest: Sha256Digest =
+        layout.index["manifests"][0]["digest"].as_str().and_then(|text| text.parse().ok()).expect("a digest");
+    fifo(&path.join("blobs/sha256").join(digest.hex()));
+    let error = in_time({
+        let path = path.clone();
+        move || {
+            let image = open_local(&path, None).expect("opens");
+            gather(&image, image.image.digest, &image.attached).expect_err("no manifest")
+        }
+    });
+    assert!(
+        matches!(&error, ImageError::BadBlob { problem, .. } if problem == "it is no regular file"),
+        "{error}"
+    );
+    fifo(&path.join("index.json"));
+    let index = path.clone();
+    assert!(in_time(move || refusal(&index, None)).contains("no readable `index.json`"));
+    let target = path.join("fifo");
+    fifo(&target);
+    assert!(in_time(move || refusal(&target, None)).contains("it is no regular file"));
+}
+
+#[test]
+fn an_index_that_others_read_otherwise_is_refused() {
+    let layout = Layout::new();
+    let manifests = &layout.index["manifests"];
+    for key in ["Manifests", "MANIFESTS", "manifeſts"] {
+        layout.write(&json!({"schemaVersion": 2, "manifests": manifests, key: []}).to_string());
+        assert!(refusal(layout.path(), None).contains("in two spellings"), "{key}");
+    }
+    let mut other = manifests.clone();
+    other[0]["Digest"] = json!(Sha256Digest::of(b"other"));
+    layout.write(&json!({"schemaVersion": 2, "manifests": other}).to_string());
+    assert!(refusal(layout.path(), None).contains("in two spellings"));
+}
+
+#[test]
+fn a_tag_of_two_images_names_none() {
+    let mut layout = Layout::new();
+    let first = layout.index["manifests"][0].clone();
+    // The same image twice is one image.
+    layout.index["manifests"].as_array_mut().expect("manifests").push(first);
+    layout.write(&layout.index.to_string());
+    assert!(open_local(layout.path(), Some("1")).is_ok());
+    assert!(open_local(layout.path(), None).is_ok());
+    let config = layout.blob(b"{} ", "application/vnd.oci.image.config.v1+json");
+    layout.image(&json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []}), "1");
+    assert!(refusal(layout.path(), Some("1")).contains("holds several images `1`"));
+}
+
+#[test]
+fn an_archive_that_unpacks_to_another_layout_is_refused() {
+    let layout = Layout::new();
+    assert!(open_local(&layout.tar(|_| ()), None).is_ok());
+    let named = |name: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(0);
+        header.set_cksum();
+        header
+    };
+    for name in
+        ["index.json", "./index.json", "/index.json", ".//index.json", "x/../index.json", "../x", "a\u{7}"]
+    {
+        let path = layout.tar(|archive| archive.append(&named(name), std::io::empty()).expect("entry"));
+        refusal(&path, None);
+    }
+    for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Fifo] {
+        let mut header = named("index.json");
+        header.set_entry_type(kind);
+        header.set_link_name("oci-layout").expect("link");
+        header.set_cksum();
+        let path = layout.tar(|archive| archive.append(&header, std::io::empty()).expect("entry"));
+        assert!(refusal(&path, None).contains("neither a file nor a directory"), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_long_name_of_an_archive_does_not_fill_memory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("long.tar");
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("././@LongLink").expect("name");
+        header.set_entry_type(kind);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        fs::write(&path, header.as_bytes()).expect("archive");
+        // Without blocks on the disk.
+        fs::File::options().write(true).open(&path).and_then(|file| file.set_len(1 << 40)).expect("length");
+        assert!(refusal(&path, None).contains("no whole tar file"), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_document_that_is_named_without_end_is_taken_in_once() {
+    let mut layout = Layout::new();
+    let image = layout.index["manifests"][0].clone();
+    let evidence = layout.blob(&vec![b' '; 1 << 20], "application/cmw+json");
+    let payload = layout.blob(b"{}", "application/vnd.dev.cosign.simplesigning.v1+json");
+    let mut signature = payload;
+    signature["annotations"] = json!({"dev.cosignproject.cosign/signature": "AAAA"});
+    let layers = [vec![evidence; 5000], vec![signature; 500]].concat();
+    let artefact = json!({"schemaVersion": 2, "mediaType": MANIFEST, "subject": image, "layers": layers});
+    let mut descriptor = layout.blob(artefact.to_string().as_bytes(), MANIFEST);
+    descriptor["artifactType"] = json!("application/cmw+json");
+    layout.index["manifests"].as_array_mut().expect("manifests").push(descriptor);
+    layout.write(&layout.index.to_string());
+    let image = open_local(layout.path(), None).expect("opens");
+    let (input, damaged) = gather(&image, image.image.digest, &image.attached).expect("gathers");
+    assert!(damaged.is_empty(), "{damaged:?}");
+    assert_eq!((input.evidence.len(), input.simple_signatures.len()), (1, MAX_ATTACHED + 1));
+}
