@@ -204,3 +204,27 @@ fn a_document_that_is_named_without_end_is_taken_in_once() {
     assert!(damaged.is_empty(), "{damaged:?}");
     assert_eq!((input.evidence.len(), input.simple_signatures.len()), (1, MAX_ATTACHED + 1));
 }
+
+#[test]
+fn nothing_in_a_layout_reaches_the_terminal_as_a_control_character() {
+    let mut layout = Layout::new();
+    let config = layout.blob(b"{} ", "application/vnd.oci.image.config.v1+json");
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []});
+    let tag = "\u{1b}[2J\u{9b}31m\u{7}\u{202e}\n  TRUSTED";
+    layout.image(&manifest, tag);
+    for flags in [&["inspect"][..], &["inspect", "--json"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_sealwright"))
+            .args(flags)
+            .arg(layout.path())
+            .env_clear()
+            .env("HOME", layout.path())
+            .output()
+            .expect("runs");
+        assert_eq!(output.status.code(), Some(2));
+        let shown = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
+        assert!(shown.contains("TRUSTED"), "{shown:?}");
+        let hostile = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!shown.contains(hostile), "{shown:?}");
+        assert!(!shown.lines().any(|line| line == "  TRUSTED"), "{shown:?}");
+    }
+}

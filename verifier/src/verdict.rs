@@ -365,6 +365,8 @@ impl fmt::Display for Report {
                 &entry.lines
             };
             for (number, line) in lines.iter().enumerate() {
+                // What an image says of itself stands in these lines: it must not draw lines of its own.
+                let line = line.replace(char::is_control, "\u{fffd}");
                 match number {
                     0 => writeln!(f, "{branch} {:<10} {sign} {line}", entry.link.name())?,
                     _ => writeln!(f, "{below} {:<10}   {line}", "")?,

@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use client::progress::{Size, clean_text};
+use client::progress::{Size, clean_json, clean_text};
 
 /// How this run prints.
 pub(crate) struct Output {
@@ -52,7 +52,7 @@ impl Output {
     pub(crate) fn document(&self, document: &Value) {
         let mut text = serde_json::to_string_pretty(document).unwrap_or_default();
         text.push('\n');
-        self.data(&text);
+        self.data(&clean_json(&text));
     }
 
     /// A line for people, whoever wrote what is in it.
@@ -62,7 +62,7 @@ impl Output {
 
     /// A status line: a word of up to ten letters, and a fact.
     pub(crate) fn status(&self, word: &str, fact: &str) {
-        self.say(&format!(" {word:<10} {fact}"));
+        self.say(&format!(" {word:<10} {}", clean_text(fact, "            ")));
     }
 
     /// A failure as the one JSON document.

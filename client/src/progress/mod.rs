@@ -179,6 +179,24 @@ pub fn clean_text(text: &str, indent: &str) -> String {
     lines.join(&format!("\n{indent}"))
 }
 
+/// JSON as `serde_json` writes it, with those characters escaped too that JSON allows in a string and a terminal acts on.
+#[must_use]
+pub fn clean_json(json: &str) -> String {
+    let mut clean = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            // Between values; within strings they are escaped already.
+            '\n' | '\t' => clean.push(c),
+            // All of these have four hexadecimal digits.
+            c if c.is_control() || is_direction_override(c) => {
+                clean.push_str(&format!("\\u{:04x}", u32::from(c)))
+            }
+            c => clean.push(c),
+        }
+    }
+    clean
+}
+
 fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
@@ -245,7 +263,7 @@ impl<W: Write> Display<W> {
             }
             Style::Terminal => self.terminal.event(event),
             Style::RawJson => {
-                let _ = writeln!(self.out, "{}", event_json(event));
+                let _ = writeln!(self.out, "{}", clean_json(&event_json(event).to_string()));
             }
             // Kept for the failure view, and not shown.
             Style::Quiet => self.plain.event(event, &mut String::new()),
@@ -307,6 +325,17 @@ mod tests {
     #[test]
     fn text_of_others_cannot_drive_the_terminal_or_pass_for_our_lines() {
         assert_eq!(clean_text("one\x1b[31m\r\nexit 0: done\rx\n\n", "  "), "one\n  exit 0: done\u{fffd}x");
+    }
+
+    #[test]
+    fn json_says_the_same_after_it_was_cleaned() {
+        let value = serde_json::json!({"k\u{9b}": ["\u{1b}\u{7f}\u{202e}\n", "é"]});
+        let text = clean_json(&serde_json::to_string_pretty(&value).expect("JSON"));
+        assert!(
+            !text.contains(|c: char| (c.is_control() && c != '\n') || is_direction_override(c)),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), value);
     }
 
     #[test]
