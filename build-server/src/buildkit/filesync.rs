@@ -113,7 +113,7 @@ impl Transfer {
             include = without_covered(include).unwrap_or_default();
         }
         let filter = Filter::new(&include, exclude)?;
-        self.tree.walk(&filter, &mut |stat: Stat, contents| {
+        self.tree.walk(&filter, &|| self.out.is_closed(), &mut |stat: Stat, contents| {
             // A symbolic link, device or directory has no contents; a hard link's are asked for by its first name.
             self.files.lock().unwrap_or_else(PoisonError::into_inner).push(contents);
             let mut entry = packet(PacketType::PacketStat);

@@ -106,6 +106,7 @@ struct Walk<'w> {
     entries: u64,
     /// First name of a hard linked file that the filter left out → the name sent in its place.
     stand_ins: HashMap<Vec<u8>, Vec<u8>>,
+    gone: &'w dyn Fn() -> bool,
     send: &'w mut dyn FnMut(Stat, Option<Contents>) -> Result<(), TreeError>,
 }
 
@@ -199,14 +200,15 @@ impl Tree {
 
     /// Walks what the filter leaves, in the order that the receiver demands: a directory before its entries,
     /// entries by the bytes of their names. Directories left out by the filter are sent when something inside
-    /// is not.
+    /// is not. Ends when the receiver is `gone`, also while the filter leaves everything out.
     pub(super) fn walk(
         &self,
         filter: &Filter,
+        gone: &dyn Fn() -> bool,
         send: &mut dyn FnMut(Stat, Option<Contents>) -> Result<(), TreeError>,
     ) -> Result<(), TreeError> {
         let root = self.directory(&self.root)?;
-        let mut walk = Walk { filter, entries: 0, stand_ins: HashMap::new(), send };
+        let mut walk = Walk { filter, entries: 0, stand_ins: HashMap::new(), gone, send };
         self.walk_directory(&root, b"", &FilterState::default(), &mut Vec::new(), &mut walk)
     }
 
@@ -225,6 +227,9 @@ impl Tree {
             walk.entries += 1;
             if walk.entries > MAX_ENTRIES_WALKED {
                 return Err(TreeError::TooManyEntries);
+            }
+            if (walk.gone)() {
+                return Err(TreeError::Closed);
             }
             let path = join(path, entry.name.as_bytes());
             let inner = if let Kind::Directory { digest } = &entry.kind { Some(digest) } else { None };
