@@ -128,7 +128,9 @@ pub(crate) fn failure(build: &v1::Build, cause: Cause, failed_output: &[String],
     if !advice.is_empty() {
         output.say(&format!("  what to do: {advice}"));
     }
-    output.say(&format!("logs: sealwright logs {build_id}      nothing was signed or published"));
+    let outcome =
+        if ends_before_signing(&failure.reason) { "      nothing was signed or published" } else { "" };
+    output.say(&format!("logs: sealwright logs {build_id}{outcome}"));
     let (code, meaning) = match (cause, failure.reason.as_str()) {
         (Cause::Interrupt, _) => (exit::INTERRUPTED, "interrupted"),
         (Cause::Timeout, _) => (exit::TIMEOUT, "timeout"),
@@ -143,6 +145,14 @@ pub(crate) fn failure(build: &v1::Build, cause: Cause, failed_output: &[String],
     };
     output.say(&format!("exit {code}: {meaning}"));
     code
+}
+
+/// Whether a build that failed for this reason was signed by no key and wrote nothing to a registry. A push
+/// begins after the signature and may have written tags; the others can happen at any time.
+fn ends_before_signing(reason: &str) -> bool {
+    let at_any_time = ["CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "STATE_STORE", "TOO_MANY_RESTARTS"];
+    !["REGISTRY_", "RESULT_"].iter().any(|family| reason.starts_with(family))
+        && !at_any_time.contains(&reason)
 }
 
 fn excerpt(source: &v1::SourceExcerpt, output: &Output) {
