@@ -139,12 +139,13 @@ fn what_is_pushed_is_trusted_and_what_is_altered_is_not() {
     }
     // Nobody listens here: nothing is lost but the push, and it says so.
     let source = context(&server, "unreachable", "x").display().to_string();
-    server
+    let said = server
         .sealwright(["build", "--progress", "plain", "--push", "-t", "127.0.0.1:1/team/app:1", &source])
         .code(1)
         .says("127.0.0.1:1")
         .says("what to do: ")
         .says("exit 1: build failed");
+    assert!(!said.stderr.contains("nothing was signed"), "{}", said.stderr);
     server.sealwright(["verify", "127.0.0.1:1/team/app:1"]).code(6).says("127.0.0.1:1");
 }
 
