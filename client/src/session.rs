@@ -161,6 +161,14 @@ impl Uploader {
     }
 }
 
+/// Somebody who is shown a build while it runs.
+pub trait Watcher: Send {
+    /// The next event; each comes exactly once and in order.
+    fn event(&mut self, event: &v1::BuildEvent);
+    /// The connection was cut and is being made again.
+    fn cut(&mut self, error: &SessionError);
+}
+
 /// An attested conversation.
 pub struct Session {
     connector: Connector,
@@ -260,21 +268,23 @@ impl Session {
         Ok((answer.builds, answer.next_page_token))
     }
 
-    /// Watches a build from the event after `after` to its end and gives its last state. Each event is handed
-    /// over exactly once and in order, also over cut connections.
+    /// Watches a build from the event after `after` to its end and gives its last state, also over cut connections.
     ///
     /// Cancel safe but for `after`: dropping it loses the number of the last event.
     pub async fn watch(
         &mut self,
         name: &str,
         mut after: u64,
-        on_event: &mut (dyn FnMut(&v1::BuildEvent) + Send),
+        watcher: &mut dyn Watcher,
     ) -> Result<v1::Build, SessionError> {
         let mut last = None;
         loop {
-            match self.watch_once(name, &mut after, &mut last, on_event).await {
+            match self.watch_once(name, &mut after, &mut last, watcher).await {
                 Ok(()) => break,
-                Err(error) if error.is_cut() => self.reconnect().await?,
+                Err(error) if error.is_cut() => {
+                    watcher.cut(&error);
+                    self.reconnect().await?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -295,7 +305,7 @@ impl Session {
         name: &str,
         after: &mut u64,
         last: &mut Option<v1::Build>,
-        on_event: &mut (dyn FnMut(&v1::BuildEvent) + Send),
+        watcher: &mut dyn Watcher,
     ) -> Result<(), SessionError> {
         let request = v1::WatchBuildRequest { name: name.to_owned(), after: *after };
         let mut stream = self.channel.builds().watch_build(request).await?.into_inner();
@@ -311,7 +321,7 @@ impl Session {
             {
                 *last = Some(build.clone());
             }
-            on_event(&event);
+            watcher.event(&event);
         }
         Ok(())
     }

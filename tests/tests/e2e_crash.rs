@@ -134,6 +134,21 @@ fn killed_at_any_boundary_the_build_is_resumed_and_the_command_sees_every_event_
 }
 
 #[test]
+fn a_command_tells_that_its_connection_was_cut_and_goes_on() {
+    let mut server = DevServer::start();
+    let _ = server.terminate();
+    server.crash_next(Some("permit"));
+    server.restart();
+    let source = context(&server, "cut", "FROM scratch\nCOPY Dockerfile /cut\n").display().to_string();
+    let output = format!("type=oci,dest={}", server.work().join("cut.oci").display());
+    let arguments = ["build", "--progress", "plain", "--build-id", "cut", "--output", &output, &source];
+    let mut running = Running::start(&server, "cut", &arguments);
+    server.wait_for_crash();
+    server.restart();
+    running.end().ok().says(" connection ").says("; connecting again").says(" written ");
+}
+
+#[test]
 fn a_build_that_takes_the_server_down_every_time_is_given_up() {
     // Late, so that the restarted server has said where it listens before the resumed build gets there.
     let mut server = DevServer::with(Settings { crash_at: Some("sign"), ..Settings::default() });

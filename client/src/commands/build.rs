@@ -14,7 +14,7 @@ use client::docker_config::docker_config_folder;
 use client::download;
 use client::progress::{Display, Style, build_json};
 use client::request::{BuildOptions, Prepared, Surroundings, prepare};
-use client::session::{Connector, Session, SessionError, now};
+use client::session::{Connector, Session, SessionError, Watcher, now};
 use client::spec::{self, DEFAULT_LAYOUT, Destination, OutputSpec};
 use proto::v1;
 use proto::v1::build_service_client::BuildServiceClient;
@@ -221,16 +221,11 @@ async fn build(
         let uploaded = uploader.upload(&trees, &blobs, Arc::new(AtomicU64::new(0))).await?;
         if chatty {
             let text = summary::context(&request, &trees, uploaded);
-            let milestone = v1::Milestone { stage: "context".to_owned(), text };
-            let event = Some(v1::build_event::Event::Milestone(milestone));
-            display
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .event(&v1::BuildEvent { event, ..Default::default() });
+            display.lock().unwrap_or_else(PoisonError::into_inner).line("context", &text);
         }
         Ok(())
     };
-    let ended = watching.run(&mut session, &connector, &created.name, output, upload).await;
+    let ended = watching.run(&mut session, &connector, &created.name, upload).await;
     forwards.iter().for_each(tokio::task::JoinHandle::abort);
     let Ended { build, cause } = ended?;
     let failed_output = display.lock().unwrap_or_else(PoisonError::into_inner).failed_output();
@@ -376,6 +371,26 @@ pub(crate) struct Ended {
     pub(crate) cause: Cause,
 }
 
+/// A display that is shown a build.
+pub(crate) struct Shown<W: std::io::Write> {
+    pub(crate) display: Arc<Mutex<Display<W>>>,
+    /// Whether what is no event of the build is shown too.
+    pub(crate) chatty: bool,
+}
+
+impl<W: std::io::Write + Send> Watcher for Shown<W> {
+    fn event(&mut self, event: &v1::BuildEvent) {
+        self.display.lock().unwrap_or_else(PoisonError::into_inner).event(event);
+    }
+
+    fn cut(&mut self, error: &SessionError) {
+        if self.chatty {
+            let text = format!("{error}; connecting again");
+            self.display.lock().unwrap_or_else(PoisonError::into_inner).line("connection", &text);
+        }
+    }
+}
+
 /// Watches a build, redraws, and listens for signals.
 pub(crate) struct Watching<'a> {
     pub(crate) display: &'a Arc<Mutex<Display<std::io::Stderr>>>,
@@ -390,16 +405,12 @@ impl Watching<'_> {
         session: &mut Session,
         connector: &Connector,
         name: &str,
-        output: &Output,
         beside: impl Future<Output = Result<(), SessionError>>,
     ) -> Result<Ended, Failure> {
         let lock = || self.display.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ask = session.channel().builds();
-        let shown = self.display.clone();
-        let mut on_event = move |event: &v1::BuildEvent| {
-            shown.lock().unwrap_or_else(PoisonError::into_inner).event(event);
-        };
-        let watch = session.watch(name, 0, &mut on_event);
+        let mut shown = Shown { display: self.display.clone(), chatty: self.chatty };
+        let watch = session.watch(name, 0, &mut shown);
         tokio::pin!(watch, beside);
         let mut beside_runs = true;
         let mut redraw = tokio::time::interval(Duration::from_millis(100));
@@ -432,7 +443,7 @@ impl Watching<'_> {
             cause = stop;
             if self.chatty {
                 let why = if stop == Cause::Timeout { "timeout" } else { "interrupt" };
-                output.status(why, CANCELLING);
+                lock().line(why, CANCELLING);
             }
             tokio::select! {
                 asked = cancel(&mut ask, connector, name) => asked?,

@@ -10,7 +10,7 @@ use provenance::timestamp::Timestamp;
 use serde_json::{Value, json};
 
 use super::args::{DownloadArgs, ListArgs, LogsArgs};
-use super::build::{check_stdout, fetch, runtime, style};
+use super::build::{Shown, check_stdout, fetch, runtime, style};
 use super::failure::Failure;
 use super::output::{Output, terminal_size};
 use super::setup::Setup;
@@ -161,13 +161,9 @@ pub(crate) fn logs(args: &LogsArgs, setup: &Setup, output: &Output) -> Result<u8
             std::io::stdout(),
         )));
         let build = if args.follow {
-            let shown = display.clone();
-            let mut on_event = move |event: &v1::BuildEvent| {
-                let mut display = shown.lock().unwrap_or_else(PoisonError::into_inner);
-                display.event(event);
-                display.tick();
-            };
-            session.watch(&name, 0, &mut on_event).await?
+            // Standard output holds the log and nothing else.
+            let mut shown = Shown { display: display.clone(), chatty: false };
+            session.watch(&name, 0, &mut shown).await?
         } else {
             so_far(&session, &name, &display).await?
         };

@@ -270,6 +270,13 @@ impl<W: Write> Display<W> {
         }
     }
 
+    /// Shows a line of the command's own among what the build tells.
+    pub fn line(&mut self, word: &str, text: &str) {
+        let milestone = v1::Milestone { stage: word.to_owned(), text: text.to_owned() };
+        let event = Some(v1::build_event::Event::Milestone(milestone));
+        self.event(&v1::BuildEvent { event, ..Default::default() });
+    }
+
     /// Redraws; call it about ten times a second.
     pub fn tick(&mut self) {
         if self.style == Style::Terminal {
