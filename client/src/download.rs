@@ -11,6 +11,7 @@ use provenance::digest::{Sha256Digest, Sha256Hasher};
 use serde::Deserialize;
 
 use crate::session::{Session, SessionError};
+use crate::spec::Destination;
 
 const LAYOUT_FILE: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Attempts for one blob; each goes on where the last one stopped.
@@ -34,6 +35,18 @@ pub enum DownloadError {
     /// The target is there and is no OCI layout.
     #[error("{} exists and is no OCI layout; nothing was written there", path.display())]
     NotALayout {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Files are to be written below something that is no directory.
+    #[error("{} exists and is no directory; nothing was written there", path.display())]
+    NotADirectory {
+        /// The target.
+        path: PathBuf,
+    },
+    /// An archive is to be written in place of a directory.
+    #[error("{} is a directory, wanted the path of a file", path.display())]
+    Directory {
         /// The target.
         path: PathBuf,
     },
@@ -73,8 +86,24 @@ fn descriptor(descriptor: &v1::Descriptor) -> Result<(Sha256Digest, u64), Downlo
     Ok((digest, descriptor.size))
 }
 
-/// Checks that a layout may be written to `target`. Call it before the build, so that nothing is built in vain.
-pub fn check_target(target: &Path) -> Result<(), DownloadError> {
+/// Checks that a result may be written to its destination. Call it before the build, so that nothing is built in vain.
+pub fn check_destination(destination: &Destination) -> Result<(), DownloadError> {
+    match destination {
+        Destination::LayoutDirectory(target) => check_target(target),
+        Destination::FilesDirectory(target) if target.exists() && !target.is_dir() => {
+            Err(DownloadError::NotADirectory { path: target.clone() })
+        }
+        Destination::LayoutTar(target) | Destination::FilesTar(target) if target.is_dir() => {
+            Err(DownloadError::Directory { path: target.clone() })
+        }
+        Destination::FilesDirectory(_)
+        | Destination::LayoutTar(_)
+        | Destination::FilesTar(_)
+        | Destination::Nowhere => Ok(()),
+    }
+}
+
+fn check_target(target: &Path) -> Result<(), DownloadError> {
     let metadata = match fs::symlink_metadata(target) {
         Ok(metadata) => metadata,
         Err(_) => return Ok(()),

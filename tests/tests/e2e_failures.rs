@@ -289,6 +289,19 @@ fn malformed_build_ids_are_refused_before_a_connection_is_made() {
 }
 
 #[test]
+fn a_result_that_has_no_place_is_refused_before_the_build() {
+    let context = context("FROM scratch\nCOPY Dockerfile /\n");
+    let file = context.join("Dockerfile");
+    let directory = format!("type=local,dest={}", file.display());
+    build(&["--output", &directory], &context).code(2).says("exists and is no directory");
+    for kind in ["tar", "oci"] {
+        let archive = format!("type={kind},dest={}", context.join("there.tar").display());
+        std::fs::create_dir_all(context.join("there.tar")).expect("directory");
+        build(&["--output", &archive], &context).code(2).says("there.tar");
+    }
+}
+
+#[test]
 fn a_secret_without_a_value_is_named_by_id() {
     let context = context("FROM scratch\nCOPY . /\n");
     build(&["--secret", "id=token,src=/absent/token"], &context)

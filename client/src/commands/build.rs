@@ -31,9 +31,7 @@ use super::summary;
 /// Builds, and gives the exit code.
 pub(crate) fn run(args: &BuildArgs, setup: &Setup, output: &Output) -> Result<u8, Failure> {
     let options = options(args)?;
-    if let Destination::LayoutDirectory(target) = &options.output.destination {
-        download::check_target(target)?;
-    }
+    download::check_destination(&options.output.destination)?;
     check_stdout(&options.output.destination, output)?;
     let connector = setup.connector()?;
     let style = match args.quiet {

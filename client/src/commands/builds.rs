@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use client::download;
 use client::progress::{Display, build_json, clean_text};
 use client::session::{Session, SessionError, is_terminal};
 use client::spec::{self, DEFAULT_LAYOUT, Destination};
@@ -212,6 +213,7 @@ pub(crate) fn download(args: &DownloadArgs, setup: &Setup, output: &Output) -> R
     check_id(&args.build)?;
     if let Some(destination) = &asked {
         check_stdout(destination, output)?;
+        download::check_destination(destination)?;
     }
     let connector = setup.connector()?;
     runtime()?.block_on(async {

@@ -167,6 +167,9 @@ impl From<DownloadError> for Failure {
                 Self { exit: exit::USAGE, ..failure }
                     .advise("give another path with --output type=oci,dest=PATH")
             }
+            DownloadError::NotADirectory { .. } | DownloadError::Directory { .. } => {
+                Self { exit: exit::USAGE, ..failure }.advise("give another dest with --output")
+            }
             DownloadError::Mismatch { .. } => Self { exit: exit::NOT_AUTHENTIC, ..failure },
             _ => failure,
         }
