@@ -286,13 +286,46 @@ async fn a_client_that_does_not_finish_its_handshake_is_dropped_and_others_are_s
     for _ in 0..2 {
         silent.push(TcpStream::connect(server.address).await.expect("connects"));
     }
-    // Both places are taken until the handshakes time out; this one then gets one.
+    // Both places are taken; the first gives way, the second ends when its handshake times out.
     let channel = tokio::time::timeout(Duration::from_secs(30), server.anonymous()).await.expect("served");
     let mut client = AttestationServiceClient::new(channel);
     client.get_instance(v1::GetInstanceRequest { name: "instance".to_owned() }).await.expect("served");
     for mut stream in silent {
         assert!(matches!(stream.read(&mut [0; 1]).await, Ok(0) | Err(_)));
     }
+}
+
+/// Whether the connection still answers.
+async fn answers(channel: &tonic::transport::Channel) -> bool {
+    let request = v1::GetInstanceRequest { name: "instance".to_owned() };
+    AttestationServiceClient::new(channel.clone()).get_instance(request).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_hold_every_connection_do_not_keep_members_out() {
+    let directory = state();
+    let server = TestServer::with(directory.path(), "[connections]\nlimit = 2\n");
+    let caller = Caller::new();
+    let config = client_builder(&[&rustls::version::TLS13]).with_no_client_auth();
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        // Not a byte after the handshake, so that the HTTP/2 server has nothing to measure either.
+        silent.push(handshake(&server, config.clone()).await.expect("a connection"));
+    }
+    let member = tokio::time::timeout(Duration::from_secs(10), server.client(&caller)).await.expect("served");
+    let list = v1::ListBuildsRequest { parent: caller.parent(), ..Default::default() };
+    member.builds().list_builds(member.ask(list.clone())).await.expect("listed");
+    let mut byte = [0; 1];
+    // The first gave way: what its socket still holds is the end of the connection.
+    let ended = async { while matches!(silent[0].read(&mut byte).await, Ok(1..)) {} };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the oldest stranger gives way");
+    // Newer strangers take each other's places, never the member's.
+    for _ in 0..3 {
+        let channel =
+            tokio::time::timeout(Duration::from_secs(10), server.anonymous()).await.expect("served");
+        assert!(answers(&channel).await);
+    }
+    member.builds().list_builds(member.ask(list)).await.expect("the member's connection is still there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,6 +119,7 @@ impl Access {
         // Only a member is told that the operator does not admit the project.
         self.admission.admit(&project)?;
         self.remember(project, document).await?;
+        connection(request)?.member_called();
         Ok(Member { project, caller })
     }
 

@@ -13,9 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::strangers::{Stranger, Strangers};
 use super::tls::caller_key;
 
 /// Limits on connections.
@@ -33,6 +34,8 @@ pub struct ConnectionLimits {
 pub struct Connection {
     tls: Arc<Mutex<TlsStream<TcpStream>>>,
     info: ConnectionInfo,
+    /// Ready when this connection has to give way to others.
+    end: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -44,6 +47,7 @@ pub struct ConnectionInfo {
     /// call that is still running does not keep a closed connection open.
     tls: Weak<Mutex<TlsStream<TcpStream>>>,
     evidence: Arc<Mutex<Bucket>>,
+    stranger: Arc<Stranger>,
 }
 
 impl ConnectionInfo {
@@ -60,6 +64,11 @@ impl ConnectionInfo {
         let tls = self.tls.upgrade()?;
         let guard = tls.lock().unwrap_or_else(PoisonError::into_inner);
         guard.get_ref().1.export_keying_material([0; 32], SESSION_EXPORTER_LABEL, Some(&nonce.0)).ok()
+    }
+
+    /// A member of an admitted project has called: this connection gives way to no other any more.
+    pub(super) fn member_called(&self) {
+        self.stranger.is_known();
     }
 
     /// Takes one request for Evidence from the connection's share, or says when there is one again.
@@ -100,6 +109,13 @@ impl Connected for Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Calls that are still running keep a share of it; nothing is gained any more by ending this connection.
+        self.info.stranger.is_known();
+    }
+}
+
 impl Connection {
     fn poll<T>(&self, poll: impl FnOnce(Pin<&mut TlsStream<TcpStream>>) -> T) -> T {
         // Only this connection's task polls; the lock is contended for the moment of an exporter at most.
@@ -109,10 +125,14 @@ impl Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // The HTTP/2 server always waits for the next bytes, so this wakes it.
+        if self.end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         self.poll(|tls| tls.poll_read(cx, buffer))
     }
 }
@@ -152,12 +172,8 @@ pub async fn accept(
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let strangers = Strangers::default();
     loop {
-        // The permit first: above the limit new connections wait in the kernel's backlog.
-        let permit = tokio::select! {
-            () = stop.cancelled() => return,
-            permit = permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
-        };
         let stream = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
@@ -170,9 +186,18 @@ pub async fn accept(
                 }
             },
         };
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        // Above the limit one waits here and more in the kernel's backlog.
+        let permit = tokio::select! {
+            () = stop.cancelled() => return,
+            permit = place(&permits, &strangers) => permit,
+        };
+        let (acceptor, ready, stranger) = (acceptor.clone(), ready.clone(), strangers.add());
         tokio::spawn(async move {
-            match tokio::time::timeout(limits.handshake, handshake(stream, acceptor, permit, &limits)).await {
+            let end = stranger.end().clone();
+            let handshake = handshake(stream, acceptor, permit, stranger, &limits);
+            let handshake = end.run_until_cancelled(tokio::time::timeout(limits.handshake, handshake));
+            let Some(done) = handshake.await else { return };
+            match done {
                 Ok(Ok(connection)) => {
                     let _ = ready.send(Ok(connection)).await;
                 }
@@ -183,10 +208,20 @@ pub async fn accept(
     }
 }
 
+/// A place for one more connection, that of a stranger if no other is free.
+async fn place(permits: &Arc<Semaphore>, strangers: &Strangers) -> OwnedSemaphorePermit {
+    if let Ok(permit) = permits.clone().try_acquire_owned() {
+        return permit;
+    }
+    strangers.end_oldest();
+    permits.clone().acquire_owned().await.expect("the semaphore is never closed")
+}
+
 async fn handshake(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     permit: OwnedSemaphorePermit,
+    stranger: Stranger,
     limits: &ConnectionLimits,
 ) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
@@ -197,6 +232,7 @@ async fn handshake(
     };
     let tls = Arc::new(Mutex::new(tls));
     let evidence = Arc::new(Mutex::new(Bucket::new(limits.evidence_burst)));
-    let info = ConnectionInfo { caller, tls: Arc::downgrade(&tls), evidence };
-    Ok(Connection { tls, info, _permit: permit })
+    let end = Box::pin(stranger.end().clone().cancelled_owned());
+    let info = ConnectionInfo { caller, tls: Arc::downgrade(&tls), evidence, stranger: Arc::new(stranger) };
+    Ok(Connection { tls, info, end, _permit: permit })
 }

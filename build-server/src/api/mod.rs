@@ -9,6 +9,7 @@ pub mod contexts;
 mod download;
 pub mod errors;
 pub mod names;
+mod strangers;
 pub mod tls;
 
 use errors::ApiError;
