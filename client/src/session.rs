@@ -12,6 +12,7 @@ use provenance::digest::Sha256Digest;
 use provenance::project::{Project, ProjectId};
 use provenance::timestamp::Timestamp;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use verifier::Policy;
 
 use crate::channel::{AttestedChannel, AttestedService, ChannelError, Endpoint, UnappraisedChannel};
@@ -30,6 +31,9 @@ const PAUSES: [Duration; 8] = [
     Duration::from_secs(20),
     Duration::from_secs(30),
 ];
+
+/// Pause before a blob is asked for again that another connection uploads.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Everything that is needed to attest a connection, again and again.
 #[derive(Clone)]
@@ -77,6 +81,12 @@ impl From<Status> for SessionError {
 }
 
 impl SessionError {
+    /// Whether another build of the project uploads the same blob at this moment.
+    fn is_busy(&self) -> bool {
+        let Self::Context(ContextError::Service(status)) = self else { return false };
+        status.get_details_error_info().is_some_and(|info| info.reason == "UPLOAD_BUSY")
+    }
+
     /// Whether a new connection may help.
     #[must_use]
     pub fn is_cut(&self) -> bool {
@@ -136,7 +146,7 @@ pub struct Uploader {
 
 impl Uploader {
     /// Uploads what the project's store lacks. A cut connection is made again a few times; what the server
-    /// has received is kept.
+    /// has received is kept. What another connection uploads at this moment is waited for.
     pub async fn upload(
         &mut self,
         trees: &[Tree],
@@ -152,6 +162,10 @@ impl Uploader {
                 Ok(uploaded) => return Ok(uploaded),
                 Err(error) => SessionError::from(error),
             };
+            if error.is_busy() {
+                tokio::time::sleep(BUSY_PAUSE).await;
+                continue;
+            }
             attempts += 1;
             if !error.is_cut() || attempts > 3 {
                 return Err(error);

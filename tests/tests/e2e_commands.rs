@@ -221,6 +221,22 @@ fn a_running_build_is_followed_and_cancelled() {
 }
 
 #[test]
+fn builds_that_upload_the_same_file_at_the_same_time_all_succeed() {
+    let directory = context("same-file", COPY);
+    let bytes: Vec<u8> = (0..24_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(Path::new(&directory).join("large"), bytes).expect("file");
+    let mut builds: Vec<Child> = (0..4)
+        .map(|number| {
+            let output = format!("type=oci,dest={}", shown(&path(&format!("same-file-{number}.oci"))));
+            let mut command = SERVER.command(["build", "-q", "--output", &output, &directory]);
+            command.stdin(Stdio::null()).spawn().expect("the command starts")
+        })
+        .collect();
+    let codes: Vec<i32> = builds.iter_mut().map(end).collect();
+    assert_eq!(codes, [0; 4]);
+}
+
+#[test]
 fn an_interrupted_or_late_command_cancels_its_build() {
     let (mut build, stderr) = endless("interrupted", &[]);
     wait_until_says(&stderr, "begun interrupted\n");
