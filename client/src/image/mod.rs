@@ -1,6 +1,7 @@
 //! Gathering an image for the verifier: manifests, Evidence, envelopes and signatures, from a layout, its tar
 //! file or a registry. Nothing is judged here; what does not fit is left for the verifier to miss.
 
+mod documents;
 mod local;
 pub mod registry;
 

@@ -15,16 +15,18 @@ use proto::v1::RegistryCredential;
 use provenance::digest::Sha256Digest;
 use verifier::image::{BlobError, BlobHasher, CheckedBlob};
 
+use super::documents::Documents;
 use super::{
-    AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, MAX_MANIFEST,
-    parse_manifest,
+    AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, parse_manifest,
 };
 use crate::image_name::{ImageName, api_host, is_loopback};
 
 /// Longest time for a connection to a registry.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest silence of a registry.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How this program calls itself.
+pub(super) const USER_AGENT: &str = concat!("sealwright/", env!("CARGO_PKG_VERSION"));
 /// Most bytes of attachments that are held for one image; what is beyond is left out. In many registries strangers
 /// may attach what they like.
 const MAX_HELD: u64 = 256 << 20;
@@ -47,6 +49,7 @@ pub struct RemoteImage {
     documents: HashMap<Sha256Digest, Vec<u8>>,
     /// Bytes of attachments in `documents`.
     held: u64,
+    small: Documents,
     client: Client,
 }
 
@@ -60,10 +63,10 @@ pub async fn fetch(
     let host = api_host(name.registry());
     let protocol = if is_loopback(name.registry()) { ClientProtocol::Http } else { ClientProtocol::Https };
     let client = Client::new(ClientConfig {
-        protocol,
+        protocol: protocol.clone(),
         connect_timeout: Some(CONNECT_TIMEOUT),
         read_timeout: Some(READ_TIMEOUT),
-        user_agent: concat!("sealwright/", env!("CARGO_PKG_VERSION")),
+        user_agent: USER_AGENT,
         ..ClientConfig::default()
     });
     let auth = match credential {
@@ -73,21 +76,22 @@ pub async fn fetch(
         _ => RegistryAuth::Anonymous,
     };
     client.store_auth_if_needed(host, &auth).await;
+    let repository = Reference::with_tag(host.to_owned(), name.path().to_owned(), "latest".to_owned());
+    let small = Documents::open(&client, &protocol, name.registry(), &repository, &auth).await?;
     let mut image = RemoteImage {
         name: name.clone(),
         target: Sha256Digest::of(b""),
         attached: Vec::new(),
         documents: HashMap::new(),
         held: 0,
+        small,
         client,
     };
-    let reference = match (name.digest(), name.tag()) {
-        (Some(digest), _) => image.by_digest(&digest),
-        (None, tag) => {
-            Reference::with_tag(host.to_owned(), name.path().to_owned(), tag.unwrap_or("latest").to_owned())
-        }
+    let wanted = match (name.digest(), name.tag()) {
+        (Some(digest), _) => digest.to_string(),
+        (None, tag) => tag.unwrap_or("latest").to_owned(),
     };
-    let (target, manifest) = image.manifest(&reference, &auth).await?;
+    let (target, manifest) = image.manifest(&wanted).await?;
     if let Some(wanted) = name.digest()
         && wanted != target
     {
@@ -99,9 +103,9 @@ pub async fn fetch(
     image.target = target;
     for child in manifest.manifests.iter().take(verifier::image::MAX_CHILDREN) {
         // What is not there is named by the verifier.
-        let _ = image.manifest(&image.by_digest(&child.digest), &auth).await;
+        let _ = image.manifest(&child.digest.to_string()).await;
     }
-    image.find_attached(&auth).await?;
+    image.find_attached().await?;
     Ok(image)
 }
 
@@ -137,42 +141,50 @@ impl RemoteImage {
         }
     }
 
-    async fn manifest(
-        &mut self,
-        reference: &Reference,
-        auth: &RegistryAuth,
-    ) -> Result<(Sha256Digest, AnyManifest), ImageError> {
-        let (bytes, _) = self
-            .client
-            .pull_manifest_raw(reference, auth, &MANIFEST_TYPES)
-            .await
-            .map_err(|e| self.failed(&reference.to_string(), &e))?;
+    /// The manifest of a tag or digest.
+    async fn manifest(&mut self, wanted: &str) -> Result<(Sha256Digest, AnyManifest), ImageError> {
+        let bytes = self.small.get(&format!("manifests/{wanted}"), &MANIFEST_TYPES).await?;
+        let bytes = bytes.ok_or_else(|| ImageError::NotFound {
+            registry: self.name.registry().to_owned(),
+            what: format!("{}{}{wanted}", self.name.path(), if wanted.contains(':') { '@' } else { ':' }),
+        })?;
         let digest = Sha256Digest::of(&bytes);
-        if bytes.len() as u64 > MAX_MANIFEST {
-            return Err(ImageError::BadBlob { digest, problem: format!("more than {MAX_MANIFEST} bytes") });
+        if wanted.parse().is_ok_and(|wanted: Sha256Digest| wanted != digest) {
+            let problem = format!("the registry's bytes are not those of {wanted}");
+            return Err(ImageError::BadBlob { digest, problem });
         }
         let manifest = parse_manifest(digest, &bytes)?;
-        self.documents.insert(digest, bytes.to_vec());
+        self.documents.insert(digest, bytes);
         Ok((digest, manifest))
     }
 
-    async fn find_attached(&mut self, auth: &RegistryAuth) -> Result<(), ImageError> {
-        let target = self.by_digest(&self.target);
-        let referrers =
-            self.client.pull_referrers(&target, None).await.map_err(|e| self.failed("referrers", &e))?;
-        let mut found: Vec<(Reference, Option<String>)> = Vec::new();
-        for referrer in referrers.manifests.iter().take(MAX_ATTACHED) {
-            if let Ok(digest) = referrer.digest.parse() {
-                found.push((self.by_digest(&digest), None));
+    /// What refers to the image: from the referrers API, or from the fallback tag where the registry has none
+    /// (OCI distribution-spec 1.1, "Listing Referrers").
+    async fn referrers(&self) -> Result<Vec<Descriptor>, ImageError> {
+        let api = self.small.get(&format!("referrers/{}", self.target), &MANIFEST_TYPES[..1]).await?;
+        let list = match api {
+            Some(bytes) => Some(bytes),
+            None => {
+                let tag = format!("manifests/sha256-{}", self.target.hex());
+                self.small.get(&tag, &MANIFEST_TYPES[..1]).await?
             }
+        };
+        let Some(bytes) = list else { return Ok(Vec::new()) };
+        Ok(parse_manifest(Sha256Digest::of(&bytes), &bytes)?.manifests)
+    }
+
+    async fn find_attached(&mut self) -> Result<(), ImageError> {
+        let referrers = self.referrers().await?;
+        let mut found: Vec<(String, Option<String>)> = Vec::new();
+        for referrer in referrers.iter().take(MAX_ATTACHED) {
+            found.push((referrer.digest.to_string(), None));
         }
         for suffix in ["sig", "att"] {
             let tag = format!("sha256-{}.{suffix}", self.target.hex());
-            let host = api_host(self.name.registry()).to_owned();
-            found.push((Reference::with_tag(host, self.name.path().to_owned(), tag.clone()), Some(tag)));
+            found.push((tag.clone(), Some(tag)));
         }
         for (reference, tag) in found {
-            let (digest, manifest) = match self.manifest(&reference, auth).await {
+            let (digest, manifest) = match self.manifest(&reference).await {
                 Ok(found) => found,
                 Err(
                     ImageError::NotFound { .. } | ImageError::Manifest { .. } | ImageError::BadBlob { .. },
@@ -278,7 +290,7 @@ fn descriptor(digest: &Sha256Digest, size: u64) -> OciDescriptor {
     }
 }
 
-fn with_sources(error: &dyn std::error::Error) -> String {
+pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
