@@ -63,6 +63,18 @@ pub struct Assembled {
     pub keys: KeyService,
 }
 
+/// Threads that may block beside those of a build: key requests, look-ups, downloads.
+const BLOCKING: usize = 512;
+/// Threads that may block for each build that runs: transfers of contexts wait for their bytes.
+const BLOCKING_PER_BUILD: usize = 64;
+
+/// The runtime of a server with this configuration: builds that wait for their contexts must not keep the threads that
+/// would receive them.
+pub fn runtime(operations: &Operations) -> std::io::Result<tokio::runtime::Runtime> {
+    let blocking = BLOCKING.saturating_add(operations.builds.parallel.saturating_mul(BLOCKING_PER_BUILD));
+    tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(blocking).build()
+}
+
 /// Starts everything in the order in which it depends on each other; serves only once Evidence was obtained.
 pub async fn assemble(
     operations: &Operations,

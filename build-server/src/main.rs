@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use build_server::assembly::{Parts, assemble};
+use build_server::assembly::{Parts, assemble, runtime};
 use build_server::config::{ConfigError, Operations, Trust};
 use build_server::service::facts;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match runtime(&operations) {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("refusing to start: no threads: {error}");

@@ -25,6 +25,8 @@ pub const MAX_BUILD_ID: usize = 63;
 pub const MAX_ITEMS: usize = 1024;
 /// Longest text value of a request in bytes.
 pub const MAX_TEXT: usize = 128 << 10;
+/// 9999-12-31T23:59:59Z, the last time that RFC 3339 can write.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// A build id: 1 to 63 of `a-z 0-9 -`, first a letter, last no `-` (AIP-122 resource id).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -402,10 +404,13 @@ impl Request {
         }
         if let Some(epoch) = self.build_args.get("SOURCE_DATE_EPOCH") {
             // An empty value is Docker's way to say "unset".
-            if !epoch.is_empty() && epoch.parse::<u64>().is_err() && epoch != "context" {
+            let in_range = |seconds: u64| seconds <= LAST_SECOND;
+            if !epoch.is_empty() && epoch != "context" && !epoch.parse().is_ok_and(in_range) {
                 return Err(field(
                     "build_args.SOURCE_DATE_EPOCH",
-                    format!("`{epoch}` is no number of seconds"),
+                    format!(
+                        "`{epoch}` is no number of seconds from 0 to {LAST_SECOND}, the end of the year 9999"
+                    ),
                 ));
             }
         }

@@ -187,6 +187,10 @@ fn rewriting_times_needs_an_epoch() {
     build(&["--output", &layout], &context("FROM scratch\nCOPY . /\n"))
         .code(2)
         .says("give --build-arg SOURCE_DATE_EPOCH=SECONDS or build from a git URL");
+    let late = "SOURCE_DATE_EPOCH=253402300800";
+    build(&["--build-arg", late], &context("FROM scratch\nCOPY Dockerfile /\n"))
+        .code(2)
+        .says("`253402300800` is no number of seconds from 0 to 253402300799");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read as _};
-use std::sync::{OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use provenance::context::MAX_DEPTH;
@@ -50,12 +50,11 @@ impl ProjectStore {
 
     /// Whether a context is complete: a tree, or an image of an OCI layout.
     pub fn completeness(&self, root: &PinnedRoot) -> Result<Completeness, StoreError> {
-        self.inner.touch();
+        let _guard = self.inner.in_use();
         let marker = self.inner.marker_path(root.kind(), root.digest());
         if refresh(&marker).map_err(io_error("look up a context's marker"))? {
             return Ok(Completeness::Complete);
         }
-        let _guard = self.inner.retention.read().unwrap_or_else(PoisonError::into_inner);
         let mut seen = HashSet::new();
         let outcome = self.walk(root, &mut seen)?;
         if outcome == Completeness::Complete {
@@ -79,10 +78,10 @@ impl ProjectStore {
 
     /// Whether every directory of the tree under `root` is stored: enough to walk it, while files still arrive.
     pub fn structure(&self, root: &Sha256Digest) -> Result<Completeness, StoreError> {
+        let _guard = self.inner.in_use();
         if refresh(&self.inner.marker_path("", root)).map_err(io_error("look up a context's marker"))? {
             return Ok(Completeness::Complete);
         }
-        let _guard = self.inner.retention.read().unwrap_or_else(PoisonError::into_inner);
         self.walk_tree(root, &mut HashSet::new(), false)
     }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -27,8 +27,8 @@ pub struct ProjectStore {
 pub(super) struct Inner {
     pub(super) directory: PathBuf,
     pub(super) limits: StoreLimits,
-    /// Writers of blobs and walks of trees read-lock it; retention write-locks it, so that it never removes
-    /// a blob between a walk that saw it and the marker that says so.
+    /// Writers of blobs, walks of trees and answers about what is stored read-lock it; retention write-locks it, so that
+    /// it never removes a blob between a walk that saw it and the marker that says so.
     pub(super) retention: RwLock<()>,
     /// Bytes of blobs and partial uploads; counted at the first write.
     used: OnceLock<AtomicU64>,
@@ -114,7 +114,7 @@ impl ProjectStore {
 
     /// Those of `digests` that are not stored, in their order.
     pub fn missing(&self, digests: &[Sha256Digest]) -> Result<Vec<Sha256Digest>, StoreError> {
-        self.inner.touch();
+        let _guard = self.inner.in_use();
         let mut missing = Vec::new();
         for digest in digests {
             if self.blob_size(digest)?.is_none() {
@@ -129,8 +129,7 @@ impl ProjectStore {
     pub fn put_small<B: AsRef<[u8]>>(&self, blobs: &[B]) -> Result<u64, StoreError> {
         let inner = &self.inner;
         inner.create()?;
-        inner.touch();
-        let _guard = inner.retention.read().unwrap_or_else(PoisonError::into_inner);
+        let _guard = inner.in_use();
         let mut stored = 0;
         for blob in blobs {
             let blob = blob.as_ref();
@@ -178,8 +177,10 @@ impl Inner {
         self.directory.join("roots").join(format!("{kind}{}", root.hex()))
     }
 
-    pub(super) fn touch(&self) {
+    /// Keeps retention out while the result lives, and for a while after.
+    pub(super) fn in_use(&self) -> RwLockReadGuard<'_, ()> {
         *self.last_use.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
+        self.retention.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn notify(&self) {

@@ -104,15 +104,18 @@ impl ProjectStore {
     /// Removes blobs that no recent context needs, and stale partial uploads.
     pub fn sweep(&self, now: SystemTime) -> Result<Swept, StoreError> {
         let inner = &self.inner;
-        let recently_used = inner
-            .last_use
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some_and(|t| age(now, t) < QUIET);
-        if recently_used {
+        let recently_used = || {
+            let last_use = inner.last_use.lock().unwrap_or_else(PoisonError::into_inner);
+            last_use.is_some_and(|t| age(now, t) < QUIET)
+        };
+        if recently_used() {
             return Ok(Swept::default());
         }
         let _guard = inner.retention.write().unwrap_or_else(PoisonError::into_inner);
+        // Whoever was told a moment ago what is stored must find it.
+        if recently_used() {
+            return Ok(Swept::default());
+        }
         let keep = self.kept_blobs(now)?;
         let mut swept = Swept::default();
         let old = |modified: SystemTime| age(now, modified) >= YOUNG.min(inner.limits.max_age);

@@ -53,6 +53,7 @@ struct OpenUpload {
 impl ProjectStore {
     /// How much of a blob is kept: its size and `true` when it is stored whole.
     pub fn upload_state(&self, digest: &Sha256Digest) -> Result<(u64, bool), StoreError> {
+        let _guard = self.inner.in_use();
         if let Some(size) = self.blob_size(digest)? {
             return Ok((size, true));
         }
@@ -141,7 +142,7 @@ impl UploadSession {
     fn begin(&self, digest: Sha256Digest, size: u64, offset: u64) -> Result<Partial, StoreError> {
         let inner = &self.store.inner;
         inner.create()?;
-        inner.touch();
+        let _guard = inner.in_use();
         if size > inner.limits.blob_bytes {
             return Err(StoreError::BlobTooLarge { digest, got: size, limit: inner.limits.blob_bytes });
         }
@@ -199,7 +200,7 @@ impl UploadSession {
             inner.release(upload.size);
             return Err(StoreError::HashMismatch { wanted: digest, got });
         }
-        let _guard = inner.retention.read().unwrap_or_else(PoisonError::into_inner);
+        let _guard = inner.in_use();
         inner.adopt(&path, &digest)?;
         inner.notify();
         Ok(())

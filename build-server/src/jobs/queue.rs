@@ -128,6 +128,8 @@ struct Inner {
     scratch: PathBuf,
     slots: Arc<Semaphore>,
     active: Mutex<HashMap<BuildName, Active>>,
+    /// Held from the storing of a build until it stands in `active`, so that who finds the one finds the other.
+    creating: Mutex<()>,
     tasks: TaskTracker,
     draining: CancellationToken,
 }
@@ -153,6 +155,7 @@ impl Queue {
                 scratch: state.join("scratch"),
                 slots: Arc::new(Semaphore::new(limits.parallel)),
                 active: Mutex::default(),
+                creating: Mutex::default(),
                 tasks: TaskTracker::new(),
                 draining: CancellationToken::new(),
             }),
@@ -229,6 +232,7 @@ impl Queue {
         let build = new.name.build.to_string();
         let submitted = tokio::task::spawn_blocking(move || {
             let (queued, own) = (queue.inner.limits.queued, queue.inner.limits.queued_per_project);
+            let _creating = queue.inner.creating.lock().unwrap_or_else(PoisonError::into_inner);
             match queue.inner.store.create(&new, queued, own)? {
                 Created::New(record) => {
                     queue.spawn(record.clone(), signed, secrets, credentials);
@@ -262,6 +266,7 @@ impl Queue {
     }
 
     fn active(&self, name: &BuildName) -> Option<Active> {
+        let _creating = self.inner.creating.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.active.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use build_server::assembly::{Assembled, Parts, assemble};
+use build_server::assembly::{Assembled, Parts, assemble, runtime};
 use build_server::config::{Operations, Trust};
 use build_server::pipeline::{Boundary, Step};
 use clap::Parser;
@@ -77,11 +77,7 @@ fn start(arguments: &Arguments) -> Result<()> {
         Some(path) => Trust::read(path)?,
         None => Trust::parse(DEVELOPMENT_TRUST, "the development server's trust configuration")?,
     };
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(
-        &state,
-        &operations,
-        &trust,
-    ))
+    runtime(&operations)?.block_on(serve(&state, &operations, &trust))
 }
 
 /// Anyone who can make a key may build here, and push anywhere: it is for development.
