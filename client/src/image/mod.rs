@@ -27,7 +27,7 @@ pub const MAX_MANIFEST: u64 = 4 << 20;
 /// Largest attached document (Evidence, bundle, payload) in bytes.
 pub const MAX_ATTACHED_BYTES: u64 = 10 << 20;
 /// Most attached manifests that are looked at.
-pub(crate) const MAX_ATTACHED: usize = 256;
+pub(crate) const MAX_ATTACHED: usize = 1024;
 /// Most bytes of attached documents that are kept at once, together.
 const MAX_ATTACHED_TOTAL: u64 = 512 << 20;
 /// Annotation under which a layout names what it holds.
@@ -279,8 +279,9 @@ fn attach(
     let refers = manifest.subject.as_ref().is_some_and(|subject| subject.digest == target);
     let layers: &[Descriptor] = if tagged("sig") || tagged("att") || refers { &manifest.layers } else { &[] };
     for layer in layers {
-        // One more than the verifier looks at, so that it is the verifier that refuses.
-        let enough = |count: usize| count > verifier::image::MAX_ATTACHED;
+        // What is beyond is not judged: an image that is built again and again gathers Evidence under one digest, and in
+        // many registries strangers may attach what they like.
+        let enough = |count: usize| count >= verifier::image::MAX_ATTACHED;
         match layer.media_type.as_str() {
             SIMPLE_SIGNING_MEDIA_TYPE => {
                 let signature =

@@ -27,7 +27,7 @@ use crate::snp::Endorsements;
 use crate::verdict::{Link, Outcome, Report};
 
 /// Most Evidence collections, statements or signatures of an image that are looked at.
-pub const MAX_ATTACHED: usize = 64;
+pub const MAX_ATTACHED: usize = 256;
 /// Most manifests below an index.
 pub const MAX_CHILDREN: usize = 64;
 /// Most blobs of an image.
