@@ -93,7 +93,7 @@ impl KeyService {
         Ok(Self(Arc::new(Inner { own, secret, tls, batcher, projects: Mutex::default() })))
     }
 
-    /// The one entrance. The methods below wrap it.
+    /// Any request in its serialisable form. The methods below are the same requests with their own types.
     pub fn handle(&self, request: KeyRequest) -> Result<KeyResponse, KeyError> {
         let inner = &*self.0;
         Ok(match request {
@@ -125,26 +125,17 @@ impl KeyService {
 
     /// A project's signing key and its Evidence, obtained once per boot.
     pub fn project_key(&self, project: &ProjectId) -> Result<ProjectKey, KeyError> {
-        match self.handle(KeyRequest::ProjectKey { project: *project })? {
-            KeyResponse::ProjectKey(key) => Ok(key),
-            _ => unreachable!("handle answers each request with its own response"),
-        }
+        self.0.project_key(project)
     }
 
     /// Binds a statement to the hardware and signs it and its images. Nothing is signed on any error.
     pub fn release(&self, request: ReleaseRequest) -> Result<Released, KeyError> {
-        match self.handle(KeyRequest::Release(request))? {
-            KeyResponse::Release(released) => Ok(*released),
-            _ => unreachable!("handle answers each request with its own response"),
-        }
+        self.0.release(request)
     }
 
     /// Evidence (CMW JSON) that the TLS connection with this exporter ends here.
     pub fn session_evidence(&self, exporter: [u8; 32], nonce: Nonce) -> Result<Vec<u8>, KeyError> {
-        match self.handle(KeyRequest::SessionEvidence { exporter, nonce })? {
-            KeyResponse::SessionEvidence { evidence } => Ok(evidence),
-            _ => unreachable!("handle answers each request with its own response"),
-        }
+        self.0.session_evidence(exporter, nonce)
     }
 
     /// The self-signed P-256 certificate of this boot, DER.
@@ -156,10 +147,7 @@ impl KeyService {
     /// Signs the input of a TLS 1.3 server CertificateVerify (RFC 8446 §4.4.3): ECDSA P-256 with SHA-256,
     /// ASN.1 DER. Everything else is refused.
     pub fn sign_tls(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        match self.handle(KeyRequest::SignTls { message: message.to_vec() })? {
-            KeyResponse::SignTls { signature } => Ok(signature),
-            _ => unreachable!("handle answers each request with its own response"),
-        }
+        Ok(self.0.tls.sign(message)?)
     }
 
     /// How the device does.
