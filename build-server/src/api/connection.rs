@@ -68,7 +68,7 @@ impl ConnectionInfo {
 
     /// A member of an admitted project has called: this connection gives way to no other any more.
     pub(super) fn member_called(&self) {
-        self.stranger.is_known();
+        self.stranger.leave();
     }
 
     /// Takes one request for Evidence from the connection's share, or says when there is one again.
@@ -112,7 +112,7 @@ impl Connected for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // Calls that are still running keep a share of it; nothing is gained any more by ending this connection.
-        self.info.stranger.is_known();
+        self.info.stranger.leave();
     }
 }
 

@@ -45,20 +45,20 @@ pub(super) struct Stranger {
 }
 
 impl Stranger {
-    /// Cancelled when the connection has to give way; never after [`Self::is_known`].
+    /// Cancelled when the connection has to give way; never after [`Self::leave`].
     pub(super) fn end(&self) -> &CancellationToken {
         &self.end
     }
 
-    /// A member of an admitted project has called.
-    pub(super) fn is_known(&self) {
+    /// Counts it among the strangers no more: a member of an admitted project has called, or it has ended.
+    pub(super) fn leave(&self) {
         self.strangers.0.lock().unwrap_or_else(PoisonError::into_inner).ends.remove(&self.number);
     }
 }
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        self.is_known();
+        self.leave();
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
     fn the_oldest_gives_way_and_those_that_are_known_never_do() {
         let strangers = Strangers::default();
         let [known, gone, first, second] = [(); 4].map(|()| strangers.add());
-        known.is_known();
+        known.leave();
         drop(gone);
         strangers.end_oldest();
         assert!(first.end().is_cancelled() && !second.end().is_cancelled());
