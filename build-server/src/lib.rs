@@ -3,7 +3,7 @@
 //!
 //! Start reading at [`pipeline`]. RATS role: it relies on the Attester in `enclave-keys`; it never appraises
 //! Evidence, never holds a private key, and links no software TEE.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod api;
 pub mod assembly;
@@ -16,6 +16,7 @@ pub mod context_store;
 pub mod failure;
 pub mod jobs;
 pub mod materials;
+mod memory;
 pub mod pipeline;
 pub mod policy;
 pub mod publish;

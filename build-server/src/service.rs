@@ -27,6 +27,7 @@ use crate::api::tls::{TlsError, server_config};
 use crate::config::{Operations, Trust};
 use crate::context_store::{ContextStore, StoreError};
 use crate::jobs::{BuildRunner, JobError, JobStore, Queue, StateLock};
+use crate::memory::give_back;
 
 /// Largest message of a client to each service, in bytes: a signed request with its secrets and logins; 3 MiB
 /// of data or 50,000 digests; a nonce or a name.
@@ -160,6 +161,7 @@ impl Server {
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), finish.clone().cancelled_owned());
         let serving = tokio::spawn(server);
         tokio::spawn(sweep(jobs, contexts, operations.clone(), directory.join("results"), stop.clone()));
+        tokio::spawn(give_back(queue.clone(), stop.clone()));
         let drain = operations.drain.0;
         Ok(Self { address, resumed, failed, queue, drain, stop, finish, serving, health, _lock: lock })
     }

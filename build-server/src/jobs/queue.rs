@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -130,6 +131,8 @@ struct Inner {
     active: Mutex<HashMap<BuildName, Active>>,
     /// Held from the storing of a build until it stands in `active`, so that who finds the one finds the other.
     creating: Mutex<()>,
+    /// How many builds have ended since the start.
+    ended: AtomicU64,
     tasks: TaskTracker,
     draining: CancellationToken,
 }
@@ -156,6 +159,7 @@ impl Queue {
                 slots: Arc::new(Semaphore::new(limits.parallel)),
                 active: Mutex::default(),
                 creating: Mutex::default(),
+                ended: AtomicU64::default(),
                 tasks: TaskTracker::new(),
                 draining: CancellationToken::new(),
             }),
@@ -265,6 +269,12 @@ impl Queue {
         Some((active.agents?, active.ended))
     }
 
+    /// How many builds have ended since the start; none while there are others.
+    pub(crate) fn ended_when_idle(&self) -> Option<u64> {
+        let active = self.inner.active.lock().unwrap_or_else(PoisonError::into_inner);
+        active.is_empty().then(|| self.inner.ended.load(Ordering::Relaxed))
+    }
+
     fn active(&self, name: &BuildName) -> Option<Active> {
         let _creating = self.inner.creating.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.active.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
@@ -325,6 +335,7 @@ impl Queue {
             let name = record.name.clone();
             let _ended = active.ended.clone().drop_guard();
             queue.attend(record, job, active, store).await;
+            queue.inner.ended.fetch_add(1, Ordering::Relaxed);
             queue.inner.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         });
     }

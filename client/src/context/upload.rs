@@ -213,11 +213,11 @@ impl Producer {
         let mut offset = 0_u64;
         while offset < blob.size {
             let wanted = usize::try_from((blob.size - offset).min(CHUNK as u64)).expect("fits");
-            let mut data = vec![0; wanted];
-            file.read_exact(&mut data).map_err(|e| match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => changed(),
-                _ => read(e),
-            })?;
+            let mut data = Vec::with_capacity(wanted);
+            file.by_ref().take(wanted as u64).read_to_end(&mut data).map_err(read)?;
+            if data.len() < wanted {
+                return Err(changed().into());
+            }
             if let Some(hasher) = &mut hasher {
                 hasher.update(&data);
             }

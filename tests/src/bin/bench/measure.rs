@@ -82,6 +82,45 @@ pub(crate) fn reset_peak(pid: u32) -> Result<()> {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("reset the peak of resident memory")
 }
 
+/// Processor time that commands of this program have used to their end, with the server `pid`, its daemons and their
+/// steps so far (proc(5), stat).
+pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
+    /// Positions after the name, which may hold anything and ends with `)`.
+    const PARENT: usize = 1;
+    const OWN: [usize; 2] = [11, 12];
+    const WAITED_FOR: [usize; 2] = [13, 14];
+    let fields = |name: &str| -> Option<Vec<u64>> {
+        let stat = std::fs::read_to_string(format!("/proc/{name}/stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        Some(rest.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
+    };
+    let sum = |fields: &[u64], which: &[usize]| which.iter().filter_map(|at| fields.get(*at)).sum::<u64>();
+    let mut processes = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name().into_string().unwrap_or_default();
+        if let Ok(number) = name.parse::<u64>()
+            && let Some(fields) = fields(&name)
+        {
+            processes.push((number, fields));
+        }
+    }
+    let own = fields("self").context("no /proc/self/stat")?;
+    let mut ticks = sum(&own, &WAITED_FOR);
+    let mut family = vec![u64::from(pid)];
+    while let Some(member) = family.pop() {
+        for (number, fields) in &processes {
+            if *number == member {
+                ticks += sum(fields, &OWN) + sum(fields, &WAITED_FOR);
+            }
+            if fields.get(PARENT) == Some(&member) {
+                family.push(*number);
+            }
+        }
+    }
+    let per_second = rustix::param::clock_ticks_per_second();
+    Ok(Duration::from_millis(ticks * 1000 / per_second))
+}
+
 /// Writes what is dirty, so that no side pays for what was written before it.
 pub(crate) fn settle() {
     rustix::fs::sync();

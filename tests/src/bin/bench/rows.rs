@@ -13,7 +13,7 @@ use sealwright_tests::tools::tool;
 use serde_json::Value;
 
 use super::contexts::{self, Noise};
-use super::measure::{median, reset_peak, resident, settle, time, time_to_line, turns};
+use super::measure::{median, processor_time, reset_peak, resident, settle, time, time_to_line, turns};
 use super::report::{Aim, Report};
 
 /// A signing configuration without services (protobuf-specs, SigningConfig v0.2): cosign then asks nobody.
@@ -234,13 +234,16 @@ impl Bench {
         let server = self.server.process().pid();
         let (mut context, mut layer) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
         let mut again = (Vec::new(), Vec::new());
+        let mut used = (Vec::new(), Vec::new());
         let mut peak = 0.0_f64;
         for _ in 0..ROUNDS {
             // One after the other, with everything of the first removed: it is several gigabytes.
             contexts::gigabyte(&self.path("large"), &mut self.noise)?;
             reset_peak(server)?;
             settle();
+            let before = processor_time(server)?;
             context.0.push(self.ours("large", "large", &["--target", "small"])?);
+            used.0.push(processor_time(server)?.saturating_sub(before));
             for times in [&mut layer, &mut again] {
                 settle();
                 times.0.push(self.ours("large", "large", &["--target", "large"])?);
@@ -250,7 +253,9 @@ impl Bench {
 
             contexts::gigabyte(&self.path("large"), &mut self.noise)?;
             settle();
+            let before = processor_time(server)?;
             context.1.push(self.theirs("large", &["--opt", "target=small"])?);
+            used.1.push(processor_time(server)?.saturating_sub(before));
             for times in [&mut layer, &mut again] {
                 settle();
                 times.1.push(self.theirs("large", &["--opt", "target=large"])?);
@@ -262,6 +267,7 @@ impl Bench {
         }
         let medians = |(ours, theirs)| (median(ours), median(theirs));
         report.ratio("1 GiB context, first time, end to end", medians(context), Aim::Ratio(1.0));
+        report.explain("processor time of the same", medians(used));
         report.ratio("1 GiB layer, solved build to finished layout", medians(layer), Aim::Ratio(0.7));
         report.ratio("the same once more, all cached", medians(again), Aim::Ratio(1.3));
         report.memory("resident memory, highest during a 1 GiB context and image", peak, 128.0);
