@@ -1,7 +1,8 @@
-//! X.509 certificates and CRLs (RFC 5280) as AMD issues them, read strictly from the bytes that were signed.
+//! X.509 certificates and CRLs (RFC 5280) as AMD, Intel and IBM issue them, read strictly from the bytes that were
+//! signed.
 //!
-//! Signatures are checked over the raw TBS bytes of the input, never over a re-encoding. Only RSASSA-PSS with
-//! SHA-384, MGF1-SHA-384 and a salt of 48 bytes (RFC 4055 §3.1) is known; so are only RSA and P-384 keys.
+//! Signatures are checked over the raw TBS bytes of the input, never over a re-encoding. Each vendor's [`Profile`]
+//! knows the algorithms of that vendor and no others.
 
 use der::asn1::{AnyRef, GeneralizedTime, ObjectIdentifier, UtcTime};
 use der::{Decode, Reader, SliceReader, Tag};
@@ -18,6 +19,8 @@ const MAX_EXTENSIONS: usize = 32;
 
 const OID_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const OID_EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const OID_P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const OID_P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
 const OID_P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 const OID_COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const OID_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
@@ -27,6 +30,55 @@ const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.
 const PSS_SHA384: &str = "304106092a864886f70d01010a3034a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130";
 /// The same with the default trailer field written out, as AMD's roots have it (DER would leave it out).
 const PSS_SHA384_TRAILER: &str = "304606092a864886f70d01010a3039a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130a303020101";
+
+/// AlgorithmIdentifier of ECDSA with SHA-256 (RFC 5758 §3.2).
+const ECDSA_SHA256: &str = "300a06082a8648ce3d040302";
+/// AlgorithmIdentifiers of RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 and SHA-512 (RFC 4055 §5).
+const PKCS1_SHA256: &str = "300d06092a864886f70d01010b0500";
+const PKCS1_SHA384: &str = "300d06092a864886f70d01010c0500";
+const PKCS1_SHA512: &str = "300d06092a864886f70d01010d0500";
+
+/// Whose certificates are read: it decides which signature algorithms are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// AMD: RSASSA-PSS with SHA-384, MGF1-SHA-384 and a salt of 48 bytes (RFC 4055 §3.1).
+    Amd,
+    /// Intel: ECDSA P-256 with SHA-256.
+    Intel,
+    /// IBM and the public authorities above it: RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 or SHA-512.
+    Ibm,
+}
+
+impl Profile {
+    fn algorithm(self, der: &str) -> Option<Algorithm> {
+        match (self, der) {
+            (Self::Amd, PSS_SHA384 | PSS_SHA384_TRAILER) => Some(Algorithm::PssSha384),
+            (Self::Intel, ECDSA_SHA256) => Some(Algorithm::EcdsaP256Sha256),
+            (Self::Ibm, PKCS1_SHA256) => Some(Algorithm::Pkcs1Sha256),
+            (Self::Ibm, PKCS1_SHA384) => Some(Algorithm::Pkcs1Sha384),
+            (Self::Ibm, PKCS1_SHA512) => Some(Algorithm::Pkcs1Sha512),
+            _ => None,
+        }
+    }
+
+    const fn wanted(self) -> &'static str {
+        match self {
+            Self::Amd => "RSASSA-PSS with SHA-384, MGF1-SHA-384, salt length 48",
+            Self::Intel => "ECDSA with SHA-256",
+            Self::Ibm => "RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 or SHA-512",
+        }
+    }
+}
+
+/// A signature algorithm, parameters included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Algorithm {
+    PssSha384,
+    EcdsaP256Sha256,
+    Pkcs1Sha256,
+    Pkcs1Sha384,
+    Pkcs1Sha512,
+}
 
 /// Why a certificate or CRL is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,16 +105,18 @@ pub enum CertificateError {
         wanted: u8,
     },
     /// Another signature algorithm or other parameters.
-    #[error("signature algorithm is {got}, wanted RSASSA-PSS with SHA-384, MGF1-SHA-384, salt length 48")]
+    #[error("signature algorithm is {got}, wanted {wanted}")]
     SignatureAlgorithm {
         /// DER of the AlgorithmIdentifier in hex.
         got: String,
+        /// Those that the vendor uses.
+        wanted: &'static str,
     },
     /// The signed and the unsigned copy of the signature algorithm differ.
     #[error("names one signature algorithm inside and another outside its signed part")]
     AlgorithmsDiffer,
     /// A key of another kind.
-    #[error("public key is neither RSA nor ECDSA P-384")]
+    #[error("public key is not of the kind that belongs here")]
     PublicKey,
     /// The same extension stands twice (RFC 5280 §4.2).
     #[error("extension {oid} stands twice")]
@@ -138,13 +192,19 @@ struct Extension<'a> {
 enum KeyBytes<'a> {
     /// RSAPublicKey (RFC 8017 §A.1.1).
     Rsa(&'a [u8]),
+    /// Uncompressed point, 65 bytes.
+    P256(&'a [u8]),
     /// Uncompressed point, 97 bytes.
     P384(&'a [u8]),
+    /// Uncompressed point, 133 bytes.
+    P521(&'a [u8]),
 }
 
 /// A parsed certificate. Nothing about it is believed but its form.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificate<'a> {
+    profile: Profile,
+    algorithm: Algorithm,
     tbs: &'a [u8],
     signature: &'a [u8],
     serial: &'a [u8],
@@ -194,33 +254,36 @@ fn time(reader: &mut SliceReader<'_>) -> Result<Timestamp, CertificateError> {
         .ok_or_else(|| malformed("time out of range"))
 }
 
-fn signature_algorithm<'a>(reader: &mut SliceReader<'a>) -> Result<&'a [u8], CertificateError> {
+fn signature_algorithm<'a>(
+    reader: &mut SliceReader<'a>,
+    profile: Profile,
+) -> Result<(Algorithm, &'a [u8]), CertificateError> {
     let (_, raw) = expect(reader, Tag::Sequence)?;
     let got = hex::encode(raw);
-    if got == PSS_SHA384 || got == PSS_SHA384_TRAILER {
-        Ok(raw)
-    } else {
-        Err(CertificateError::SignatureAlgorithm { got })
+    match profile.algorithm(&got) {
+        Some(algorithm) => Ok((algorithm, raw)),
+        None => Err(CertificateError::SignatureAlgorithm { got, wanted: profile.wanted() }),
     }
 }
 
 /// `SEQUENCE { tbs, algorithm, signature }` (RFC 5280 §4.1).
 struct Signed<'a> {
     tbs: &'a [u8],
+    algorithm: Algorithm,
     /// Algorithm as named outside of the TBS.
-    algorithm: &'a [u8],
+    algorithm_der: &'a [u8],
     signature: &'a [u8],
 }
 
-fn signed(der: &[u8]) -> Result<Signed<'_>, CertificateError> {
+fn signed(der: &[u8], profile: Profile) -> Result<Signed<'_>, CertificateError> {
     let mut outer = SliceReader::new(der)?;
     let (mut body, _) = sequence(&mut outer)?;
     outer.finish()?;
     let (_, tbs) = expect(&mut body, Tag::Sequence)?;
-    let algorithm = signature_algorithm(&mut body)?;
+    let (algorithm, algorithm_der) = signature_algorithm(&mut body, profile)?;
     let (signature, _) = expect(&mut body, Tag::BitString)?;
     body.finish()?;
-    Ok(Signed { tbs, algorithm, signature: bits(signature)? })
+    Ok(Signed { tbs, algorithm, algorithm_der, signature: bits(signature)? })
 }
 
 fn context(number: u32) -> Tag {
@@ -238,15 +301,14 @@ fn public_key<'a>(spki: &'a [u8]) -> Result<KeyBytes<'a>, CertificateError> {
     body.finish()?;
     let key = bits(key)?;
     if oid == OID_RSA && parameters.is_null() {
-        Ok(KeyBytes::Rsa(key))
-    } else if oid == OID_EC
-        && parameters.decode_as::<ObjectIdentifier>() == Ok(OID_P384)
-        && key.len() == 97
-        && key[0] == 4
-    {
-        Ok(KeyBytes::P384(key))
-    } else {
-        Err(CertificateError::PublicKey)
+        return Ok(KeyBytes::Rsa(key));
+    }
+    let curve = parameters.decode_as::<ObjectIdentifier>().ok().filter(|_| oid == OID_EC);
+    match (curve, key.len(), key.first()) {
+        (Some(OID_P256), 65, Some(4)) => Ok(KeyBytes::P256(key)),
+        (Some(OID_P384), 97, Some(4)) => Ok(KeyBytes::P384(key)),
+        (Some(OID_P521), 133, Some(4)) => Ok(KeyBytes::P521(key)),
+        _ => Err(CertificateError::PublicKey),
     }
 }
 
@@ -295,11 +357,11 @@ fn common_name(name: &[u8]) -> Option<String> {
 
 impl<'a> Certificate<'a> {
     /// Parses DER; trailing bytes, unknown critical extensions and other algorithms are errors.
-    pub(crate) fn parse(der: &'a [u8]) -> Result<Self, CertificateError> {
+    pub(crate) fn parse(der: &'a [u8], profile: Profile) -> Result<Self, CertificateError> {
         if der.len() > MAX_CERTIFICATE {
             return Err(CertificateError::TooLarge { got: der.len(), limit: MAX_CERTIFICATE });
         }
-        let Signed { tbs, algorithm: outer_algorithm, signature } = signed(der)?;
+        let Signed { tbs, algorithm, algorithm_der, signature } = signed(der, profile)?;
         let mut reader = SliceReader::new(tbs)?;
         let (mut body, _) = sequence(&mut reader)?;
         let (version, _) =
@@ -308,7 +370,7 @@ impl<'a> Certificate<'a> {
             return Err(CertificateError::Version { wanted: 3 });
         }
         let (serial, _) = expect(&mut body, Tag::Integer)?;
-        if signature_algorithm(&mut body)? != outer_algorithm {
+        if signature_algorithm(&mut body, profile)?.1 != algorithm_der {
             return Err(CertificateError::AlgorithmsDiffer);
         }
         let (_, issuer) = expect(&mut body, Tag::Sequence)?;
@@ -321,7 +383,20 @@ impl<'a> Certificate<'a> {
             if body.is_finished() { Vec::new() } else { extensions(expect(&mut body, context(3))?.0)? };
         body.finish()?;
         let key = public_key(spki)?;
-        Ok(Self { tbs, signature, serial, issuer, subject, not_before, not_after, spki, key, extensions })
+        Ok(Self {
+            profile,
+            algorithm,
+            tbs,
+            signature,
+            serial,
+            issuer,
+            subject,
+            not_before,
+            not_after,
+            spki,
+            key,
+            extensions,
+        })
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo.
@@ -343,7 +418,23 @@ impl<'a> Certificate<'a> {
     pub(crate) fn p384_point(&self) -> Option<&'a [u8]> {
         match self.key {
             KeyBytes::P384(point) => Some(point),
-            KeyBytes::Rsa(_) => None,
+            KeyBytes::Rsa(_) | KeyBytes::P256(_) | KeyBytes::P521(_) => None,
+        }
+    }
+
+    /// Uncompressed P-256 point, 65 bytes, when the key is one.
+    pub(crate) fn p256_point(&self) -> Option<&'a [u8]> {
+        match self.key {
+            KeyBytes::P256(point) => Some(point),
+            KeyBytes::Rsa(_) | KeyBytes::P384(_) | KeyBytes::P521(_) => None,
+        }
+    }
+
+    /// Uncompressed P-521 point, 133 bytes, when the key is one.
+    pub(crate) fn p521_point(&self) -> Option<&'a [u8]> {
+        match self.key {
+            KeyBytes::P521(point) => Some(point),
+            KeyBytes::Rsa(_) | KeyBytes::P256(_) | KeyBytes::P384(_) => None,
         }
     }
 
@@ -365,7 +456,7 @@ impl<'a> Certificate<'a> {
             return Err(CertificateError::Issuer { got, wanted: issuer.common_name() });
         }
         issuer.check_authority(KEY_CERT_SIGN, "certificates")?;
-        issuer.check_pss(self.tbs, self.signature)
+        issuer.check_signature(self.algorithm, self.tbs, self.signature)
     }
 
     /// Checks basicConstraints and keyUsage (RFC 5280 §4.2.1.9, §4.2.1.3).
@@ -387,10 +478,22 @@ impl<'a> Certificate<'a> {
         Ok(())
     }
 
-    fn check_pss(&self, message: &[u8], signature: &[u8]) -> Result<(), CertificateError> {
-        let KeyBytes::Rsa(key) = self.key else { return Err(CertificateError::PublicKey) };
-        // ring takes the salt to be as long as the digest, which is what the parameters above say.
-        signature::UnparsedPublicKey::new(&signature::RSA_PSS_2048_8192_SHA384, key)
+    fn check_signature(
+        &self,
+        algorithm: Algorithm,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), CertificateError> {
+        let (scheme, key): (&dyn signature::VerificationAlgorithm, _) = match (algorithm, self.key) {
+            // ring takes the salt to be as long as the digest, which is what the parameters above say.
+            (Algorithm::PssSha384, KeyBytes::Rsa(key)) => (&signature::RSA_PSS_2048_8192_SHA384, key),
+            (Algorithm::EcdsaP256Sha256, KeyBytes::P256(key)) => (&signature::ECDSA_P256_SHA256_ASN1, key),
+            (Algorithm::Pkcs1Sha256, KeyBytes::Rsa(key)) => (&signature::RSA_PKCS1_2048_8192_SHA256, key),
+            (Algorithm::Pkcs1Sha384, KeyBytes::Rsa(key)) => (&signature::RSA_PKCS1_2048_8192_SHA384, key),
+            (Algorithm::Pkcs1Sha512, KeyBytes::Rsa(key)) => (&signature::RSA_PKCS1_2048_8192_SHA512, key),
+            _ => return Err(CertificateError::PublicKey),
+        };
+        signature::UnparsedPublicKey::new(scheme, key)
             .verify(message, signature)
             .map_err(|_| CertificateError::Signature { issuer: self.common_name() })
     }
@@ -415,7 +518,8 @@ impl RevocationList {
         if der.len() > MAX_CRL {
             return Err(CertificateError::TooLarge { got: der.len(), limit: MAX_CRL });
         }
-        let Signed { tbs, algorithm: outer_algorithm, signature } = signed(der)?;
+        let profile = issuer.profile;
+        let Signed { tbs, algorithm, algorithm_der, signature } = signed(der, profile)?;
         let mut reader = SliceReader::new(tbs)?;
         let (mut body, _) = sequence(&mut reader)?;
         let (version, _) =
@@ -423,7 +527,7 @@ impl RevocationList {
         if version != [1] {
             return Err(CertificateError::Version { wanted: 2 });
         }
-        if signature_algorithm(&mut body)? != outer_algorithm {
+        if signature_algorithm(&mut body, profile)?.1 != algorithm_der {
             return Err(CertificateError::AlgorithmsDiffer);
         }
         let (_, name) = expect(&mut body, Tag::Sequence)?;
@@ -433,7 +537,7 @@ impl RevocationList {
         }
         // AMD's ARK certificates allow cRLSign beside keyCertSign.
         issuer.check_authority(CRL_SIGN, "CRLs")?;
-        issuer.check_pss(tbs, signature)?;
+        issuer.check_signature(algorithm, tbs, signature)?;
         let this_update = time(&mut body)?;
         let is_time =
             |reader: &SliceReader<'_>| matches!(Tag::peek(reader), Ok(Tag::UtcTime | Tag::GeneralizedTime));

@@ -27,7 +27,7 @@ pub(crate) use self::appraise::{appraise_guest, appraise_hardware};
 pub use self::report::{Report, ReportError, SigningKey};
 pub use self::tcb::{Product, Tcb};
 use crate::roots::{Anchors, Revocation, Root, amd_root};
-use crate::x509::{Certificate, CertificateError, RevocationList};
+use crate::x509::{Certificate, CertificateError, Profile, RevocationList};
 
 /// A place in the certificate chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -310,7 +310,7 @@ fn find_chain(table: &[u8], extra: &Endorsements, key: SigningKey) -> Result<Cha
             .certificates
             .iter()
             .take(MAX_ENDORSEMENTS)
-            .find(|der| Certificate::parse(der).is_ok_and(|c| matches(&c.common_name())))
+            .find(|der| Certificate::parse(der, Profile::Amd).is_ok_and(|c| matches(&c.common_name())))
             .cloned()
     };
     let (vek_guid, vek_name) = match key {
@@ -385,7 +385,9 @@ pub(crate) fn authenticate(
     let key = report.signing_key();
     let (vek_which, issuer_which) = (CertificateName::of(key), CertificateName::issuer_of(key));
     let chain = find_chain(table, extra, key)?;
-    let parse = |which, der| Certificate::parse(der).map_err(|error| SnpError::Certificate { which, error });
+    let parse = |which, der| {
+        Certificate::parse(der, Profile::Amd).map_err(|error| SnpError::Certificate { which, error })
+    };
     let ark = parse(CertificateName::Ark, &chain.ark)?;
     let intermediate = parse(issuer_which, &chain.intermediate)?;
     let vek = parse(vek_which, &chain.vek)?;
