@@ -10,6 +10,12 @@ use provenance::digest::Sha256Digest;
 use provenance::timestamp::Timestamp;
 use ring::signature;
 
+mod crl;
+mod name;
+
+pub(crate) use self::crl::{RevocationList, UnauthenticatedList};
+pub(crate) use self::name::DistinguishedName;
+
 /// Largest certificate that is read, in bytes. AMD's are below 2 KiB.
 pub const MAX_CERTIFICATE: usize = 16 << 10;
 /// Largest CRL that is read, in bytes.
@@ -24,6 +30,7 @@ const OID_P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
 const OID_P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 const OID_COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const OID_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
+const OID_EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
 const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
 
 /// AlgorithmIdentifier of RSASSA-PSS, SHA-384, MGF1-SHA-384, salt 48; the trailer field left at its default.
@@ -37,6 +44,15 @@ const ECDSA_SHA256: &str = "300a06082a8648ce3d040302";
 const PKCS1_SHA256: &str = "300d06092a864886f70d01010b0500";
 const PKCS1_SHA384: &str = "300d06092a864886f70d01010c0500";
 const PKCS1_SHA512: &str = "300d06092a864886f70d01010d0500";
+
+/// Bits of keyUsage in the first byte of its BIT STRING (RFC 5280 §4.2.1.3): bit 0, digitalSignature.
+pub(crate) const DIGITAL_SIGNATURE: u8 = 0x80;
+/// Bit 4, keyAgreement.
+pub(crate) const KEY_AGREEMENT: u8 = 0x08;
+/// Bit 5, keyCertSign.
+const KEY_CERT_SIGN: u8 = 0x04;
+/// Bit 6, cRLSign.
+const CRL_SIGN: u8 = 0x02;
 
 /// Whose certificates are read: it decides which signature algorithms are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -461,21 +477,66 @@ impl<'a> Certificate<'a> {
 
     /// Checks basicConstraints and keyUsage (RFC 5280 §4.2.1.9, §4.2.1.3).
     fn check_authority(&self, usage: u8, what: &'static str) -> Result<(), CertificateError> {
-        let not_authority = || CertificateError::NotAuthority { issuer: self.common_name(), what };
-        let constraints = self.extension(&OID_BASIC_CONSTRAINTS).ok_or_else(not_authority)?;
+        let usage_allows = self.key_usage()?.is_none_or(|bits| bits & usage != 0);
+        if self.is_authority()? && usage_allows {
+            Ok(())
+        } else {
+            Err(CertificateError::NotAuthority { issuer: self.common_name(), what })
+        }
+    }
+
+    /// Whether basicConstraints says that it is a certificate authority.
+    pub(crate) fn is_authority(&self) -> Result<bool, CertificateError> {
+        let Some(constraints) = self.extension(&OID_BASIC_CONSTRAINTS) else { return Ok(false) };
         let mut reader = SliceReader::new(constraints)?;
         let (mut body, _) = sequence(&mut reader)?;
-        if body.is_finished() || !bool::decode(&mut body).unwrap_or(false) {
-            return Err(not_authority());
+        Ok(!body.is_finished() && bool::decode(&mut body).unwrap_or(false))
+    }
+
+    /// First byte of keyUsage, zero when it is empty; `None` without the extension.
+    pub(crate) fn key_usage(&self) -> Result<Option<u8>, CertificateError> {
+        let Some(value) = self.extension(&OID_KEY_USAGE) else { return Ok(None) };
+        let mut reader = SliceReader::new(value)?;
+        let (bits, _) = expect(&mut reader, Tag::BitString)?;
+        Ok(Some(bits.get(1).copied().unwrap_or(0)))
+    }
+
+    /// Whether extendedKeyUsage names `purpose` (RFC 5280 §4.2.1.12).
+    pub(crate) fn has_purpose(&self, purpose: &ObjectIdentifier) -> Result<bool, CertificateError> {
+        let Some(value) = self.extension(&OID_EXTENDED_KEY_USAGE) else { return Ok(false) };
+        let mut reader = SliceReader::new(value)?;
+        let (mut purposes, _) = sequence(&mut reader)?;
+        let mut found = false;
+        while !purposes.is_finished() {
+            found |= ObjectIdentifier::decode(&mut purposes)? == *purpose;
         }
-        if let Some(value) = self.extension(&OID_KEY_USAGE) {
-            let mut reader = SliceReader::new(value)?;
-            let (bits, _) = expect(&mut reader, Tag::BitString)?;
-            if bits.get(1).is_none_or(|byte| byte & usage == 0) {
-                return Err(not_authority());
-            }
-        }
-        Ok(())
+        Ok(found)
+    }
+
+    /// Subject.
+    pub(crate) fn subject_name(&self) -> Result<DistinguishedName, CertificateError> {
+        DistinguishedName::parse(self.subject)
+    }
+
+    /// Issuer.
+    pub(crate) fn issuer_name(&self) -> Result<DistinguishedName, CertificateError> {
+        DistinguishedName::parse(self.issuer)
+    }
+
+    /// Whether the issuer it names is, byte for byte, the subject of `issuer`.
+    pub(crate) fn names_as_issuer(&self, issuer: &Certificate<'_>) -> bool {
+        self.issuer == issuer.subject
+    }
+
+    /// Serial number in hex.
+    pub(crate) fn serial_hex(&self) -> String {
+        hex::encode(self.serial)
+    }
+
+    /// Checks the signature under the key of `issuer`, and nothing else: name and authority are the caller's to
+    /// check, for vendors whose issuers are no certificate authorities.
+    pub(crate) fn check_signed_with_key_of(&self, issuer: &Certificate<'_>) -> Result<(), CertificateError> {
+        issuer.check_signature(self.algorithm, self.tbs, self.signature)
     }
 
     fn check_signature(
@@ -497,83 +558,4 @@ impl<'a> Certificate<'a> {
             .verify(message, signature)
             .map_err(|_| CertificateError::Signature { issuer: self.common_name() })
     }
-}
-
-/// keyUsage bit 5, keyCertSign, in the first byte of the BIT STRING.
-const KEY_CERT_SIGN: u8 = 0x04;
-/// keyUsage bit 6, cRLSign.
-const CRL_SIGN: u8 = 0x02;
-
-/// A CRL whose signature and issuer have been checked.
-#[derive(Debug)]
-pub(crate) struct RevocationList {
-    next_update: Option<Timestamp>,
-    this_update: Timestamp,
-    revoked: Vec<Vec<u8>>,
-}
-
-impl RevocationList {
-    /// Parses a CRL (RFC 5280 §5) and checks that `issuer` signed it.
-    pub(crate) fn authenticate(der: &[u8], issuer: &Certificate<'_>) -> Result<Self, CertificateError> {
-        if der.len() > MAX_CRL {
-            return Err(CertificateError::TooLarge { got: der.len(), limit: MAX_CRL });
-        }
-        let profile = issuer.profile;
-        let Signed { tbs, algorithm, algorithm_der, signature } = signed(der, profile)?;
-        let mut reader = SliceReader::new(tbs)?;
-        let (mut body, _) = sequence(&mut reader)?;
-        let (version, _) =
-            expect(&mut body, Tag::Integer).map_err(|_| CertificateError::Version { wanted: 2 })?;
-        if version != [1] {
-            return Err(CertificateError::Version { wanted: 2 });
-        }
-        if signature_algorithm(&mut body, profile)?.1 != algorithm_der {
-            return Err(CertificateError::AlgorithmsDiffer);
-        }
-        let (_, name) = expect(&mut body, Tag::Sequence)?;
-        if name != issuer.subject {
-            let got = common_name(name).unwrap_or_default();
-            return Err(CertificateError::Issuer { got, wanted: issuer.common_name() });
-        }
-        // AMD's ARK certificates allow cRLSign beside keyCertSign.
-        issuer.check_authority(CRL_SIGN, "CRLs")?;
-        issuer.check_signature(algorithm, tbs, signature)?;
-        let this_update = time(&mut body)?;
-        let is_time =
-            |reader: &SliceReader<'_>| matches!(Tag::peek(reader), Ok(Tag::UtcTime | Tag::GeneralizedTime));
-        let next_update = if is_time(&body) { Some(time(&mut body)?) } else { None };
-        let mut revoked = Vec::new();
-        if matches!(Tag::peek(&body), Ok(Tag::Sequence)) {
-            let (mut list, _) = sequence(&mut body)?;
-            while !list.is_finished() {
-                let (mut entry, _) = sequence(&mut list)?;
-                revoked.push(expect(&mut entry, Tag::Integer)?.0.to_vec());
-            }
-        }
-        if !body.is_finished() {
-            let (value, _) = expect(&mut body, context(0))?;
-            critical_free(value)?;
-        }
-        body.finish()?;
-        Ok(Self { next_update, this_update, revoked })
-    }
-
-    /// Whether it lists this certificate.
-    pub(crate) fn lists(&self, certificate: &Certificate<'_>) -> bool {
-        self.revoked.iter().any(|serial| serial == certificate.serial)
-    }
-
-    /// Checks that `now` lies between thisUpdate and nextUpdate. A CRL without nextUpdate is never fresh.
-    pub(crate) fn check_fresh(&self, now: Timestamp) -> Result<(), CertificateError> {
-        if now < self.this_update {
-            return Err(CertificateError::NotYetValid { not_before: self.this_update, now });
-        }
-        let not_after = self.next_update.unwrap_or(self.this_update);
-        if now > not_after { Err(CertificateError::Expired { not_after, now }) } else { Ok(()) }
-    }
-}
-
-/// Critical CRL extensions change what a CRL covers (RFC 5280 §5.2.5); none is understood here.
-fn critical_free(explicit: &[u8]) -> Result<(), CertificateError> {
-    extensions(explicit).map(|_| ())
 }
