@@ -28,7 +28,7 @@ pub mod image;
 pub mod policy;
 pub mod rejection;
 pub mod roots;
-mod secure_execution;
+pub mod secure_execution;
 pub mod session;
 pub mod snp;
 mod tdx;

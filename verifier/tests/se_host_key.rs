@@ -1,0 +1,117 @@
+//! The chain of a host key document, link by link, on the test PKI shaped like IBM's.
+
+mod se_support;
+
+use provenance::timestamp::Timestamp;
+use se_support::{
+    cases, der, endorsements, ibm_name, input, judged_at, read, test_anchors, test_root, vectors,
+};
+use verifier::Endorsements;
+use verifier::secure_execution::host_key::{self, CertificateName};
+use verifier::secure_execution::{HostKeyAnchors, HostKeyError};
+use verifier::x509::CertificateError;
+
+#[test]
+fn a_host_key_document_of_ibm_needs_ibm_s_own_chain() {
+    let Some(dir) = vectors() else { return };
+    let document = der(&read(&dir, "se/z16/hkd.crt"));
+    let case = &cases(&dir, "se-hkd")[0];
+    let mut extra = endorsements(&dir, case);
+    let judge = |extra: &Endorsements| host_key::authenticate(&document, extra, &test_anchors(), judged_at());
+    assert_eq!(
+        judge(&extra),
+        Err(HostKeyError::Issuer {
+            got: ibm_name("Poughkeepsie", "IBM Z16 Host Key Signing Service"),
+            wanted: ibm_name("Poughkeepsie", "IBM Z Host Key Signing Service"),
+        })
+    );
+    extra.certificates =
+        vec![der(&read(&dir, "se/roots/DigiCertTrustedG4CodeSigningRSA4096SHA3842021CA1.crt"))];
+    let missing = HostKeyError::MissingCertificate { which: CertificateName::SigningKey };
+    assert_eq!(judge(&extra), Err(missing));
+}
+
+/// Each certificate and CRL taken away or altered alone, and the time moved.
+#[test]
+fn every_link_of_the_chain_of_a_host_key_document_counts() {
+    use CertificateName::{HostKey, Intermediate, Root, SigningKey};
+    let Some(dir) = vectors() else { return };
+    let cases = cases(&dir, "se-hkd");
+    let case = cases.iter().find(|case| case["id"] == "se-pki-ok").expect("the case");
+    let (document, good) = (der(&input(&dir, case, "hkd")), endorsements(&dir, case));
+    let judge = |document: &[u8], extra: &Endorsements, anchors: &HostKeyAnchors, now| {
+        host_key::authenticate(document, extra, anchors, now).expect_err("refused")
+    };
+    let judge_extra = |extra: &Endorsements| judge(&document, extra, &test_anchors(), judged_at());
+    let issuer = "International Business Machines Corporation".to_owned();
+    let signature = || CertificateError::Signature { issuer: issuer.clone() };
+
+    for (index, which) in [Root, Intermediate, SigningKey].into_iter().enumerate() {
+        let mut extra = good.clone();
+        extra.certificates.remove(index);
+        assert_eq!(judge_extra(&extra), HostKeyError::MissingCertificate { which });
+
+        let mut extra = good.clone();
+        *extra.certificates[index].last_mut().expect("a signature") ^= 1;
+        assert_eq!(judge_extra(&extra), HostKeyError::Certificate { which, error: signature() });
+
+        let mut extra = good.clone();
+        extra.crls.remove(index);
+        assert_eq!(judge_extra(&extra), HostKeyError::CrlMissing { which });
+
+        let mut extra = good.clone();
+        *extra.crls[index].last_mut().expect("a signature") ^= 1;
+        assert_eq!(judge_extra(&extra), HostKeyError::Crl { which, error: signature() });
+
+        let mut extra = good.clone();
+        extra.crls[index].push(0);
+        assert!(matches!(
+            judge_extra(&extra),
+            HostKeyError::MalformedCrl(CertificateError::Malformed { .. })
+        ));
+
+        // What is of no use beside what is good does no harm.
+        let mut extra = good.clone();
+        let mut altered = good.crls[index].clone();
+        *altered.last_mut().expect("a signature") ^= 1;
+        extra.crls.insert(0, altered);
+        extra.certificates.insert(0, vec![0; 100]);
+        host_key::authenticate(&document, &extra, &test_anchors(), judged_at()).expect("still good");
+    }
+    let mut altered = document.clone();
+    *altered.last_mut().expect("a signature") ^= 1;
+    assert_eq!(
+        judge(&altered, &good, &test_anchors(), judged_at()),
+        HostKeyError::Certificate { which: HostKey, error: signature() }
+    );
+    assert_eq!(
+        judge(&document, &good, &HostKeyAnchors::vendor(), judged_at()),
+        HostKeyError::UnknownRoot { got: test_root() }
+    );
+    let early = Timestamp::parse("2024-03-20T00:00:00Z").expect("a time");
+    assert!(matches!(
+        judge(&document, &good, &test_anchors(), early),
+        HostKeyError::Certificate { which: Root, error: CertificateError::NotYetValid { .. } }
+    ));
+    let late = Timestamp::parse("2389-01-01T00:00:00Z").expect("a time");
+    assert!(matches!(
+        judge(&document, &good, &test_anchors(), late),
+        HostKeyError::Certificate { which: Root, error: CertificateError::Expired { .. } }
+    ));
+    // A certificate of the chain is no host key document.
+    assert_eq!(judge(&good.certificates[2], &good, &test_anchors(), judged_at()), HostKeyError::KeyKind);
+}
+
+#[test]
+fn no_single_byte_of_a_host_key_document_can_be_changed() {
+    let Some(dir) = vectors() else { return };
+    let cases = cases(&dir, "se-hkd");
+    let case = cases.iter().find(|case| case["id"] == "se-pki-ok").expect("the case");
+    let (document, extra) = (der(&input(&dir, case, "hkd")), endorsements(&dir, case));
+    for offset in 0..document.len() {
+        let mut altered = document.clone();
+        altered[offset] ^= 1 << (offset % 8);
+        let answer = host_key::authenticate(&altered, &extra, &test_anchors(), judged_at());
+        assert!(answer.is_err(), "byte {offset:#x} altered and still authentic");
+    }
+}
