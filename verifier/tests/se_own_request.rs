@@ -1,0 +1,282 @@
+//! Answers of a made-up Ultravisor to own requests, under host keys of the test PKI: what cannot be shown on one
+//! recorded answer. NOT HARDWARE.
+
+mod se_support;
+
+use provenance::binding::ReportData;
+use provenance::digest::Sha256Digest;
+use se_support::{
+    ALL_FLAGS, Answer, NONCE, cases, der, endorsements, exchange, input, judged_at, make_request, own, read,
+    test_anchors, test_root, vectors,
+};
+use verifier::Endorsements;
+use verifier::policy::Placed;
+use verifier::secure_execution::host_key::{self, CertificateName};
+use verifier::secure_execution::request::flag;
+use verifier::secure_execution::{
+    AuthenticMeasurement, ConfigUids, HostKeyAnchors, HostKeyError, HostKeyRoot, ImageTags, OwnRequest,
+    ProtectionKey, RequestError, SeError, SePolicy, SeRefusal, appraise, authenticate_own_request,
+};
+
+const UID: [u8; 16] = [0x14; 16];
+const REPORT_DATA: [u8; 64] = [0x15; 64];
+
+/// A machine whose host key is the test PKI's.
+struct Machine {
+    document: Vec<u8>,
+    extra: Endorsements,
+    hash: Sha256Digest,
+    header: Vec<u8>,
+}
+
+impl Machine {
+    fn new() -> Option<Self> {
+        let dir = vectors()?;
+        let cases = cases(&dir, "se-hkd");
+        let case = cases.iter().find(|case| case["id"] == "se-pki-ok").expect("the case");
+        let (document, extra) = (der(&input(&dir, case, "hkd")), endorsements(&dir, case));
+        let hash =
+            host_key::authenticate(&document, &extra, &test_anchors(), judged_at()).expect("good").hash();
+        Some(Self { document, extra, hash, header: read(&dir, "se/z16/se_header.bin") })
+    }
+
+    fn answer(&self, flags: u64) -> Answer {
+        let mut additional = [self.hash.as_bytes().as_slice(); 2].concat();
+        additional.extend(vec![0x51; if flags & flag::SECRET_STORE_HASH == 0 { 0 } else { 64 }]);
+        additional.extend(vec![0x52; if flags & flag::FIRMWARE_STATE == 0 { 0 } else { 320 }]);
+        Answer {
+            request: make_request(flags, &[self.hash]),
+            header: self.header.clone(),
+            user_data: [REPORT_DATA.as_slice(), b"more"].concat(),
+            additional,
+            config_uid: UID.to_vec(),
+            nonce: if flags & flag::NONCE == 0 { Vec::new() } else { NONCE.to_vec() },
+        }
+    }
+
+    fn judge(&self, response: &[u8], own: &OwnRequest) -> Result<AuthenticMeasurement, SeError> {
+        let documents = [self.document.clone()];
+        authenticate_own_request(
+            response,
+            &self.header,
+            own,
+            &documents,
+            &self.extra,
+            &test_anchors(),
+            judged_at(),
+        )
+    }
+
+    fn policy(&self) -> SePolicy {
+        let hashes = |line| Placed { value: vec![self.hash], line };
+        let tags = ImageTags::of_header(&self.header).expect("a header");
+        SePolicy {
+            images: Placed { value: vec![tags], line: 1 },
+            image_host_keys: hashes(2),
+            attestation_host_keys: hashes(3),
+            config_uids: Placed { value: ConfigUids::OneOf(vec![UID]), line: 4 },
+        }
+    }
+}
+
+#[test]
+fn an_answer_to_an_own_request_is_authentic_whatever_the_request_asked_for() {
+    let Some(machine) = Machine::new() else { return };
+    let least = flag::IMAGE_HOST_KEY_HASH | flag::ATTESTATION_HOST_KEY_HASH;
+    for optional in [0, flag::NONCE, flag::SECRET_STORE_HASH, flag::FIRMWARE_STATE, ALL_FLAGS] {
+        let answer = machine.answer(least | optional);
+        let authentic = machine.judge(&answer.response(), &own(&answer.request)).expect("authentic");
+        assert_eq!(authentic.root(), HostKeyRoot::Dangerous(test_root()));
+        let claims = authentic.claims();
+        assert_eq!(claims.own_request(), Sha256Digest::of(&answer.request));
+        assert_eq!(claims.image_host_key(), machine.hash);
+        assert_eq!(claims.attestation_host_key(), machine.hash);
+        assert_eq!(claims.config_uid(), &UID);
+        assert_eq!(claims.user_data(), answer.user_data);
+        assert_eq!(claims.nonce(), (optional & flag::NONCE != 0).then_some(&NONCE));
+        assert_eq!(
+            claims.secret_store_hash(),
+            (optional & flag::SECRET_STORE_HASH != 0).then_some(&[0x51; 64])
+        );
+        assert_eq!(claims.firmware_state(), (optional & flag::FIRMWARE_STATE != 0).then_some(&[0x52; 320]));
+    }
+}
+
+#[test]
+fn an_answer_without_user_data_is_authentic_and_carries_no_report_data() {
+    let Some(machine) = Machine::new() else { return };
+    for length in [0, 63] {
+        let answer = Answer { user_data: vec![0x15; length], ..machine.answer(ALL_FLAGS) };
+        let authentic = machine.judge(&answer.response(), &own(&answer.request)).expect("authentic");
+        let refusal = appraise(authentic, &machine.policy()).expect_err("too short");
+        assert_eq!(refusal, SeRefusal::UserDataLength { got: length });
+        assert_eq!(refusal.line(), None);
+    }
+}
+
+#[test]
+fn each_rule_of_a_policy_refuses_alone() {
+    let Some(machine) = Machine::new() else { return };
+    let answer = machine.answer(ALL_FLAGS);
+    let authentic = machine.judge(&answer.response(), &own(&answer.request)).expect("authentic");
+    let appraisal = appraise(authentic.clone(), &machine.policy()).expect("accepted");
+    assert_eq!(appraisal.report_data(), ReportData(REPORT_DATA));
+    assert_eq!(appraisal.authentic(), &authentic);
+    let any = SePolicy { config_uids: Placed { value: ConfigUids::AnyRun, line: 4 }, ..machine.policy() };
+    appraise(authentic.clone(), &any).expect("accepted");
+
+    let judge = |policy: &SePolicy| appraise(authentic.clone(), policy).expect_err("refused");
+    let (got, tags) = (*authentic.claims().image(), *authentic.claims().image().as_bytes());
+    // Each of the four tags: 64, 64, 64 and 16 bytes.
+    for at in [0, 64, 128, 192] {
+        let mut other = tags;
+        other[at] ^= 1;
+        let wanted = vec![ImageTags::from_bytes(other)];
+        let policy = SePolicy { images: Placed { value: wanted.clone(), line: 1 }, ..machine.policy() };
+        assert_eq!(judge(&policy), SeRefusal::Image { got, wanted, line: 1 });
+    }
+    let nothing = SePolicy { images: Placed { value: Vec::new(), line: 1 }, ..machine.policy() };
+    assert_eq!(judge(&nothing), SeRefusal::Image { got, wanted: Vec::new(), line: 1 });
+
+    let (got, wanted) = (machine.hash, vec![Sha256Digest::of(b"another host key")]);
+    let policy = SePolicy { image_host_keys: Placed { value: wanted.clone(), line: 2 }, ..machine.policy() };
+    assert_eq!(judge(&policy), SeRefusal::ImageHostKey { got, wanted: wanted.clone(), line: 2 });
+    let policy =
+        SePolicy { attestation_host_keys: Placed { value: wanted.clone(), line: 3 }, ..machine.policy() };
+    assert_eq!(judge(&policy), SeRefusal::AttestationHostKey { got, wanted, line: 3 });
+
+    let other = ConfigUids::OneOf(vec![[0; 16]]);
+    let policy = SePolicy { config_uids: Placed { value: other, line: 4 }, ..machine.policy() };
+    let refusal = judge(&policy);
+    assert_eq!(refusal.line(), Some(4));
+    assert_eq!(
+        refusal,
+        SeRefusal::ConfigUid { got: hex::encode(UID), wanted: vec!["00".repeat(16)], line: 4 }
+    );
+}
+
+#[test]
+fn a_request_that_another_key_can_open_is_refused() {
+    let Some(machine) = Machine::new() else { return };
+    // The holder of the second key learns the measurement key and can answer as any machine.
+    let forger = Sha256Digest::of(b"a key without a document of IBM");
+    let answer =
+        Answer { request: make_request(ALL_FLAGS, &[machine.hash, forger]), ..machine.answer(ALL_FLAGS) };
+    let error = machine.judge(&answer.response(), &own(&answer.request)).expect_err("refused");
+    assert_eq!(error, SeError::UnknownSlot { slot: 1, got: forger });
+    assert!(error.concerns_endorsements());
+}
+
+#[test]
+fn both_host_keys_must_be_known() {
+    let Some(machine) = Machine::new() else { return };
+    let other = Sha256Digest::of(b"another host key");
+    let with = |image: Sha256Digest, attestation: Sha256Digest| {
+        let mut answer = machine.answer(ALL_FLAGS);
+        answer.additional[..32].copy_from_slice(image.as_bytes());
+        answer.additional[32..64].copy_from_slice(attestation.as_bytes());
+        machine.judge(&answer.response(), &own(&answer.request)).expect_err("refused")
+    };
+    assert_eq!(with(other, machine.hash), SeError::UnknownImageHostKey { got: other });
+    assert_eq!(with(machine.hash, other), SeError::OtherAttestationHostKey { got: other });
+}
+
+#[test]
+fn a_host_key_document_that_is_refused_refuses_the_answer() {
+    let Some(machine) = Machine::new() else { return };
+    let answer = machine.answer(ALL_FLAGS);
+    let (response, own) = (answer.response(), own(&answer.request));
+    let judge = |documents: &[Vec<u8>], anchors: &HostKeyAnchors| {
+        authenticate_own_request(
+            &response,
+            &machine.header,
+            &own,
+            documents,
+            &machine.extra,
+            anchors,
+            judged_at(),
+        )
+        .expect_err("refused")
+    };
+    let document = machine.document.clone();
+    assert_eq!(
+        judge(std::slice::from_ref(&document), &HostKeyAnchors::vendor()),
+        HostKeyError::UnknownRoot { got: test_root() }.into()
+    );
+    let error = judge(&[document.clone(), vec![0]], &test_anchors());
+    assert!(matches!(
+        error,
+        SeError::HostKey(HostKeyError::Certificate { which: CertificateName::HostKey, .. })
+    ));
+    assert_eq!(judge(&[], &test_anchors()), SeError::UnknownSlot { slot: 0, got: machine.hash });
+    assert_eq!(judge(&vec![document; 257], &test_anchors()), SeError::TooManyHostKeys { got: 257 });
+}
+
+#[test]
+fn an_answer_to_another_request_is_refused() {
+    let Some(machine) = Machine::new() else { return };
+    let answer = machine.answer(ALL_FLAGS);
+    let remembered = make_request(ALL_FLAGS & !flag::FIRMWARE_STATE, &[machine.hash]);
+    let error = machine.judge(&answer.response(), &own(&remembered)).expect_err("refused");
+    let (got, wanted) = (Sha256Digest::of(&answer.request), Sha256Digest::of(&remembered));
+    assert_eq!(error, SeError::OtherRequest { got, wanted });
+}
+
+#[test]
+fn lengths_are_those_that_the_request_asks_for() {
+    let Some(machine) = Machine::new() else { return };
+    let flags = ALL_FLAGS & !flag::FIRMWARE_STATE;
+    for length in [0, 127, 129, 448] {
+        let answer = Answer { additional: vec![0; length], ..machine.answer(flags) };
+        let error = machine.judge(&answer.response(), &own(&answer.request)).expect_err("refused");
+        assert_eq!(error, SeError::AdditionalDataLength { got: length, wanted: 128 });
+    }
+    let answer = machine.answer(flags);
+    for length in [1, 63, 65] {
+        let mut measurement = answer.measurement();
+        measurement.resize(length, 0);
+        let parts: [&[u8]; 5] =
+            [&answer.request, &measurement, &answer.additional, &answer.user_data, &answer.config_uid];
+        let error = machine.judge(&exchange(&parts), &own(&answer.request)).expect_err("refused");
+        assert_eq!(error, SeError::MeasurementLength { got: length });
+    }
+}
+
+/// A measurement without its nonce, or with the parts of user data and additional data moved, is another.
+#[test]
+fn what_a_measurement_covers_cannot_be_moved() {
+    let Some(machine) = Machine::new() else { return };
+    let good = machine.answer(ALL_FLAGS);
+    let tag = hex::encode(&machine.header[0x400..]);
+    let refused = |answer: &Answer, response: &[u8]| {
+        let error = machine.judge(response, &own(&answer.request)).expect_err("refused");
+        assert_eq!(error, SeError::Measurement { tag: tag.clone() });
+    };
+    let without_nonce = Answer { nonce: Vec::new(), ..good.clone() };
+    refused(&without_nonce, &without_nonce.response());
+    let nonce_in_user_data =
+        Answer { nonce: Vec::new(), user_data: [good.user_data.as_slice(), &NONCE].concat(), ..good.clone() };
+    let parts: [&[u8]; 5] = [
+        &good.request,
+        &nonce_in_user_data.measurement(),
+        &good.additional,
+        &good.user_data,
+        &good.config_uid,
+    ];
+    refused(&good, &exchange(&parts));
+}
+
+#[test]
+fn a_request_without_either_hash_is_no_own_request() {
+    let hash = Sha256Digest::of(b"a host key");
+    for (flag, which) in
+        [(flag::IMAGE_HOST_KEY_HASH, "image"), (flag::ATTESTATION_HOST_KEY_HASH, "attestation")]
+    {
+        let flags = ALL_FLAGS & !flag;
+        let request = make_request(flags, &[hash]);
+        let error = OwnRequest::open(&request, &ProtectionKey::new(se_support::PROTECTION_KEY)).err();
+        assert_eq!(error, Some(RequestError::HashNotWanted { flags, which }));
+    }
+    let request = make_request(ALL_FLAGS, &[hash, hash]);
+    assert_eq!(own(&request).host_key_hashes(), [hash, hash]);
+}
