@@ -21,6 +21,7 @@
 //! [`appraise_session`] does steps 1 to 6 for the other end of a TLS connection.
 #![forbid(unsafe_code)]
 
+pub mod azure;
 pub mod bound;
 pub mod built;
 pub mod evidence;

@@ -1,0 +1,576 @@
+//! Azure confidential machines with SEV-SNP: the guest runs behind Microsoft's paravisor (HCL), which holds a virtual
+//! TPM. The SEV-SNP report speaks of the paravisor; a quote of its TPM speaks of the guest. So Microsoft's paravisor
+//! is part of what is trusted.
+//!
+//! Steps of [`authenticate`], each with its own error:
+//! 1. the HCL report has its form and holds an SEV-SNP report and runtime data;
+//! 2. the SEV-SNP report is authentic ([`crate::snp`]);
+//! 3. REPORT_DATA is SHA-256 of the runtime data and 32 zero bytes;
+//! 4. the runtime data name one attestation key (AK), of RSA;
+//! 5. the AK signs the quote;
+//! 6. the quote is one: magic, type, one selection of PCRs of the SHA-256 bank, nothing after it;
+//! 7. its digest is that of the selected PCRs.
+//!
+//! Layouts: HCL report as in Microsoft's OpenHCL (`openhcl_attestation_protocol`), little-endian; TPMS_ATTEST of TPM
+//! 2.0 Library, Part 2, §10.12, big-endian.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use provenance::binding::ReportData;
+use provenance::digest::Sha256Digest;
+use provenance::timestamp::Timestamp;
+use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use serde::Deserialize;
+
+use crate::roots::Anchors;
+use crate::snp::report::REPORT_LEN;
+use crate::snp::{self, AuthenticReport, Endorsements, SnpError};
+
+/// PCRs of a TPM's bank.
+pub const PCRS: usize = 24;
+/// Largest HCL report that is read, in bytes. The TPM's NV index holds 2600.
+pub const MAX_HCL_REPORT: usize = 0x4000;
+/// Largest quote that is read, in bytes.
+pub const MAX_QUOTE: usize = 0x1000;
+
+/// Offsets of an HCL report's fields, in bytes. Nothing signs the two headers.
+pub mod offset {
+    /// `HCLA`, 4 bytes.
+    pub const SIGNATURE: usize = 0x000;
+    /// Version, u32: 1 or 2.
+    pub const VERSION: usize = 0x004;
+    /// Length up to the end of the runtime data, u32.
+    pub const REPORT_SIZE: usize = 0x008;
+    /// Type of the request, u32: 2, attestation.
+    pub const REQUEST_TYPE: usize = 0x00c;
+    /// Status, u32, and reserved, 12 bytes: zero.
+    pub const STATUS: usize = 0x010;
+    /// The SEV-SNP report, 1184 bytes.
+    pub const HARDWARE_REPORT: usize = 0x020;
+    /// Length of the runtime part with its header, u32.
+    pub const RUNTIME_SIZE: usize = 0x4c0;
+    /// Version of the runtime part, u32: 1 or 2.
+    pub const RUNTIME_VERSION: usize = 0x4c4;
+    /// Kind of the hardware report, u32: 2 is SEV-SNP.
+    pub const REPORT_TYPE: usize = 0x4c8;
+    /// Hash of the runtime data in REPORT_DATA, u32: 1 is SHA-256.
+    pub const HASH_TYPE: usize = 0x4cc;
+    /// Length of the runtime data, u32.
+    pub const RUNTIME_DATA_SIZE: usize = 0x4d0;
+    /// Runtime data, JSON; then zeros.
+    pub const RUNTIME_DATA: usize = 0x4d4;
+}
+
+/// TPM_GENERATED_VALUE: structures that a TPM made by itself.
+const TPM_GENERATED: u32 = 0xff54_4347;
+/// TPM_ST_ATTEST_QUOTE.
+const ATTEST_QUOTE: u16 = 0x8018;
+/// TPM_ALG_SHA256.
+const ALG_SHA256: u16 = 0x000b;
+/// `kid` of the attestation key in the runtime data.
+const AK_ID: &str = "HCLAkPub";
+
+/// Why Evidence from behind the paravisor is not authentic.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AzureError {
+    /// Too short or too long.
+    #[error("HCL report has {got} bytes, wanted {least} to {MAX_HCL_REPORT}", least = offset::RUNTIME_DATA)]
+    Length {
+        /// Bytes seen.
+        got: usize,
+    },
+    /// A field has another value than it must have.
+    #[error("{field} of the HCL report is {got:#x}, wanted {wanted} (offset {offset:#x})")]
+    Field {
+        /// Name of the field.
+        field: &'static str,
+        /// Value seen.
+        got: u32,
+        /// Values wanted.
+        wanted: &'static str,
+        /// Offset of the field.
+        offset: usize,
+    },
+    /// A length does not fit the others.
+    #[error("{field} of the HCL report is {got}, wanted {wanted} (offset {offset:#x})")]
+    Size {
+        /// Name of the field.
+        field: &'static str,
+        /// Length stated.
+        got: u32,
+        /// Length that follows from the runtime data.
+        wanted: usize,
+        /// Offset of the field.
+        offset: usize,
+    },
+    /// The runtime data end behind the last byte.
+    #[error("runtime data of the HCL report have {got} bytes, {wanted} are left (offset 0x4d0)")]
+    RuntimeDataLength {
+        /// Length stated.
+        got: u32,
+        /// Bytes left.
+        wanted: usize,
+    },
+    /// Bytes that must be zero are not.
+    #[error("byte of the HCL report is {got:#04x}, wanted 0 (offset {offset:#x})")]
+    NotZero {
+        /// Offset of the byte.
+        offset: usize,
+        /// The byte seen.
+        got: u8,
+    },
+    /// The SEV-SNP report is not authentic.
+    #[error(transparent)]
+    Snp(#[from] SnpError),
+    /// REPORT_DATA is not the hash of the runtime data.
+    #[error("REPORT_DATA begins with {got}, SHA-256 of the runtime data is {wanted}")]
+    RuntimeDataHash {
+        /// First 32 bytes of REPORT_DATA, hex.
+        got: String,
+        /// SHA-256 of the runtime data, hex.
+        wanted: String,
+    },
+    /// The second half of REPORT_DATA is not zero.
+    #[error("REPORT_DATA ends with {got}, wanted 32 zero bytes")]
+    ReportDataTail {
+        /// Last 32 bytes of REPORT_DATA, hex.
+        got: String,
+    },
+    /// The runtime data are not what they should be.
+    #[error("runtime data do not parse: {problem}")]
+    RuntimeData {
+        /// What the parser saw.
+        problem: String,
+    },
+    /// No attestation key, or more than one.
+    #[error("runtime data have {got} keys `{AK_ID}`, wanted 1")]
+    AttestationKeys {
+        /// How many there are.
+        got: usize,
+    },
+    /// The attestation key is not an RSA key for signing.
+    #[error("attestation key is not an RSA key for signing: {field} is `{got}`")]
+    AttestationKey {
+        /// Field of the JSON Web Key.
+        field: &'static str,
+        /// Its value, cut to 64 characters.
+        got: String,
+    },
+    /// The signature of the quote does not verify.
+    #[error("signature of the TPM quote does not verify under the attestation key of the runtime data")]
+    Signature,
+    /// The quote ends too early.
+    #[error("TPM quote ends within {field}")]
+    QuoteLength {
+        /// Field that is cut.
+        field: &'static str,
+    },
+    /// The quote is too long.
+    #[error("TPM quote has {got} bytes, at most {MAX_QUOTE} are read")]
+    QuoteTooLong {
+        /// Bytes seen.
+        got: usize,
+    },
+    /// Not made by a TPM.
+    #[error("magic of the TPM quote is {got:#x}, wanted {TPM_GENERATED:#x}")]
+    Magic {
+        /// Magic seen.
+        got: u32,
+    },
+    /// Another structure than a quote.
+    #[error("type of the TPM quote is {got:#x}, wanted {ATTEST_QUOTE:#x}")]
+    Type {
+        /// Type seen.
+        got: u16,
+    },
+    /// Another selection than one of PCRs of the SHA-256 bank.
+    #[error("TPM quote selects {got}, wanted PCRs of one SHA-256 bank of {PCRS}")]
+    Selection {
+        /// What it selects.
+        got: String,
+    },
+    /// Bytes follow the quote.
+    #[error("{got} bytes follow the TPM quote")]
+    Trailing {
+        /// How many.
+        got: usize,
+    },
+    /// The digest of the quote is not that of the PCRs.
+    #[error("TPM quote is over PCRs with digest {got}, those given have {wanted}")]
+    PcrDigest {
+        /// Digest in the quote, hex.
+        got: String,
+        /// Digest of the PCRs, hex.
+        wanted: String,
+    },
+    /// The quote is over other data.
+    #[error("extraData of the TPM quote is {got}, SHA-256 of the report data is {wanted}")]
+    ExtraData {
+        /// Data seen, hex.
+        got: String,
+        /// SHA-256 of the report data, hex.
+        wanted: String,
+    },
+}
+
+/// Raw Evidence from behind the paravisor. Nothing about it is checked.
+#[derive(Debug, Clone, Copy)]
+pub struct AzureEvidence<'a> {
+    /// HCL report, as the TPM's NV index 0x01400001 holds it.
+    pub hcl_report: &'a [u8],
+    /// TPMS_ATTEST.
+    pub quote: &'a [u8],
+    /// RSASSA-PKCS1-v1_5 signature with SHA-256 over the quote.
+    pub signature: &'a [u8],
+    /// The SHA-256 bank. Those that the quote does not select are not looked at.
+    pub pcrs: &'a [[u8; 32]; PCRS],
+}
+
+/// A quote of a TPM whose paravisor an authentic SEV-SNP report vouches for. Made only by [`authenticate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthenticQuote {
+    report: AuthenticReport,
+    runtime_data: Vec<u8>,
+    extra_data: Vec<u8>,
+    pcrs: [Option<[u8; 32]>; PCRS],
+}
+
+impl AuthenticQuote {
+    /// The SEV-SNP report of the paravisor.
+    #[must_use]
+    pub fn report(&self) -> &AuthenticReport {
+        &self.report
+    }
+
+    /// The paravisor's runtime data, JSON: keys, configuration of the machine, user data.
+    #[must_use]
+    pub fn runtime_data(&self) -> &[u8] {
+        &self.runtime_data
+    }
+
+    /// What the guest had quoted, up to 64 bytes.
+    #[must_use]
+    pub fn extra_data(&self) -> &[u8] {
+        &self.extra_data
+    }
+
+    /// A PCR of the SHA-256 bank, if the quote is over it.
+    #[must_use]
+    pub fn pcr(&self, index: usize) -> Option<&[u8; 32]> {
+        self.pcrs.get(index)?.as_ref()
+    }
+
+    /// Checks that the quote is over these report data: extraData is SHA-256 of them.
+    pub fn check_report_data(&self, report_data: &ReportData) -> Result<(), AzureError> {
+        let wanted = Sha256Digest::of(&report_data.0);
+        if self.extra_data == wanted.as_bytes() {
+            Ok(())
+        } else {
+            Err(AzureError::ExtraData { got: hex::encode(&self.extra_data), wanted: wanted.hex() })
+        }
+    }
+}
+
+/// The parts of an HCL report.
+struct HclReport<'a> {
+    hardware_report: &'a [u8],
+    runtime_data: &'a [u8],
+}
+
+/// Step 1.
+fn parse_hcl(bytes: &[u8]) -> Result<HclReport<'_>, AzureError> {
+    let got = bytes.len();
+    if !(offset::RUNTIME_DATA..=MAX_HCL_REPORT).contains(&got) {
+        return Err(AzureError::Length { got });
+    }
+    let u32_at =
+        |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("both headers are there in full"));
+    for (field, at, accepted, wanted) in [
+        ("signature", offset::SIGNATURE, &[u32::from_le_bytes(*b"HCLA")][..], "`HCLA`"),
+        ("version", offset::VERSION, &[1, 2], "1 or 2"),
+        ("request type", offset::REQUEST_TYPE, &[2], "2, attestation"),
+        ("runtime version", offset::RUNTIME_VERSION, &[1, 2], "1 or 2"),
+        ("report type", offset::REPORT_TYPE, &[2], "2, SEV-SNP"),
+        ("hash type", offset::HASH_TYPE, &[1], "1, SHA-256"),
+    ] {
+        let got = u32_at(at);
+        if !accepted.contains(&got) {
+            return Err(AzureError::Field { field, got, wanted, offset: at });
+        }
+    }
+    let (stated, left) = (u32_at(offset::RUNTIME_DATA_SIZE), got - offset::RUNTIME_DATA);
+    let length = usize::try_from(stated).ok().filter(|length| *length <= left);
+    let length = length.ok_or(AzureError::RuntimeDataLength { got: stated, wanted: left })?;
+    let end = offset::RUNTIME_DATA + length;
+    for (field, at, wanted) in [
+        ("report size", offset::REPORT_SIZE, end),
+        ("runtime size", offset::RUNTIME_SIZE, end - offset::RUNTIME_SIZE),
+    ] {
+        let got = u32_at(at);
+        if usize::try_from(got) != Ok(wanted) {
+            return Err(AzureError::Size { field, got, wanted, offset: at });
+        }
+    }
+    for range in [offset::STATUS..offset::HARDWARE_REPORT, end..got] {
+        if let Some(at) = bytes[range.clone()].iter().position(|byte| *byte != 0) {
+            let offset = range.start + at;
+            return Err(AzureError::NotZero { offset, got: bytes[offset] });
+        }
+    }
+    Ok(HclReport {
+        hardware_report: &bytes[offset::HARDWARE_REPORT..offset::HARDWARE_REPORT + REPORT_LEN],
+        runtime_data: &bytes[offset::RUNTIME_DATA..end],
+    })
+}
+
+/// The runtime data as far as they are read. Microsoft adds fields from time to time.
+#[derive(Deserialize)]
+struct RuntimeData {
+    keys: Vec<JsonWebKey>,
+}
+
+/// A JSON Web Key (RFC 7517) of RSA (RFC 7518 §6.3.1).
+#[derive(Deserialize)]
+struct JsonWebKey {
+    kid: String,
+    kty: String,
+    #[serde(default)]
+    key_ops: Vec<String>,
+    #[serde(default)]
+    n: String,
+    #[serde(default)]
+    e: String,
+}
+
+/// Step 4: modulus and exponent.
+fn attestation_key(runtime_data: &[u8]) -> Result<(Vec<u8>, Vec<u8>), AzureError> {
+    let data: RuntimeData = serde_json::from_slice(runtime_data)
+        .map_err(|error| AzureError::RuntimeData { problem: error.to_string() })?;
+    let keys: Vec<JsonWebKey> = data.keys.into_iter().filter(|key| key.kid == AK_ID).collect();
+    let [key] = keys.as_slice() else { return Err(AzureError::AttestationKeys { got: keys.len() }) };
+    let wrong = |field, got: &str| {
+        let got = got.chars().filter(|c| !c.is_control()).take(64).collect();
+        AzureError::AttestationKey { field, got }
+    };
+    if key.kty != "RSA" {
+        return Err(wrong("kty", &key.kty));
+    }
+    if key.key_ops != ["sign"] {
+        return Err(wrong("key_ops", &key.key_ops.join(",")));
+    }
+    let modulus = URL_SAFE_NO_PAD.decode(&key.n).map_err(|_| wrong("n", &key.n))?;
+    let exponent = URL_SAFE_NO_PAD.decode(&key.e).map_err(|_| wrong("e", &key.e))?;
+    Ok((modulus, exponent))
+}
+
+/// Reads big-endian fields one after the other.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, length: usize, field: &'static str) -> Result<&'a [u8], AzureError> {
+        let (head, rest) = self.0.split_at_checked(length).ok_or(AzureError::QuoteLength { field })?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], AzureError> {
+        let (head, rest) = self.0.split_first_chunk().ok_or(AzureError::QuoteLength { field })?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn u16(&mut self, field: &'static str) -> Result<u16, AzureError> {
+        self.array(field).map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self, field: &'static str) -> Result<u32, AzureError> {
+        self.array(field).map(u32::from_be_bytes)
+    }
+
+    /// A TPM2B: u16 length, then the bytes.
+    fn sized(&mut self, field: &'static str) -> Result<&'a [u8], AzureError> {
+        let length = self.u16(field)?;
+        self.take(usize::from(length), field)
+    }
+}
+
+/// What is read of a quote.
+struct Quote<'a> {
+    extra_data: &'a [u8],
+    /// Bit n is PCR n.
+    selected: u32,
+    pcr_digest: &'a [u8],
+}
+
+/// Step 6.
+fn parse_quote(bytes: &[u8]) -> Result<Quote<'_>, AzureError> {
+    let mut fields = Fields(bytes);
+    let magic = fields.u32("magic")?;
+    if magic != TPM_GENERATED {
+        return Err(AzureError::Magic { got: magic });
+    }
+    let kind = fields.u16("type")?;
+    if kind != ATTEST_QUOTE {
+        return Err(AzureError::Type { got: kind });
+    }
+    fields.sized("qualifiedSigner")?;
+    let extra_data = fields.sized("extraData")?;
+    // clock u64, resetCount u32, restartCount u32, safe u8.
+    fields.take(17, "clockInfo")?;
+    fields.take(8, "firmwareVersion")?;
+    let count = fields.u32("pcrSelect")?;
+    if count != 1 {
+        return Err(AzureError::Selection { got: format!("{count} banks") });
+    }
+    let bank = fields.u16("pcrSelect")?;
+    let [length] = fields.array("pcrSelect")?;
+    if bank != ALG_SHA256 || usize::from(length) != PCRS / 8 {
+        return Err(AzureError::Selection {
+            got: format!("bank {bank:#06x} of {} PCRs", 8 * u32::from(length)),
+        });
+    }
+    let [low, middle, high] = fields.array("pcrSelect")?;
+    let selected = u32::from_le_bytes([low, middle, high, 0]);
+    if selected == 0 {
+        return Err(AzureError::Selection { got: "no PCR".to_owned() });
+    }
+    let pcr_digest = fields.sized("pcrDigest")?;
+    match fields.0.len() {
+        0 => Ok(Quote { extra_data, selected, pcr_digest }),
+        got => Err(AzureError::Trailing { got }),
+    }
+}
+
+/// Authenticates Evidence from behind the paravisor to a root of `anchors`, as of `now`. `table` is the certificate
+/// table (GHCB) that came with it, `extra` what it lacks.
+pub fn authenticate(
+    evidence: &AzureEvidence<'_>,
+    table: &[u8],
+    extra: &Endorsements,
+    anchors: &Anchors,
+    now: Timestamp,
+) -> Result<AuthenticQuote, AzureError> {
+    // Steps 1 and 2.
+    let hcl = parse_hcl(evidence.hcl_report)?;
+    let report = snp::authenticate(hcl.hardware_report, table, extra, anchors, now)?;
+
+    // Step 3.
+    let (hash, tail) = report.report().report_data().split_at(32);
+    let wanted = Sha256Digest::of(hcl.runtime_data);
+    if hash != wanted.as_bytes() {
+        return Err(AzureError::RuntimeDataHash { got: hex::encode(hash), wanted: wanted.hex() });
+    }
+    if tail != [0; 32] {
+        return Err(AzureError::ReportDataTail { got: hex::encode(tail) });
+    }
+
+    // Steps 4 and 5.
+    let (n, e) = attestation_key(hcl.runtime_data)?;
+    if evidence.quote.len() > MAX_QUOTE {
+        return Err(AzureError::QuoteTooLong { got: evidence.quote.len() });
+    }
+    RsaPublicKeyComponents { n, e }
+        .verify(&RSA_PKCS1_2048_8192_SHA256, evidence.quote, evidence.signature)
+        .map_err(|_| AzureError::Signature)?;
+
+    // Steps 6 and 7.
+    let quote = parse_quote(evidence.quote)?;
+    let mut pcrs = [None; PCRS];
+    let mut selected = Vec::with_capacity(PCRS * 32);
+    for (index, (slot, value)) in pcrs.iter_mut().zip(evidence.pcrs).enumerate() {
+        if quote.selected & 1 << index != 0 {
+            *slot = Some(*value);
+            selected.extend_from_slice(value);
+        }
+    }
+    let wanted = Sha256Digest::of(&selected);
+    if quote.pcr_digest != wanted.as_bytes() {
+        return Err(AzureError::PcrDigest { got: hex::encode(quote.pcr_digest), wanted: wanted.hex() });
+    }
+    Ok(AuthenticQuote {
+        report,
+        runtime_data: hcl.runtime_data.to_vec(),
+        extra_data: quote.extra_data.to_vec(),
+        pcrs,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A quote over PCRs 0 and 23, as a TPM writes it.
+    fn quote() -> Vec<u8> {
+        let mut bytes = TPM_GENERATED.to_be_bytes().to_vec();
+        bytes.extend(ATTEST_QUOTE.to_be_bytes());
+        bytes.extend([0, 2, 0xaa, 0xbb]);
+        bytes.extend([0, 3, 1, 2, 3]);
+        bytes.extend([0; 17 + 8]);
+        bytes.extend([0, 0, 0, 1, 0, 0x0b, 3, 0x01, 0x00, 0x80]);
+        bytes.extend([0, 32]);
+        bytes.extend([0x5a; 32]);
+        bytes
+    }
+
+    fn error(change: impl FnOnce(&mut Vec<u8>)) -> AzureError {
+        let mut bytes = quote();
+        change(&mut bytes);
+        parse_quote(&bytes).err().expect("refused")
+    }
+
+    #[test]
+    fn a_quote_is_read_field_by_field() {
+        let bytes = quote();
+        let quote = parse_quote(&bytes).ok().expect("a quote");
+        assert_eq!(quote.extra_data, [1, 2, 3]);
+        assert_eq!(quote.selected, 1 | 1 << 23);
+        assert_eq!(quote.pcr_digest, [0x5a; 32]);
+    }
+
+    #[test]
+    fn each_malformation_of_a_quote_has_its_error() {
+        assert_eq!(error(|q| q[0] = 0), AzureError::Magic { got: 0x0054_4347 });
+        // TPM_ST_ATTEST_CERTIFY: the same key may sign other structures.
+        assert_eq!(error(|q| q[5] = 0x17), AzureError::Type { got: 0x8017 });
+        let selection = |got: &str| AzureError::Selection { got: got.to_owned() };
+        assert_eq!(error(|q| q[43] = 2), selection("2 banks"));
+        assert_eq!(error(|q| q[45] = 0x04), selection("bank 0x0004 of 24 PCRs"));
+        assert_eq!(error(|q| q[46] = 2), selection("bank 0x000b of 16 PCRs"));
+        assert_eq!(error(|q| q[47..50].fill(0)), selection("no PCR"));
+        assert_eq!(error(|q| q.push(0)), AzureError::Trailing { got: 1 });
+        for (length, field) in [
+            (3, "magic"),
+            (5, "type"),
+            (9, "qualifiedSigner"),
+            (14, "extraData"),
+            (31, "clockInfo"),
+            (39, "firmwareVersion"),
+            (43, "pcrSelect"),
+            (49, "pcrSelect"),
+            (51, "pcrDigest"),
+            (83, "pcrDigest"),
+        ] {
+            assert_eq!(error(|q| q.truncate(length)), AzureError::QuoteLength { field }, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn exactly_one_attestation_key_is_wanted() {
+        let key = r#"{"kid":"HCLAkPub","key_ops":["sign"],"kty":"RSA","e":"AQAB","n":"AQID"}"#;
+        let of = |keys: &str| attestation_key(format!(r#"{{"keys":[{keys}],"more":1}}"#).as_bytes());
+        assert_eq!(of(key), Ok((vec![1, 2, 3], vec![1, 0, 1])));
+        assert_eq!(of(""), Err(AzureError::AttestationKeys { got: 0 }));
+        assert_eq!(of(&format!("{key},{key}")), Err(AzureError::AttestationKeys { got: 2 }));
+        for (from, to, field, got) in [
+            ("RSA", "EC", "kty", "EC"),
+            ("\"sign\"", "\"encrypt\"", "key_ops", "encrypt"),
+            ("AQID", "AQI=", "n", "AQI="),
+            ("AQAB", "*", "e", "*"),
+        ] {
+            let error = AzureError::AttestationKey { field, got: got.to_owned() };
+            assert_eq!(of(&key.replace(from, to)), Err(error));
+        }
+        assert!(matches!(attestation_key(b"{}"), Err(AzureError::RuntimeData { .. })));
+    }
+}
