@@ -13,6 +13,9 @@
 //! 6. root, intermediate and signing key each have a CRL at hand that is fresh at `now`, under the same rules of
 //!    naming, and none lists what it stands for.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use der::asn1::ObjectIdentifier;

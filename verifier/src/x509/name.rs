@@ -29,7 +29,7 @@ pub(crate) struct DistinguishedName(Vec<(ObjectIdentifier, String)>);
 
 impl DistinguishedName {
     /// Reads a Name in DER. Values must be text; a relative name of several attributes is an error.
-    pub(super) fn parse(der: &[u8]) -> Result<Self, CertificateError> {
+    pub(crate) fn parse(der: &[u8]) -> Result<Self, CertificateError> {
         let mut reader = SliceReader::new(der)?;
         let (mut names, _) = sequence(&mut reader)?;
         let mut attributes = Vec::new();
