@@ -24,4 +24,5 @@ pub mod project;
 pub mod request;
 pub mod sigstore;
 pub mod statement;
+pub mod tdx_endorsements;
 pub mod timestamp;

@@ -20,12 +20,14 @@ pub enum BindingError {
     #[error(transparent)]
     Proof(#[from] ProofError),
     /// The report covers other data.
-    #[error("report data is {}, leaf and inclusion proof give {} (report offset 0x50)", hex::encode(.got.0), hex::encode(.wanted.0))]
+    #[error("report data is {}, leaf and inclusion proof give {} (report offset {offset:#x})", hex::encode(.got.0), hex::encode(.wanted.0))]
     ReportData {
         /// Report data of the report.
         got: ReportData,
         /// Report data that leaf and proof give.
         wanted: ReportData,
+        /// Offset of the report data in report or quote.
+        offset: usize,
     },
     /// The instance document is not the one that the leaf names.
     #[error("instance document hashes to {got}, the leaf names {wanted}")]
@@ -95,7 +97,8 @@ pub fn bind(result: AttestationResult, bundle: &EvidenceBundle) -> Result<BoundL
     let wanted = bundle.proof.report_data(&leaf)?;
     let got = result.report_data();
     if got != wanted {
-        return Err(BindingError::ReportData { got, wanted });
+        let (_, offset) = result.facts().report_data();
+        return Err(BindingError::ReportData { got, wanted, offset });
     }
     let digest = Sha256Digest::of(&bundle.instance);
     if digest != leaf.instance_sha256 {

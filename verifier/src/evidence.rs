@@ -6,12 +6,14 @@
 
 use provenance::binding::ReportData;
 use provenance::evidence::{Evidence, Platform};
+use provenance::tdx_endorsements::TdxEndorsements;
 use provenance::timestamp::Timestamp;
 
 use crate::policy::{Policy, ReferenceValue};
 use crate::roots::{Anchors, Root};
-use crate::snp::{self, AuthenticReport, Endorsements, SigningKey, SnpAppraisal, SnpError, SnpRefusal};
-use crate::{secure_execution, tdx};
+use crate::secure_execution;
+use crate::snp::{self, AuthenticReport, SnpAppraisal, SnpError, SnpRefusal};
+use crate::tdx::{self, AuthenticQuote, TdxAppraisal, TdxError, TdxRefusal};
 
 /// Why Evidence is not authentic.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +28,54 @@ pub enum AuthenticationError {
     /// SEV-SNP.
     #[error(transparent)]
     Snp(#[from] SnpError),
+    /// TDX.
+    #[error(transparent)]
+    Tdx(#[from] TdxError),
+}
+
+impl AuthenticationError {
+    /// Whether other or newer endorsements could heal it.
+    #[must_use]
+    pub fn concerns_endorsements(&self) -> bool {
+        match self {
+            Self::NotYetAppraised { .. } => false,
+            Self::Snp(error) => error.concerns_endorsements(),
+            Self::Tdx(error) => error.concerns_endorsements(),
+        }
+    }
+
+    /// Whether the Evidence may well be genuine, but the policy or the verifier accepts nothing of its kind.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::NotYetAppraised { .. } => true,
+            Self::Snp(error) => matches!(error, SnpError::RootNotAccepted { .. }),
+            Self::Tdx(error) => error.is_refusal(),
+        }
+    }
+
+    /// Whether the root is none that the policy accepts.
+    #[must_use]
+    pub fn concerns_root(&self) -> bool {
+        matches!(
+            self,
+            Self::Snp(SnpError::UnknownRoot { .. } | SnpError::RootNotAccepted { .. })
+                | Self::Tdx(TdxError::UnknownRoot { .. } | TdxError::RootNotAccepted)
+        )
+    }
+}
+
+/// Endorsements beside those that came with the Evidence.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endorsements {
+    /// AMD's certificates in DER, in any order: ARK, ASK or ASVK, VCEK or VLEK. Used where the Evidence's own table
+    /// has none.
+    pub certificates: Vec<Vec<u8>>,
+    /// Revocation lists of AMD's root in DER.
+    pub crls: Vec<Vec<u8>>,
+    /// What Intel says about TDX platforms. What is of the platform's FMSPC is used in place of what came with the
+    /// Evidence, because that ages within 30 days.
+    pub tdx: Vec<TdxEndorsements>,
 }
 
 /// Why authentic Evidence is refused by the policy.
@@ -43,6 +93,47 @@ pub enum AppraisalError {
     /// SEV-SNP.
     #[error(transparent)]
     Snp(#[from] SnpRefusal),
+    /// TDX.
+    #[error(transparent)]
+    Tdx(#[from] TdxRefusal),
+}
+
+impl AppraisalError {
+    /// Line of the policy that refuses, when it is a rule of the policy and not of the verifier.
+    #[must_use]
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Self::PlatformNotAccepted { line, .. } => Some(*line),
+            Self::Snp(refusal) => refusal.line(),
+            Self::Tdx(refusal) => refusal.line(),
+        }
+    }
+
+    /// Whether the hardware is accepted and what was launched on it is not.
+    #[must_use]
+    pub fn concerns_guest(&self) -> bool {
+        matches!(self, Self::Snp(SnpRefusal::Measurement { .. }) | Self::Tdx(TdxRefusal::Measurement { .. }))
+    }
+}
+
+/// What Evidence of any platform says, for later steps and for outputs.
+pub(crate) trait PlatformFacts {
+    /// The platform.
+    fn platform(&self) -> Platform;
+    /// The root that it was traced to.
+    fn root(&self) -> Root;
+    /// The 64 bytes that the guest had signed, and their offset in report or quote.
+    fn report_data(&self) -> (&[u8; 64], usize);
+    /// Launch measurement.
+    fn measurement(&self) -> &[u8; 48];
+    /// `SEV-SNP Milan`, `TDX 00806f050000`.
+    fn hardware_name(&self) -> String;
+    /// The TCB, as text.
+    fn tcb(&self) -> String;
+    /// The chip's id in hex, where the platform shows one.
+    fn chip_id(&self) -> Option<String>;
+    /// Lines that describe the hardware for people.
+    fn lines(&self) -> Vec<String>;
 }
 
 /// Evidence whose signatures lead to an accepted root. Nothing it says has been compared with a policy.
@@ -52,14 +143,35 @@ pub struct AuthenticEvidence(AuthenticPlatform);
 #[derive(Debug, Clone)]
 enum AuthenticPlatform {
     SevSnp(Box<AuthenticReport>),
+    Tdx(Box<AuthenticQuote>),
+}
+
+impl AuthenticPlatform {
+    fn facts(&self) -> &dyn PlatformFacts {
+        match self {
+            Self::SevSnp(report) => report.as_ref(),
+            Self::Tdx(quote) => quote.as_ref(),
+        }
+    }
 }
 
 impl AuthenticEvidence {
     /// The SEV-SNP report, when it is one.
     #[must_use]
     pub fn snp(&self) -> Option<&AuthenticReport> {
-        let AuthenticPlatform::SevSnp(report) = &self.0;
-        Some(report)
+        match &self.0 {
+            AuthenticPlatform::SevSnp(report) => Some(report),
+            AuthenticPlatform::Tdx(_) => None,
+        }
+    }
+
+    /// The TDX quote, when it is one.
+    #[must_use]
+    pub fn tdx(&self) -> Option<&AuthenticQuote> {
+        match &self.0 {
+            AuthenticPlatform::Tdx(quote) => Some(quote),
+            AuthenticPlatform::SevSnp(_) => None,
+        }
     }
 }
 
@@ -77,7 +189,11 @@ pub fn authenticate(
             let report = snp::authenticate(&evidence.report, &evidence.endorsements, extra, anchors, now)?;
             AuthenticPlatform::SevSnp(Box::new(report))
         }
-        Platform::Tdx => tdx::authenticate(evidence)?,
+        Platform::Tdx => {
+            let quote =
+                tdx::authenticate(&evidence.report, &evidence.endorsements, &extra.tdx, anchors, now)?;
+            AuthenticPlatform::Tdx(Box::new(quote))
+        }
         Platform::SecureExecution => secure_execution::authenticate(evidence)?,
     };
     Ok(AuthenticEvidence(platform))
@@ -92,10 +208,15 @@ pub fn appraise_hardware(
     evidence: AuthenticEvidence,
     policy: &Policy,
 ) -> Result<AppraisedHardware, AppraisalError> {
-    let AuthenticPlatform::SevSnp(report) = &evidence.0;
-    let got = Platform::SevSnp;
-    let rules = policy.snp().ok_or(AppraisalError::PlatformNotAccepted { got, line: policy.roots_line() })?;
-    snp::appraise_hardware(report, rules)?;
+    let not_accepted = |got| AppraisalError::PlatformNotAccepted { got, line: policy.roots_line() };
+    match &evidence.0 {
+        AuthenticPlatform::SevSnp(report) => {
+            snp::appraise_hardware(report, policy.snp().ok_or(not_accepted(Platform::SevSnp))?)?;
+        }
+        AuthenticPlatform::Tdx(quote) => {
+            tdx::appraise_hardware(quote, policy.tdx().ok_or(not_accepted(Platform::Tdx))?)?;
+        }
+    }
     Ok(AppraisedHardware(evidence.0))
 }
 
@@ -103,14 +224,19 @@ impl AppraisedHardware {
     /// Lines that describe the hardware for people.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let AuthenticPlatform::SevSnp(report) = &self.0;
-        snp_lines(report)
+        self.0.facts().lines()
     }
 
     /// Compares the launch measurement with the policy's Reference Values.
     pub fn appraise_guest(self, policy: &Policy) -> Result<AttestationResult, AppraisalError> {
-        let AuthenticPlatform::SevSnp(report) = self.0;
-        Ok(AttestationResult(AppraisedPlatform::SevSnp(Box::new(snp::appraise_guest(*report, policy)?))))
+        Ok(AttestationResult(match self.0 {
+            AuthenticPlatform::SevSnp(report) => {
+                AppraisedPlatform::SevSnp(Box::new(snp::appraise_guest(*report, policy)?))
+            }
+            AuthenticPlatform::Tdx(quote) => {
+                AppraisedPlatform::Tdx(Box::new(tdx::appraise_guest(*quote, policy)?))
+            }
+        }))
     }
 }
 
@@ -126,69 +252,84 @@ pub struct AttestationResult(AppraisedPlatform);
 #[derive(Debug, Clone)]
 enum AppraisedPlatform {
     SevSnp(Box<SnpAppraisal>),
+    Tdx(Box<TdxAppraisal>),
 }
 
 impl AttestationResult {
-    fn snp_appraisal(&self) -> &SnpAppraisal {
-        let AppraisedPlatform::SevSnp(appraisal) = &self.0;
-        appraisal
+    pub(crate) fn facts(&self) -> &dyn PlatformFacts {
+        match &self.0 {
+            AppraisedPlatform::SevSnp(appraisal) => appraisal.authentic(),
+            AppraisedPlatform::Tdx(appraisal) => appraisal.authentic(),
+        }
     }
 
     /// The platform.
     #[must_use]
     pub fn platform(&self) -> Platform {
-        match self.0 {
-            AppraisedPlatform::SevSnp(_) => Platform::SevSnp,
-        }
+        self.facts().platform()
     }
 
     /// The root that the Evidence was traced to.
     #[must_use]
     pub fn root(&self) -> Root {
-        self.snp_appraisal().authentic().root()
+        self.facts().root()
     }
 
     /// The 64 bytes that the guest had signed.
     #[must_use]
     pub fn report_data(&self) -> ReportData {
-        ReportData(*self.snp_appraisal().authentic().report().report_data())
+        ReportData(*self.facts().report_data().0)
     }
 
     /// The Reference Value that the guest matched.
     #[must_use]
     pub fn reference(&self) -> &ReferenceValue {
-        self.snp_appraisal().reference()
+        match &self.0 {
+            AppraisedPlatform::SevSnp(appraisal) => appraisal.reference(),
+            AppraisedPlatform::Tdx(appraisal) => appraisal.reference(),
+        }
     }
 
-    /// Launch measurement in hex.
+    /// Launch measurement in hex: MEASUREMENT or MRTD.
     #[must_use]
     pub fn measurement(&self) -> String {
-        hex::encode(self.snp_appraisal().authentic().report().measurement())
+        hex::encode(self.facts().measurement())
     }
 
-    /// `SEV-SNP Milan`.
+    /// `SEV-SNP Milan`, `TDX 00806f050000`.
     #[must_use]
     pub fn hardware_name(&self) -> String {
-        format!("{} {}", self.platform(), self.snp_appraisal().authentic().product())
+        self.facts().hardware_name()
     }
 
-    /// The TCB reported, as text.
+    /// The TCB, as text.
     #[must_use]
     pub fn tcb(&self) -> String {
-        self.snp_appraisal().authentic().reported_tcb().to_string()
+        self.facts().tcb()
     }
 
-    /// The chip's id in hex; `None` under a VLEK.
+    /// The chip's id in hex; `None` under a VLEK and on TDX, whose quotes show none.
     #[must_use]
     pub fn chip_id(&self) -> Option<String> {
-        let report = self.snp_appraisal().authentic().report();
-        (report.signing_key() == SigningKey::Vcek).then(|| hex::encode(report.chip_id()))
+        self.facts().chip_id()
     }
 
     /// The SEV-SNP appraisal, when it is one.
     #[must_use]
     pub fn snp(&self) -> Option<&SnpAppraisal> {
-        Some(self.snp_appraisal())
+        match &self.0 {
+            AppraisedPlatform::SevSnp(appraisal) => Some(appraisal),
+            AppraisedPlatform::Tdx(_) => None,
+        }
+    }
+
+    /// The TDX appraisal, when it is one.
+    #[must_use]
+    pub fn tdx(&self) -> Option<&TdxAppraisal> {
+        match &self.0 {
+            AppraisedPlatform::Tdx(appraisal) => Some(appraisal),
+            AppraisedPlatform::SevSnp(_) => None,
+        }
     }
 }
 
@@ -200,30 +341,17 @@ pub(crate) fn short_hex(hex: &str) -> String {
     }
 }
 
-fn snp_lines(authentic: &AuthenticReport) -> Vec<String> {
-    let report = authentic.report();
-    let who = match report.signing_key() {
-        SigningKey::Vcek => format!("chip {}", short_hex(&hex::encode(report.chip_id()))),
-        SigningKey::Vlek => format!("VLEK of {}", authentic.csp_id().unwrap_or("an unnamed provider")),
-    };
-    let not_hardware = if authentic.root().is_hardware() { "" } else { "NOT HARDWARE: says " };
-    let endorsed = match authentic.root() {
-        Root::Amd(product) => {
-            format!("endorsed by AMD root {product}; judged today (no proof of the signing time attached)")
-        }
-        Root::Dangerous(digest) => {
-            format!(
-                "NOT HARDWARE: root {digest} is no vendor's, only the policy's dangerous_roots; judged today"
-            )
-        }
-    };
-    vec![
-        format!(
-            "{not_hardware}AMD SEV-SNP {}, {who}, TCB {} ≥ policy, not debug, VMPL {}",
-            authentic.product(),
-            authentic.reported_tcb(),
-            report.vmpl()
-        ),
-        endorsed,
-    ]
+/// `NOT HARDWARE: says ` before what only a policy's own root endorses.
+pub(crate) fn not_hardware_mark(root: Root) -> &'static str {
+    if root.is_hardware() { "" } else { "NOT HARDWARE: says " }
+}
+
+/// The line that names who endorses the hardware.
+pub(crate) fn endorsed_line(root: Root) -> String {
+    if let Root::Dangerous(digest) = root {
+        return format!(
+            "NOT HARDWARE: root {digest} is no vendor's, only the policy's dangerous_roots; judged today"
+        );
+    }
+    format!("endorsed by {root}; judged today (no proof of the signing time attached)")
 }

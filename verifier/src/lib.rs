@@ -32,13 +32,12 @@ pub mod roots;
 pub mod secure_execution;
 pub mod session;
 pub mod snp;
-mod tdx;
+pub mod tdx;
 pub mod verdict;
 pub mod x509;
 
-pub use evidence::{appraise, authenticate};
+pub use evidence::{Endorsements, appraise, authenticate};
 pub use image::{ImageInput, Verdict, verify_image};
 pub use policy::Policy;
 pub use rejection::{Class, Reason, Rejection};
 pub use session::{SessionResult, appraise_session};
-pub use snp::Endorsements;

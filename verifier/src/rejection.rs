@@ -14,6 +14,7 @@ use crate::image::{BlobError, ImageRefusal};
 use crate::policy::{Place, Policy};
 use crate::session::SessionError;
 use crate::snp::{SnpError, SnpRefusal};
+use crate::tdx::{TdxError, TdxRefusal};
 use crate::verdict::Link;
 
 /// The kind of a refusal.
@@ -110,16 +111,9 @@ impl Reason {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Authentication(AuthenticationError::Snp(error)) if error.concerns_endorsements() => {
-                Class::Endorsements
-            }
-            Self::Authentication(
-                AuthenticationError::NotYetAppraised { .. }
-                | AuthenticationError::Snp(SnpError::RootNotAccepted { .. }),
-            )
-            | Self::Appraisal(_)
-            | Self::Materials(_)
-            | Self::Rules(_) => Class::RefusedByPolicy,
+            Self::Authentication(error) if error.concerns_endorsements() => Class::Endorsements,
+            Self::Authentication(error) if error.is_refusal() => Class::RefusedByPolicy,
+            Self::Appraisal(_) | Self::Materials(_) | Self::Rules(_) => Class::RefusedByPolicy,
             Self::Request(refusal) if refusal.line().is_some() => Class::RefusedByPolicy,
             _ => Class::NotAuthentic,
         }
@@ -129,7 +123,7 @@ impl Reason {
     #[must_use]
     pub fn link(&self) -> Link {
         match self {
-            Self::Appraisal(AppraisalError::Snp(SnpRefusal::Measurement { .. })) => Link::Guest,
+            Self::Appraisal(error) if error.concerns_guest() => Link::Guest,
             Self::NoEvidence { .. }
             | Self::TooMany { .. }
             | Self::Bundle(_)
@@ -145,11 +139,8 @@ impl Reason {
 
     fn policy_line(&self, policy: &Policy) -> Option<usize> {
         match self {
-            Self::Authentication(AuthenticationError::Snp(
-                SnpError::UnknownRoot { .. } | SnpError::RootNotAccepted { .. },
-            )) => Some(policy.roots_line()),
-            Self::Appraisal(AppraisalError::PlatformNotAccepted { line, .. }) => Some(*line),
-            Self::Appraisal(AppraisalError::Snp(refusal)) => refusal.line(),
+            Self::Authentication(error) if error.concerns_root() => Some(policy.roots_line()),
+            Self::Appraisal(error) => error.line(),
             Self::Request(refusal) => refusal.line(),
             Self::Materials(refusal) => Some(refusal.line()),
             Self::Rules(refusal) => Some(refusal.line()),
@@ -167,15 +158,25 @@ impl Reason {
             Self::Authentication(AuthenticationError::Snp(error)) if error.concerns_endorsements() => {
                 "give current certificates of the platform (AMD's Key Distribution Service) as endorsements; see docs/policy.md, Endorsements"
             }
-            Self::Authentication(AuthenticationError::Snp(SnpError::UnknownRoot { .. })) => {
+            Self::Authentication(AuthenticationError::Tdx(error)) if error.concerns_endorsements() => {
+                "give current collateral of the platform (Intel's Provisioning Certification Service) as endorsements; see docs/policy.md, Endorsements"
+            }
+            Self::Authentication(AuthenticationError::Tdx(error)) if error.is_refusal() && *error != TdxError::RootNotAccepted => {
+                "the platform or its TDX module is not one that Intel stands by; its operator must update it"
+            }
+            Self::Authentication(
+                AuthenticationError::Snp(SnpError::UnknownRoot { .. })
+                | AuthenticationError::Tdx(TdxError::UnknownRoot { .. }),
+            ) => {
                 "Evidence under such a root can be made by anybody who holds it; only a development policy names one, as dangerous_roots"
             }
-            Self::Appraisal(AppraisalError::Snp(SnpRefusal::Measurement { .. })) => {
+            Self::Appraisal(error) if error.concerns_guest() => {
                 "if this guest is a release you trust, add the reference values that its release key signed to the policy"
             }
             Self::Appraisal(AppraisalError::Snp(
                 SnpRefusal::TcbTooLow { .. } | SnpRefusal::ProvisionalFirmware { .. },
-            )) => "the platform's firmware must be updated and committed by its operator; then build again",
+            ))
+            | Self::Appraisal(AppraisalError::Tdx(TdxRefusal::TcbStatus { .. })) => "the platform's firmware must be updated and committed by its operator; then build again",
             Self::Session(_) => {
                 "do not send anything over this connection; check the endpoint and what lies between"
             }

@@ -15,11 +15,17 @@ const AMD_ROOTS: [(Product, &str); 3] = [
     (Product::Turin, "4f125410563a2ab9a50356f9243f6fe0b6f73de98603f53f90339c70e9d7ad08"),
 ];
 
+/// SHA-256 of the SPKI of `Intel SGX Root CA`, from the certificate that Intel publishes under
+/// `https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.cer`.
+const INTEL_ROOT: &str = "a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e";
+
 /// A root that Evidence was traced to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Root {
     /// AMD's root key of this product.
     Amd(Product),
+    /// Intel's root key for SGX and TDX.
+    Intel,
     /// A root that a policy named under `dangerous_roots`. What it endorses is NOT HARDWARE.
     Dangerous(Sha256Digest),
 }
@@ -28,7 +34,7 @@ impl Root {
     /// Whether a vendor stands behind it.
     #[must_use]
     pub const fn is_hardware(&self) -> bool {
-        matches!(self, Self::Amd(_))
+        matches!(self, Self::Amd(_) | Self::Intel)
     }
 }
 
@@ -36,6 +42,7 @@ impl fmt::Display for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Amd(product) => write!(f, "AMD root {product}"),
+            Self::Intel => f.write_str("Intel SGX root"),
             Self::Dangerous(digest) => write!(f, "dangerous root {digest} (NOT HARDWARE)"),
         }
     }
@@ -46,6 +53,12 @@ impl fmt::Display for Root {
 pub fn amd_root(spki_sha256: &Sha256Digest) -> Option<Product> {
     let hex = spki_sha256.hex();
     AMD_ROOTS.iter().find(|(_, digest)| *digest == hex).map(|(product, _)| *product)
+}
+
+/// Whether this is the SPKI digest of Intel's root key.
+#[must_use]
+pub fn is_intel_root(spki_sha256: &Sha256Digest) -> bool {
+    spki_sha256.hex() == INTEL_ROOT
 }
 
 /// Whether certificate revocation lists are demanded.
@@ -61,15 +74,23 @@ pub enum Revocation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Anchors {
     amd: Vec<Product>,
+    intel: bool,
     dangerous: Vec<Sha256Digest>,
     revocation: Revocation,
 }
 
 impl Anchors {
-    /// Vendor roots only.
+    /// AMD's roots of these products only.
     #[must_use]
     pub fn vendor(amd: &[Product], revocation: Revocation) -> Self {
-        Self { amd: amd.to_vec(), dangerous: Vec::new(), revocation }
+        Self { amd: amd.to_vec(), intel: false, dangerous: Vec::new(), revocation }
+    }
+
+    /// With Intel's root.
+    #[must_use]
+    pub fn with_intel(mut self) -> Self {
+        self.intel = true;
+        self
     }
 
     /// With roots that no vendor stands behind. Evidence under them says nothing about hardware.
@@ -79,10 +100,16 @@ impl Anchors {
         self
     }
 
-    /// The vendor roots accepted.
+    /// AMD's roots accepted.
     #[must_use]
     pub fn amd(&self) -> &[Product] {
         &self.amd
+    }
+
+    /// Whether Intel's root is accepted.
+    #[must_use]
+    pub fn accepts_intel(&self) -> bool {
+        self.intel
     }
 
     /// The roots accepted that are not a vendor's.

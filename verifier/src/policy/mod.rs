@@ -9,6 +9,7 @@ mod read;
 mod reference;
 mod render;
 mod snp;
+mod tdx;
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,7 @@ pub use self::reference::{
 };
 pub use self::render::{PolicyTemplate, policy_from_reference_values, usual_requirement};
 pub use self::snp::{GuestPolicyRule, MinimumTcb, PlatformRule, SnpPolicy};
+pub use self::tdx::{AcceptedModules, TdAttribute, TdxMeasurements, TdxPolicy, TdxRegister};
 use crate::roots::{Anchors, Revocation};
 use crate::snp::Product;
 
@@ -104,12 +106,22 @@ pub struct ReferenceValue {
     pub name: String,
     /// The release's growing number.
     pub guest_version: u64,
-    /// The platform it is of.
-    pub platform: Platform,
-    /// Launch measurement, 48 bytes (SEV-SNP).
-    pub measurement: [u8; 48],
+    /// What a guest must measure to, by platform.
+    pub measurements: Measurements,
     /// Line in the policy.
     pub line: usize,
+}
+
+/// What a guest must measure to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Measurements {
+    /// SEV-SNP: MEASUREMENT, 48 bytes.
+    SevSnp {
+        /// Launch measurement.
+        measurement: [u8; 48],
+    },
+    /// TDX: each measurement register, 48 bytes.
+    Tdx(Box<TdxMeasurements>),
 }
 
 /// A caller that the policy accepts.
@@ -174,6 +186,7 @@ pub struct Policy {
     anchors: Anchors,
     roots_line: usize,
     snp: Option<SnpPolicy>,
+    tdx: Option<TdxPolicy>,
     reference_values: Vec<ReferenceValue>,
     reference_values_line: usize,
     builder_ids: Placed<Vec<String>>,
@@ -200,14 +213,13 @@ impl Policy {
         // There is no other rule yet: no proof of an earlier time is read, so Evidence is judged as of today.
         one_of(&top.required("judged_at")?, &[("today", ())])?;
         let (platforms, anchors, roots_line) = hardware(&top.required("hardware")?)?;
-        let snp = match (top.optional("sev-snp"), platforms.iter().any(|p| p.value == Platform::SevSnp)) {
-            (Some(field), true) => Some(SnpPolicy::read(&field, &anchors)?),
-            (Some(field), false) => {
-                return Err(field.error("is there, but `hardware.platforms` has no \"sev-snp\""));
-            }
-            (None, true) => return Err(top.required("sev-snp").err().expect("the key is absent")),
-            (None, false) => None,
-        };
+        let accepts = |platform| platforms.iter().any(|accepted| accepted.value == platform);
+        let snp = platform_table(&mut top, "sev-snp", accepts(Platform::SevSnp))?
+            .map(|field| SnpPolicy::read(&field, &anchors))
+            .transpose()?;
+        let tdx = platform_table(&mut top, "tdx", accepts(Platform::Tdx))?
+            .map(|field| TdxPolicy::read(&field))
+            .transpose()?;
         let references = top.required("reference_values")?;
         let reference_values = reference_values(&references)?;
         let (builder_ids, trust_configurations, build_policies) = guest(&top.required("guest")?)?;
@@ -221,6 +233,7 @@ impl Policy {
             anchors,
             roots_line,
             snp,
+            tdx,
             reference_values,
             reference_values_line: references.place.line,
             builder_ids,
@@ -272,6 +285,12 @@ impl Policy {
     #[must_use]
     pub fn snp(&self) -> Option<&SnpPolicy> {
         self.snp.as_ref()
+    }
+
+    /// Rules for TDX, there when the platform is accepted.
+    #[must_use]
+    pub fn tdx(&self) -> Option<&TdxPolicy> {
+        self.tdx.as_ref()
     }
 
     /// Launch measurements accepted, at least one.
@@ -336,16 +355,32 @@ fn digest(text: &str) -> Result<Sha256Digest, String> {
     text.parse().map_err(|error: provenance::digest::InvalidDigest| error.to_string())
 }
 
+/// The table of a platform: there exactly when the platform is accepted.
+fn platform_table<'a>(
+    top: &mut Section<'a>,
+    name: &str,
+    accepted: bool,
+) -> Result<Option<Field<'a>>, PolicyError> {
+    match top.optional(name) {
+        Some(field) if !accepted => {
+            Err(field.error(format!("is there, but `hardware.platforms` has no \"{name}\"")))
+        }
+        None if accepted => top.required(name).map(Some),
+        field => Ok(field),
+    }
+}
+
 type Hardware = (Vec<Placed<Platform>>, Anchors, usize);
 
 fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
     let mut section = field.table()?;
     let platforms = section.required("platforms")?.parsed_list(|text| match text {
         "sev-snp" => Ok(Platform::SevSnp),
-        "tdx" | "secure-execution" => {
-            Err(format!("is \"{text}\", which this verifier does not appraise yet; wanted \"sev-snp\""))
-        }
-        _ => Err(format!("is \"{text}\", wanted \"sev-snp\"")),
+        "tdx" => Ok(Platform::Tdx),
+        "secure-execution" => Err(format!(
+            "is \"{text}\", which this verifier does not appraise yet; wanted \"sev-snp\" or \"tdx\""
+        )),
+        _ => Err(format!("is \"{text}\", wanted \"sev-snp\" or \"tdx\"")),
     })?;
     section.required("evidence")?.parsed_list(|text| match text {
         "hardware" => Ok(()),
@@ -356,30 +391,36 @@ fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
         &[("crl-required", Revocation::CrlRequired), ("crl-if-present", Revocation::CrlIfPresent)],
     )?;
     let roots_field = section.required("roots")?;
-    let roots = roots_field
-        .array()?
-        .iter()
-        .map(|item| {
-            item.parsed(|text| {
-                Product::ALL
-                    .into_iter()
-                    .find(|product| text.strip_prefix("amd-") == Some(product.name()))
-                    .ok_or_else(|| {
-                        format!("is \"{text}\", wanted \"amd-milan\", \"amd-genoa\" or \"amd-turin\"")
-                    })
-            })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut amd = Vec::new();
+    let mut intel = false;
+    for item in roots_field.array()? {
+        match item.parsed(vendor_root)? {
+            Some(product) => amd.push(product),
+            None => intel = true,
+        }
+    }
     let dangerous = match section.optional("dangerous_roots") {
         None => Vec::new(),
         Some(field) => field.parsed_list(digest)?.into_iter().map(|placed| placed.value).collect(),
     };
-    if roots.is_empty() && dangerous.is_empty() {
+    if amd.is_empty() && !intel && dangerous.is_empty() {
         return Err(roots_field.error("is empty; name at least one vendor root, such as \"amd-milan\""));
     }
     section.finish()?;
-    let anchors = Anchors::vendor(&roots, revocation).dangerous_with_roots(&dangerous);
+    let anchors = Anchors::vendor(&amd, revocation).dangerous_with_roots(&dangerous);
+    let anchors = if intel { anchors.with_intel() } else { anchors };
     Ok((platforms, anchors, roots_field.place.line))
+}
+
+/// A product of AMD, or `None` for Intel.
+fn vendor_root(text: &str) -> Result<Option<Product>, String> {
+    if text == "intel-sgx" {
+        return Ok(None);
+    }
+    let amd = Product::ALL.into_iter().find(|product| text.strip_prefix("amd-") == Some(product.name()));
+    amd.map(Some).ok_or_else(|| {
+        format!("is \"{text}\", wanted \"amd-milan\", \"amd-genoa\", \"amd-turin\" or \"intel-sgx\"")
+    })
 }
 
 fn reference_values(field: &Field<'_>) -> Result<Vec<ReferenceValue>, PolicyError> {
@@ -391,18 +432,27 @@ fn reference_values(field: &Field<'_>) -> Result<Vec<ReferenceValue>, PolicyErro
         .iter()
         .map(|item| {
             let mut section = item.table()?;
-            let measurement = section.required("measurement")?;
+            let platform = section.required("platform")?;
             let value = ReferenceValue {
                 name: name(&section.required("name")?)?,
                 guest_version: section.required("guest_version")?.number(i64::MAX.unsigned_abs())?,
-                platform: one_of(&section.required("platform")?, &[("sev-snp", Platform::SevSnp)])?,
-                measurement: measurement.parsed(parse_measurement)?,
-                line: measurement.place.line,
+                measurements: measurements(&platform, &mut section)?,
+                line: item.place.line,
             };
             section.finish()?;
             Ok(value)
         })
         .collect()
+}
+
+fn measurements(platform: &Field<'_>, section: &mut Section<'_>) -> Result<Measurements, PolicyError> {
+    match one_of(platform, &[("sev-snp", Platform::SevSnp), ("tdx", Platform::Tdx)])? {
+        Platform::Tdx => Ok(Measurements::Tdx(Box::new(TdxMeasurements::read(section)?))),
+        _ => {
+            let measurement = section.required("measurement")?.parsed(parse_measurement)?;
+            Ok(Measurements::SevSnp { measurement })
+        }
+    }
 }
 
 /// 96 lower-case hex digits.

@@ -3,8 +3,7 @@
 use super::AuthenticReport;
 use super::report::{SigningKey, guest_policy, platform_info};
 use super::tcb::{Product, Tcb};
-use crate::policy::{Placed, Policy, ReferenceValue, SnpPolicy};
-use provenance::evidence::Platform;
+use crate::policy::{Measurements, Placed, Policy, ReferenceValue, SnpPolicy};
 
 /// Why an authentic report is refused. `line` is the line of the policy that refuses it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -338,13 +337,13 @@ pub(crate) fn appraise_guest(
     policy: &Policy,
 ) -> Result<SnpAppraisal, SnpRefusal> {
     let got = authentic.report().measurement();
-    let of_platform = || policy.reference_values().iter().filter(|value| value.platform == Platform::SevSnp);
-    match of_platform().find(|value| value.measurement == *got).cloned() {
-        Some(reference) => Ok(SnpAppraisal { report: authentic, reference }),
-        None => Err(SnpRefusal::Measurement {
-            got: hex::encode(got),
-            wanted: of_platform().map(|value| hex::encode(value.measurement)).collect(),
-            line: policy.reference_values_line(),
-        }),
+    let mut wanted = Vec::new();
+    for reference in policy.reference_values() {
+        let Measurements::SevSnp { measurement } = &reference.measurements else { continue };
+        if measurement == got {
+            return Ok(SnpAppraisal { reference: reference.clone(), report: authentic });
+        }
+        wanted.push(hex::encode(measurement));
     }
+    Err(SnpRefusal::Measurement { got: hex::encode(got), wanted, line: policy.reference_values_line() })
 }

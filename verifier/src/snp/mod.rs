@@ -11,6 +11,7 @@
 //! 8. the certificate is of this product, of REPORTED_TCB and (VCEK) of this chip.
 
 mod appraise;
+mod facts;
 pub mod report;
 mod tcb;
 mod vek;
@@ -26,6 +27,7 @@ pub use self::appraise::{SnpAppraisal, SnpRefusal};
 pub(crate) use self::appraise::{appraise_guest, appraise_hardware};
 pub use self::report::{Report, ReportError, SigningKey};
 pub use self::tcb::{Product, Tcb};
+pub use crate::evidence::Endorsements;
 use crate::roots::{Anchors, Revocation, Root, amd_root};
 use crate::x509::{Certificate, CertificateError, Profile, RevocationList};
 
@@ -217,15 +219,6 @@ impl SnpError {
             _ => false,
         }
     }
-}
-
-/// Endorsements beside those that came with the Evidence: certificates and CRLs in DER, in any order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Endorsements {
-    /// Certificates: ARK, ASK or ASVK, VCEK or VLEK. Used where the Evidence's own table has none.
-    pub certificates: Vec<Vec<u8>>,
-    /// Certificate revocation lists of the root.
-    pub crls: Vec<Vec<u8>>,
 }
 
 /// Most extra endorsements that are looked at.

@@ -1,0 +1,67 @@
+//! What a TDX quote says, in the terms of all platforms.
+
+use provenance::evidence::Platform;
+
+use super::AuthenticQuote;
+use super::quote::body;
+use crate::evidence::{PlatformFacts, endorsed_line, not_hardware_mark, short_hex};
+use crate::roots::Root;
+
+impl PlatformFacts for AuthenticQuote {
+    fn platform(&self) -> Platform {
+        Platform::Tdx
+    }
+
+    fn root(&self) -> Root {
+        self.signed.root
+    }
+
+    fn report_data(&self) -> (&[u8; 64], usize) {
+        let quote = self.quote();
+        (quote.report_data(), quote.body_offset(body::REPORTDATA))
+    }
+
+    fn measurement(&self) -> &[u8; 48] {
+        self.quote().mrtd()
+    }
+
+    fn hardware_name(&self) -> String {
+        format!("{} {}", Platform::Tdx, hex::encode(self.platform().fmspc))
+    }
+
+    fn tcb(&self) -> String {
+        let tcb = self.tcb();
+        let svn = hex::encode(self.quote().tee_tcb_svn());
+        let advisories: String = tcb.advisory_ids.iter().map(|id| format!(" {id}")).collect();
+        format!("{} (TEE TCB SVN {svn}, level of {}){advisories}", tcb.status, tcb.tcb_date)
+    }
+
+    fn chip_id(&self) -> Option<String> {
+        None
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let (quote, tcb, platform) = (self.quote(), self.tcb(), self.platform());
+        let mut lines = vec![
+            format!(
+                "{}Intel TDX, FMSPC {}, TCB {} (evaluation {}), not debug, not migratable, module {}",
+                not_hardware_mark(self.root()),
+                hex::encode(platform.fmspc),
+                tcb.status,
+                tcb.evaluation_data_number,
+                short_hex(&hex::encode(quote.mrseam())),
+            ),
+            endorsed_line(self.root()),
+        ];
+        if !tcb.advisory_ids.is_empty() {
+            lines.push(format!("advisories that apply: {}", tcb.advisory_ids.join(", ")));
+        }
+        if let Some(configuration) = platform.configuration {
+            lines.push(format!(
+                "platform: dynamic {}, keys cached by Intel {}, SMT {}",
+                configuration.dynamic_platform, configuration.cached_keys, configuration.smt_enabled
+            ));
+        }
+        lines
+    }
+}

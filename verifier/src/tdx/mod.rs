@@ -1,0 +1,619 @@
+//! Intel TDX: authenticating a quote to a pinned root and finding what Intel says about the platform's TCB.
+//! Comparing it with a policy is in `appraise`.
+//!
+//! Steps of [`authenticate_signatures`], each with its own error; they need nothing but the quote:
+//! 1. the quote is of TDX, in a known version, with sizes that agree;
+//! 2. the root certificate has a pinned key, signs itself and is valid at `now`;
+//! 3. PCK CA and PCK certificate are each issued by the one above, have their right names and are valid at `now`;
+//! 4. the PCK signed the Quoting Enclave's report, over its raw bytes;
+//! 5. that report names the attestation key;
+//! 6. the attestation key signed header and body of the quote, over their raw bytes;
+//! 7. reserved fields of what is signed are zero;
+//! 8. the PCK certificate says which platform it is of.
+//!
+//! What they give is a [`SignedQuote`], whose TCB status is unknown. Steps of [`SignedQuote::endorse`]:
+//! 9. endorsements are at hand; the root signed the CRL of the root and the PCK CA that of PCKs, both are fresh, and
+//!    neither PCK CA nor PCK is revoked;
+//! 10. TCB info is signed by Intel's signer under the same root, not revoked, and current at `now`;
+//! 11. so is the identity of the Quoting Enclave;
+//! 12. TCB info is of this platform (FMSPC, PCE id);
+//! 13. the Quoting Enclave is the one that its identity describes, the TDX module is Intel's, and each reaches a
+//!     level, and so does the platform, at the TD's launch and at the quote;
+//! 14. nothing but zeros follows the quote.
+
+mod appraise;
+mod collateral;
+mod facts;
+mod pck;
+mod pem;
+pub mod quote;
+mod tcb;
+
+use std::fmt;
+
+use provenance::digest::Sha256Digest;
+use provenance::tdx_endorsements::{InvalidTdxEndorsements, TdxEndorsements};
+use provenance::timestamp::Timestamp;
+use ring::signature;
+
+pub use self::appraise::{TdxAppraisal, TdxRefusal};
+pub(crate) use self::appraise::{appraise_guest, appraise_hardware};
+pub use self::collateral::Document;
+use self::collateral::{QeIdentity, TcbInfo, TrustedRoot};
+pub use self::pck::{PckFacts, PlatformConfiguration};
+pub use self::pem::PemError;
+pub use self::quote::{BodyType, Quote, QuoteError};
+pub use self::tcb::{TcbStatus, TcbVerdict};
+use crate::roots::{Anchors, Root, is_intel_root};
+use crate::x509::{Certificate, CertificateError, Profile, RevocationList};
+
+/// Most endorsements beside the Evidence that are looked at.
+pub const MAX_ENDORSEMENTS: usize = 16;
+
+/// Names of Intel's certificates.
+const ROOT_NAME: &str = "Intel SGX Root CA";
+const PCK_CA_NAMES: [&str; 2] = ["Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"];
+const PCK_NAME: &str = "Intel SGX PCK Certificate";
+
+/// A place among Intel's certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateName {
+    /// Intel SGX Root CA.
+    Root,
+    /// Intel SGX PCK Platform CA or Processor CA.
+    PckCa,
+    /// Provisioning Certification Key of the platform.
+    Pck,
+    /// Signer of TCB info and QE identity.
+    TcbSigning(Document),
+}
+
+impl fmt::Display for CertificateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => f.write_str("Intel SGX root"),
+            Self::PckCa => f.write_str("PCK CA"),
+            Self::Pck => f.write_str("PCK"),
+            Self::TcbSigning(document) => write!(f, "{document} signing"),
+        }
+    }
+}
+
+/// A certificate chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainName {
+    /// In the quote.
+    Pck,
+    /// Beside a document.
+    Document(Document),
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pck => f.write_str("PCK"),
+            Self::Document(document) => write!(f, "{document}"),
+        }
+    }
+}
+
+/// A revocation list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrlName {
+    /// Of the root.
+    Root,
+    /// Of the PCK CA.
+    PckCa,
+}
+
+impl fmt::Display for CrlName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Root => "root CA",
+            Self::PckCa => "PCK",
+        })
+    }
+}
+
+/// Why a quote is not authentic.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TdxError {
+    /// The quote is malformed.
+    #[error(transparent)]
+    Quote(#[from] QuoteError),
+    /// A certificate chain is malformed.
+    #[error("{which} {error}")]
+    Pem {
+        /// The chain.
+        which: ChainName,
+        /// Why.
+        error: PemError,
+    },
+    /// A certificate is refused.
+    #[error("{which} certificate {error}")]
+    Certificate {
+        /// The certificate.
+        which: CertificateName,
+        /// Why.
+        error: CertificateError,
+    },
+    /// The root is no pinned one.
+    #[error("root key is {got}, which is no vendor's root and none that the policy names")]
+    UnknownRoot {
+        /// SHA-256 of the root's SPKI.
+        got: Sha256Digest,
+    },
+    /// Intel's root, which the policy does not accept.
+    #[error("root is Intel's, which the policy does not accept")]
+    RootNotAccepted,
+    /// A certificate has another name than its place demands.
+    #[error("{which} certificate is named `{got}`, wanted `{wanted}`")]
+    Name {
+        /// The certificate.
+        which: CertificateName,
+        /// Its common name.
+        got: String,
+        /// The name wanted.
+        wanted: &'static str,
+    },
+    /// A certificate without an ECDSA P-256 key.
+    #[error("{which} certificate has no ECDSA P-256 key")]
+    KeyKind {
+        /// The certificate.
+        which: CertificateName,
+    },
+    /// The PCK did not sign the Quoting Enclave's report.
+    #[error(
+        "signature of the Quoting Enclave's report does not verify under the PCK (report at quote offset {report:#x}, signature at {signature:#x})"
+    )]
+    QeSignature {
+        /// Offset of the report.
+        report: usize,
+        /// Offset of the signature.
+        signature: usize,
+    },
+    /// The Quoting Enclave's report is about another attestation key.
+    #[error(
+        "Quoting Enclave's report names {got}, attestation key and authentication data give {wanted} (quote offset {offset:#x})"
+    )]
+    AttestationKey {
+        /// REPORTDATA of the Quoting Enclave's report, hex.
+        got: String,
+        /// What it should be, hex.
+        wanted: String,
+        /// Offset of REPORTDATA.
+        offset: usize,
+    },
+    /// The attestation key did not sign the quote.
+    #[error(
+        "signature of the quote does not verify under its attestation key (quote bytes 0x0 to {last:#x}, signature at {signature:#x})"
+    )]
+    Signature {
+        /// Offset of the last byte signed.
+        last: usize,
+        /// Offset of the signature.
+        signature: usize,
+    },
+    /// An extension of the PCK certificate is missing or malformed.
+    #[error("PCK certificate: {name} is {problem}")]
+    PckExtension {
+        /// Intel's name of the extension or of an entry in it.
+        name: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Endorsements are malformed.
+    #[error(transparent)]
+    Endorsements(#[from] InvalidTdxEndorsements),
+    /// No endorsements are at hand, so that the TCB status is unknown.
+    #[error(
+        "TCB info, QE identity and revocation lists for FMSPC {fmspc} are missing: neither with the Evidence nor among the endorsements given; the TCB status is unknown"
+    )]
+    MissingEndorsements {
+        /// FMSPC of the platform, hex.
+        fmspc: String,
+    },
+    /// A revocation list is refused.
+    #[error("{which} revocation list {error}")]
+    Crl {
+        /// The list.
+        which: CrlName,
+        /// Why.
+        error: CertificateError,
+    },
+    /// A certificate is revoked.
+    #[error("{which} certificate is revoked")]
+    Revoked {
+        /// The certificate.
+        which: CertificateName,
+    },
+    /// A document is too large.
+    #[error("{which} has {got} bytes, at most {limit} are read")]
+    DocumentTooLarge {
+        /// The document.
+        which: Document,
+        /// Bytes seen.
+        got: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A document is not of the form that Intel describes.
+    #[error("{which} is not as Intel's API version 4 describes it: {problem}")]
+    Document {
+        /// The document.
+        which: Document,
+        /// What the parser saw, with its place.
+        problem: String,
+    },
+    /// A document leads to another root than the quote.
+    #[error("issuer chain of the {which} ends in root key {got}, that of the quote in {wanted}")]
+    OtherRoot {
+        /// The document.
+        which: Document,
+        /// SHA-256 of the root's SPKI.
+        got: Sha256Digest,
+        /// SHA-256 of the SPKI of the quote's root.
+        wanted: Sha256Digest,
+    },
+    /// The signature of a document does not verify.
+    #[error("signature of the {which} does not verify under Intel's TCB signing key")]
+    DocumentSignature {
+        /// The document.
+        which: Document,
+    },
+    /// A document is of another kind or version.
+    #[error("{which}: {name} is `{got}`, wanted `{wanted}`")]
+    DocumentField {
+        /// The document.
+        which: Document,
+        /// Name of the field.
+        name: &'static str,
+        /// The value seen.
+        got: String,
+        /// The value wanted.
+        wanted: String,
+    },
+    /// A document from the future.
+    #[error("{which} was issued at {issue_date}, judged at {now}")]
+    DocumentNotYetValid {
+        /// The document.
+        which: Document,
+        /// When it was issued.
+        issue_date: Timestamp,
+        /// The time judged at.
+        now: Timestamp,
+    },
+    /// A document that has had a successor.
+    #[error("{which} is current until {next_update}, judged at {now}")]
+    DocumentExpired {
+        /// The document.
+        which: Document,
+        /// When its successor was due.
+        next_update: Timestamp,
+        /// The time judged at.
+        now: Timestamp,
+    },
+    /// TCB info of another kind of platform.
+    #[error("TCB info is of {name} {got}, the PCK certificate of {wanted}")]
+    OtherPlatform {
+        /// `FMSPC` or `PCE id`.
+        name: &'static str,
+        /// Value in the TCB info, hex.
+        got: String,
+        /// Value in the PCK certificate, hex.
+        wanted: String,
+    },
+    /// The Quoting Enclave is not the one that Intel describes.
+    #[error("Quoting Enclave's {name} is {got}, Intel's has {wanted} (quote offset {offset:#x})")]
+    QeIdentity {
+        /// The field.
+        name: &'static str,
+        /// Its offset in the quote.
+        offset: usize,
+        /// Value seen, hex.
+        got: String,
+        /// Value wanted, hex.
+        wanted: String,
+    },
+    /// The Quoting Enclave reaches no level at all.
+    #[error("Quoting Enclave has ISVSVN {got}, which reaches no TCB level of its identity (quote offset {offset:#x})")]
+    NoQeTcbLevel {
+        /// ISVSVN seen.
+        got: u16,
+        /// Its offset in the quote.
+        offset: usize,
+    },
+    /// TCB info does not know the TDX module's major version.
+    #[error("TDX module is {got}, which the TCB info does not know (quote offset {offset:#x})")]
+    NoModuleIdentity {
+        /// `TDX_01`.
+        got: String,
+        /// Offset of the SVNs in the quote.
+        offset: usize,
+    },
+    /// The TDX module is not Intel's.
+    #[error("TDX module's {name} is {got}, Intel's has {wanted} (quote offset {offset:#x})")]
+    ModuleIdentity {
+        /// The field.
+        name: &'static str,
+        /// Its offset in the quote.
+        offset: usize,
+        /// Value seen, hex.
+        got: String,
+        /// Value wanted, hex.
+        wanted: String,
+    },
+    /// The TDX module reaches no level of its major version.
+    #[error("TDX module has SVN {got}, which reaches no TCB level of its major version (quote offset {offset:#x})")]
+    NoModuleTcbLevel {
+        /// SVN seen.
+        got: u8,
+        /// Its offset in the quote.
+        offset: usize,
+    },
+    /// The platform reaches no level at all: Intel says nothing about it, not even that it is out of date.
+    #[error(
+        "platform reaches no TCB level of its FMSPC: SGX components {sgx}, PCESVN {pcesvn}, TEE TCB SVN {tdx} (PCK certificate, quote offset {offset:#x})"
+    )]
+    NoTcbLevel {
+        /// SGX component SVNs of the PCK certificate, hex.
+        sgx: String,
+        /// PCESVN of the PCK certificate.
+        pcesvn: u16,
+        /// TEE TCB SVN of the quote, hex.
+        tdx: String,
+        /// Its offset.
+        offset: usize,
+    },
+}
+
+impl TdxError {
+    /// Whether other or newer endorsements could heal it: something is missing, out of date or for another platform.
+    #[must_use]
+    pub fn concerns_endorsements(&self) -> bool {
+        match self {
+            Self::MissingEndorsements { .. }
+            | Self::DocumentNotYetValid { .. }
+            | Self::DocumentExpired { .. }
+            | Self::OtherPlatform { .. } => true,
+            Self::Certificate { error, .. } | Self::Crl { error, .. } => {
+                matches!(error, CertificateError::Expired { .. } | CertificateError::NotYetValid { .. })
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether everything is genuine, but nobody stands by the platform: a matter of trust, not of authenticity.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::RootNotAccepted
+                | Self::NoQeTcbLevel { .. }
+                | Self::NoModuleIdentity { .. }
+                | Self::NoModuleTcbLevel { .. }
+                | Self::NoTcbLevel { .. }
+        )
+    }
+}
+
+/// A quote whose signatures lead to an accepted root. Its TCB status is unknown. Made only by
+/// [`authenticate_signatures`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedQuote {
+    quote: Quote,
+    root: Root,
+    facts: PckFacts,
+    /// DER of PCK certificate, PCK CA and root.
+    chain: [Vec<u8>; 3],
+}
+
+impl SignedQuote {
+    /// The quote.
+    #[must_use]
+    pub fn quote(&self) -> &Quote {
+        &self.quote
+    }
+
+    /// The root it was traced to.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.root
+    }
+
+    /// What the PCK certificate says about the platform.
+    #[must_use]
+    pub fn platform(&self) -> &PckFacts {
+        &self.facts
+    }
+}
+
+/// A quote of a platform that Intel says something about. Made only by [`SignedQuote::endorse`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthenticQuote {
+    signed: SignedQuote,
+    tcb: TcbVerdict,
+}
+
+impl AuthenticQuote {
+    /// The quote.
+    #[must_use]
+    pub fn quote(&self) -> &Quote {
+        &self.signed.quote
+    }
+
+    /// The root it was traced to.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.signed.root
+    }
+
+    /// What the PCK certificate says about the platform.
+    #[must_use]
+    pub fn platform(&self) -> &PckFacts {
+        &self.signed.facts
+    }
+
+    /// What Intel says about the platform.
+    #[must_use]
+    pub fn tcb(&self) -> &TcbVerdict {
+        &self.tcb
+    }
+}
+
+/// The P-256 key of a certificate as an uncompressed point.
+fn point<'a>(certificate: &Certificate<'a>, which: CertificateName) -> Result<&'a [u8], TdxError> {
+    certificate.p256_point().ok_or(TdxError::KeyKind { which })
+}
+
+fn parse(which: CertificateName, der: &[u8]) -> Result<Certificate<'_>, TdxError> {
+    Certificate::parse(der, Profile::Intel).map_err(|error| TdxError::Certificate { which, error })
+}
+
+/// Steps 2 and 3: chain, root first pinned, names and validity.
+fn authenticate_chain(chain: &[Vec<u8>; 3], anchors: &Anchors, now: Timestamp) -> Result<Root, TdxError> {
+    let [pck, ca, root] = chain;
+    let root = parse(CertificateName::Root, root)?;
+    let ca = parse(CertificateName::PckCa, ca)?;
+    let pck = parse(CertificateName::Pck, pck)?;
+    let spki = root.spki_sha256();
+    let traced = match is_intel_root(&spki) {
+        true if anchors.accepts_intel() => Root::Intel,
+        _ if anchors.dangerous().contains(&spki) => Root::Dangerous(spki),
+        true => return Err(TdxError::RootNotAccepted),
+        false => return Err(TdxError::UnknownRoot { got: spki }),
+    };
+    for (which, certificate, issuer, names) in [
+        (CertificateName::Root, &root, &root, &[ROOT_NAME][..]),
+        (CertificateName::PckCa, &ca, &root, &PCK_CA_NAMES[..]),
+        (CertificateName::Pck, &pck, &ca, &[PCK_NAME][..]),
+    ] {
+        certificate
+            .check_issued_by(issuer)
+            .and_then(|()| certificate.check_validity(now))
+            .map_err(|error| TdxError::Certificate { which, error })?;
+        let got = certificate.common_name();
+        if !names.contains(&got.as_str()) {
+            return Err(TdxError::Name { which, got, wanted: names[0] });
+        }
+    }
+    Ok(traced)
+}
+
+/// Steps 4 to 6: PCK → Quoting Enclave → attestation key → quote.
+fn check_signatures(quote: &Quote, pck: &Certificate<'_>) -> Result<(), TdxError> {
+    use quote::{qe_report, signature_data};
+    let at = |field| quote.signature_data_offset(field);
+    let verify = |key: &[u8], message: &[u8], signature: &[u8]| {
+        signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, key).verify(message, signature)
+    };
+    verify(point(pck, CertificateName::Pck)?, quote.qe_report(), quote.qe_signature()).map_err(|_| {
+        TdxError::QeSignature { report: at(signature_data::QE_REPORT), signature: at(signature_data::QE_SIGNATURE) }
+    })?;
+
+    let named = Sha256Digest::of(&[quote.attestation_key(), quote.qe_auth()].concat());
+    let mut wanted = [0; 64];
+    wanted[..32].copy_from_slice(named.as_bytes());
+    let got: &[u8; 64] = quote.of_qe_report(qe_report::REPORTDATA);
+    if *got != wanted {
+        return Err(TdxError::AttestationKey {
+            got: hex::encode(got),
+            wanted: hex::encode(wanted),
+            offset: at(signature_data::QE_REPORT + qe_report::REPORTDATA),
+        });
+    }
+
+    let mut key = vec![4];
+    key.extend_from_slice(quote.attestation_key());
+    verify(&key, quote.signed_bytes(), quote.signature()).map_err(|_| TdxError::Signature {
+        last: quote.signed_bytes().len() - 1,
+        signature: at(signature_data::SIGNATURE),
+    })
+}
+
+/// Authenticates the signatures of a quote to a root of `anchors`, as of `now`: steps 1 to 8.
+pub fn authenticate_signatures(
+    quote: &[u8],
+    anchors: &Anchors,
+    now: Timestamp,
+) -> Result<SignedQuote, TdxError> {
+    let quote = Quote::parse(quote)?;
+    let chain =
+        pem::chain(quote.pck_chain()).map_err(|error| TdxError::Pem { which: ChainName::Pck, error })?;
+    let root = authenticate_chain(&chain, anchors, now)?;
+    let pck = parse(CertificateName::Pck, &chain[0])?;
+    check_signatures(&quote, &pck)?;
+    quote.check_signed_form()?;
+    let facts = pck::facts(&pck)?;
+    Ok(SignedQuote { quote, root, facts, chain })
+}
+
+impl SignedQuote {
+    /// Finds what Intel says about the platform, as of `now`: steps 9 to 14.
+    pub fn endorse(self, endorsements: &TdxEndorsements, now: Timestamp) -> Result<AuthenticQuote, TdxError> {
+        let [pck, ca, root] = &self.chain;
+        let pck = parse(CertificateName::Pck, pck)?;
+        let ca = parse(CertificateName::PckCa, ca)?;
+        let root = parse(CertificateName::Root, root)?;
+
+        // Step 9.
+        let crl = fresh_crl(CrlName::Root, &endorsements.root_ca_crl, &root, now)?;
+        let root = TrustedRoot { certificate: root, crl };
+        if root.crl.lists(&ca) {
+            return Err(TdxError::Revoked { which: CertificateName::PckCa });
+        }
+        if fresh_crl(CrlName::PckCa, &endorsements.pck_crl, &ca, now)?.lists(&pck) {
+            return Err(TdxError::Revoked { which: CertificateName::Pck });
+        }
+
+        // Steps 10 to 12.
+        let info = TcbInfo::authenticate(endorsements, &root, now)?;
+        let identity = QeIdentity::authenticate(endorsements, &root, now)?;
+        for (name, got, wanted) in [
+            ("FMSPC", &info.fmspc.0[..], &self.facts.fmspc[..]),
+            ("PCE id", &info.pce_id.0[..], &self.facts.pceid[..]),
+        ] {
+            if got != wanted {
+                return Err(TdxError::OtherPlatform { name, got: hex::encode(got), wanted: hex::encode(wanted) });
+            }
+        }
+
+        // Steps 13 and 14.
+        let tcb = tcb::judge(&self.quote, &self.facts, &info, &identity)?;
+        self.quote.check_padding()?;
+        Ok(AuthenticQuote { signed: self, tcb })
+    }
+}
+
+fn fresh_crl(
+    which: CrlName,
+    der: &[u8],
+    issuer: &Certificate<'_>,
+    now: Timestamp,
+) -> Result<RevocationList, TdxError> {
+    let refused = |error| TdxError::Crl { which, error };
+    let crl = RevocationList::authenticate(der, issuer).map_err(refused)?;
+    crl.check_fresh(now).map_err(refused)?;
+    Ok(crl)
+}
+
+/// Authenticates a quote with the endorsements that came with it, or with those of `extra` that are of its platform.
+///
+/// What is given beside the Evidence comes first: it is given because what came with the Evidence has aged.
+pub(crate) fn authenticate(
+    quote: &[u8],
+    endorsements: &[u8],
+    extra: &[TdxEndorsements],
+    anchors: &Anchors,
+    now: Timestamp,
+) -> Result<AuthenticQuote, TdxError> {
+    let signed = authenticate_signatures(quote, anchors, now)?;
+    let fmspc = signed.facts.fmspc;
+    let given = extra.iter().take(MAX_ENDORSEMENTS).find(|given| TcbInfo::names_fmspc(given, fmspc));
+    let own = TdxEndorsements::parse(endorsements)?;
+    match given.or(own.as_ref()) {
+        Some(endorsements) => signed.endorse(endorsements, now),
+        None => Err(TdxError::MissingEndorsements { fmspc: hex::encode(fmspc) }),
+    }
+}
