@@ -161,7 +161,9 @@ impl Reason {
             Self::Authentication(AuthenticationError::Tdx(error)) if error.concerns_endorsements() => {
                 "give current collateral of the platform (Intel's Provisioning Certification Service) as endorsements; see docs/policy.md, Endorsements"
             }
-            Self::Authentication(AuthenticationError::Tdx(error)) if error.is_refusal() && *error != TdxError::RootNotAccepted => {
+            Self::Authentication(AuthenticationError::Tdx(error))
+                if error.is_refusal() && *error != TdxError::RootNotAccepted =>
+            {
                 "the platform or its TDX module is not one that Intel stands by; its operator must update it"
             }
             Self::Authentication(
@@ -176,7 +178,9 @@ impl Reason {
             Self::Appraisal(AppraisalError::Snp(
                 SnpRefusal::TcbTooLow { .. } | SnpRefusal::ProvisionalFirmware { .. },
             ))
-            | Self::Appraisal(AppraisalError::Tdx(TdxRefusal::TcbStatus { .. })) => "the platform's firmware must be updated and committed by its operator; then build again",
+            | Self::Appraisal(AppraisalError::Tdx(TdxRefusal::TcbStatus { .. })) => {
+                "the platform's firmware must be updated and committed by its operator; then build again"
+            }
             Self::Session(_) => {
                 "do not send anything over this connection; check the endpoint and what lies between"
             }

@@ -40,7 +40,9 @@ pub enum TdxRefusal {
         offset: usize,
     },
     /// Another TD, such as a migration TD, can act on this one.
-    #[error("a service TD is bound: MRSERVICETD is {got}, wanted zero (quote offset {offset:#x}); no policy can accept that")]
+    #[error(
+        "a service TD is bound: MRSERVICETD is {got}, wanted zero (quote offset {offset:#x}); no policy can accept that"
+    )]
     ServiceTd {
         /// MRSERVICETD, hex.
         got: String,
@@ -48,13 +50,17 @@ pub enum TdxRefusal {
         offset: usize,
     },
     /// A TD 1.0 body, which shows neither service TDs nor the current SVNs.
-    #[error("quote has a TD 1.0 body, which does not show bound service TDs; policy wants TD 1.5 (quote offset 0x0)")]
+    #[error(
+        "quote has a TD 1.0 body, which does not show bound service TDs; policy wants TD 1.5 (quote offset 0x0)"
+    )]
     BodyType {
         /// Line of the policy.
         line: usize,
     },
     /// An attribute that the policy does not list.
-    #[error("TD attributes {attributes:#x}: {what} is set, which the policy does not list (quote offset {offset:#x})")]
+    #[error(
+        "TD attributes {attributes:#x}: {what} is set, which the policy does not list (quote offset {offset:#x})"
+    )]
     Attribute {
         /// TDATTRIBUTES.
         attributes: u64,
@@ -66,7 +72,9 @@ pub enum TdxRefusal {
         line: usize,
     },
     /// Extended features that the policy does not list.
-    #[error("XFAM is {xfam:#x}, policy allows {allowed:#x}: bits {beyond:#x} are beyond (quote offset {offset:#x})")]
+    #[error(
+        "XFAM is {xfam:#x}, policy allows {allowed:#x}: bits {beyond:#x} are beyond (quote offset {offset:#x})"
+    )]
     Xfam {
         /// XFAM seen.
         xfam: u64,
@@ -271,9 +279,8 @@ pub(crate) fn appraise_guest(authentic: AuthenticQuote, policy: &Policy) -> Resu
             candidates.into_iter().partition(|(_, registers)| registers.register(register).value == *got);
         if same.is_empty() {
             let wanted = other.iter().map(|(_, r)| hex::encode(r.register(register).value)).collect();
-            let line = other
-                .first()
-                .map_or(policy.reference_values_line(), |(_, r)| r.register(register).line);
+            let line =
+                other.first().map_or(policy.reference_values_line(), |(_, r)| r.register(register).line);
             let (got, offset) = (hex::encode(got), quote.body_offset(register.offset()));
             return Err(TdxRefusal::Measurement { register, got, wanted, offset, line });
         }

@@ -46,8 +46,9 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let mut bytes = [0; N];
-        hex::decode_to_slice(&text, &mut bytes)
-            .map_err(|_| D::Error::custom(format!("{} characters, wanted {} hex digits", text.len(), 2 * N)))?;
+        hex::decode_to_slice(&text, &mut bytes).map_err(|_| {
+            D::Error::custom(format!("{} characters, wanted {} hex digits", text.len(), 2 * N))
+        })?;
         Ok(Self(bytes))
     }
 }
@@ -220,8 +221,8 @@ fn check_signature(
     root: &TrustedRoot<'_>,
     now: Timestamp,
 ) -> Result<(), TdxError> {
-    let [signer, chain_root] =
-        pem::chain(issuer_chain).map_err(|error| TdxError::Pem { which: ChainName::Document(which), error })?;
+    let [signer, chain_root] = pem::chain(issuer_chain)
+        .map_err(|error| TdxError::Pem { which: ChainName::Document(which), error })?;
     let name = CertificateName::TcbSigning(which);
     let certificate_error = |error| TdxError::Certificate { which: name, error };
     let signer = Certificate::parse(&signer, Profile::Intel).map_err(certificate_error)?;

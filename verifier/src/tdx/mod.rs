@@ -23,6 +23,7 @@
 
 mod appraise;
 mod collateral;
+pub mod event_log;
 mod facts;
 mod pck;
 mod pem;
@@ -317,7 +318,9 @@ pub enum TdxError {
         wanted: String,
     },
     /// The Quoting Enclave reaches no level at all.
-    #[error("Quoting Enclave has ISVSVN {got}, which reaches no TCB level of its identity (quote offset {offset:#x})")]
+    #[error(
+        "Quoting Enclave has ISVSVN {got}, which reaches no TCB level of its identity (quote offset {offset:#x})"
+    )]
     NoQeTcbLevel {
         /// ISVSVN seen.
         got: u16,
@@ -345,7 +348,9 @@ pub enum TdxError {
         wanted: String,
     },
     /// The TDX module reaches no level of its major version.
-    #[error("TDX module has SVN {got}, which reaches no TCB level of its major version (quote offset {offset:#x})")]
+    #[error(
+        "TDX module has SVN {got}, which reaches no TCB level of its major version (quote offset {offset:#x})"
+    )]
     NoModuleTcbLevel {
         /// SVN seen.
         got: u8,
@@ -509,7 +514,10 @@ fn check_signatures(quote: &Quote, pck: &Certificate<'_>) -> Result<(), TdxError
         signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, key).verify(message, signature)
     };
     verify(point(pck, CertificateName::Pck)?, quote.qe_report(), quote.qe_signature()).map_err(|_| {
-        TdxError::QeSignature { report: at(signature_data::QE_REPORT), signature: at(signature_data::QE_SIGNATURE) }
+        TdxError::QeSignature {
+            report: at(signature_data::QE_REPORT),
+            signature: at(signature_data::QE_SIGNATURE),
+        }
     })?;
 
     let named = Sha256Digest::of(&[quote.attestation_key(), quote.qe_auth()].concat());
@@ -575,7 +583,11 @@ impl SignedQuote {
             ("PCE id", &info.pce_id.0[..], &self.facts.pceid[..]),
         ] {
             if got != wanted {
-                return Err(TdxError::OtherPlatform { name, got: hex::encode(got), wanted: hex::encode(wanted) });
+                return Err(TdxError::OtherPlatform {
+                    name,
+                    got: hex::encode(got),
+                    wanted: hex::encode(wanted),
+                });
             }
         }
 

@@ -24,7 +24,9 @@ pub enum PemError {
         got: usize,
     },
     /// Not what stands in a PEM chain.
-    #[error("certificate chain is not PEM in lines of 64 characters: {wanted} belongs at its offset {offset}")]
+    #[error(
+        "certificate chain is not PEM in lines of 64 characters: {wanted} belongs at its offset {offset}"
+    )]
     Malformed {
         /// Offset in the chain.
         offset: usize,
@@ -68,8 +70,7 @@ fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
         let mut body = String::new();
         let mut last = false;
         while !rest.starts_with(END) {
-            let (line, after) =
-                rest.split_once('\n').ok_or(malformed(offset(rest), "END CERTIFICATE"))?;
+            let (line, after) = rest.split_once('\n').ok_or(malformed(offset(rest), "END CERTIFICATE"))?;
             if last || line.is_empty() || line.len() > LINE {
                 return Err(malformed(offset(rest), "a full line of 64 characters, or the last line"));
             }

@@ -353,7 +353,8 @@ impl Quote {
         if vendor != INTEL_QE_VENDOR {
             return Err(QuoteError::QeVendor { got: hex::encode(vendor) });
         }
-        let (body_type, body) = if version == 4 { (BodyType::Td10, HEADER_LEN) } else { body_of_v5(&reader)? };
+        let (body_type, body) =
+            if version == 4 { (BodyType::Td10, HEADER_LEN) } else { body_of_v5(&reader)? };
         reader.check("the body", body, body_type.length())?;
 
         let length_at = body + body_type.length();
@@ -368,8 +369,9 @@ impl Quote {
         let size = reader.size("the size of the certification data", size_at)?;
         let wanted = length.saturating_sub(signature_data::QE_REPORT);
         same_size("the QE report certification data", size_at, size, wanted)?;
-        let qe_auth_len =
-            usize::from(reader.u16("the size of the QE authentication data", data + signature_data::QE_AUTH_SIZE)?);
+        let qe_auth_len = usize::from(
+            reader.u16("the size of the QE authentication data", data + signature_data::QE_AUTH_SIZE)?,
+        );
         reader.check("the QE authentication data", data + signature_data::QE_AUTH, qe_auth_len)?;
         let inner = data + signature_data::QE_AUTH + qe_auth_len;
         reader.certification_type(inner, CERTIFICATION_PCK_CHAIN)?;

@@ -8,10 +8,10 @@ use std::fmt;
 use provenance::timestamp::Timestamp;
 use serde::Deserialize;
 
+use super::TdxError;
 use super::collateral::{Component, IsvSvn, Level, ModuleIdentity, QeIdentity, TcbInfo};
 use super::pck::PckFacts;
 use super::quote::{Quote, body, qe_report, signature_data};
-use super::TdxError;
 
 /// Intel's word on a TCB level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -220,7 +220,8 @@ fn platform_level<'a>(
             (2, Some(level))
         }
     };
-    let reaches = |got: &[u8], wanted: &[Component]| got.iter().zip(wanted).all(|(got, wanted)| *got >= wanted.svn);
+    let reaches =
+        |got: &[u8], wanted: &[Component]| got.iter().zip(wanted).all(|(got, wanted)| *got >= wanted.svn);
     let level = info
         .tcb_levels
         .iter()
@@ -271,8 +272,8 @@ pub(super) fn judge(
 mod tests {
     use super::TcbStatus;
     use super::TcbStatus::{
-        ConfigurationAndSwHardeningNeeded, ConfigurationNeeded, OutOfDate, OutOfDateConfigurationNeeded, Revoked,
-        SwHardeningNeeded, TdRelaunchAdvised, TdRelaunchAdvisedConfigurationNeeded, UpToDate,
+        ConfigurationAndSwHardeningNeeded, ConfigurationNeeded, OutOfDate, OutOfDateConfigurationNeeded,
+        Revoked, SwHardeningNeeded, TdRelaunchAdvised, TdRelaunchAdvisedConfigurationNeeded, UpToDate,
     };
 
     #[test]
