@@ -23,7 +23,10 @@ pub fn of(tee: &SoftwareTee, instance: &InstanceDocument) -> ReferenceValues {
         dangerous_roots: vec![tee.root_spki_sha256()],
         guest_version: 1,
         name: "NOT HARDWARE: software TEE".to_owned(),
-        platforms: Platforms { sev_snp: PlatformValues { measurements: vec![measurement] } },
+        platforms: Platforms {
+            sev_snp: Some(PlatformValues { measurements: vec![measurement] }),
+            ..Platforms::default()
+        },
         trust_configurations: vec![instance.trust_configuration_sha256()],
         document_type: REFERENCE_VALUES_TYPE.to_owned(),
     }

@@ -194,9 +194,10 @@ fn reference_values(keys: &KeyService, root: &Sha256Digest) -> ReferenceValues {
         guest_version: 1,
         name: format!("sealwright {} development server", instance.version),
         platforms: Platforms {
-            sev_snp: PlatformValues {
+            sev_snp: Some(PlatformValues {
                 measurements: vec![ReferenceMeasurement::from_bytes(DANGEROUS_SOFTWARE_MEASUREMENT)],
-            },
+            }),
+            ..Platforms::default()
         },
         trust_configurations: vec![instance.trust_configuration_sha256()],
         document_type: REFERENCE_VALUES_TYPE.to_owned(),

@@ -26,7 +26,7 @@ use self::read::{Field, Section, Source};
 pub use self::read::{Place, Placed};
 pub use self::reference::{
     MAX_REFERENCE_VALUES, PlatformValues, Platforms, REFERENCE_VALUES_TYPE, ReferenceMeasurement,
-    ReferenceValues, ReferenceValuesError,
+    ReferenceValues, ReferenceValuesError, TdxPlatformValues, TdxReferenceMeasurements,
 };
 pub use self::render::{PolicyTemplate, policy_from_reference_values, usual_requirement};
 pub use self::snp::{GuestPolicyRule, MinimumTcb, PlatformRule, SnpPolicy};

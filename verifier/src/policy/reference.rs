@@ -4,10 +4,13 @@
 //!
 //! ```json
 //! {"builder_ids":["https://…"],"build_policies":["sha256:…"],"guest_version":7,"name":"sealwright 0.4.0",
-//!  "platforms":{"sev-snp":{"measurements":["<96 hex digits>"]}},
+//!  "platforms":{"sev-snp":{"measurements":["<96 hex digits>"]},
+//!               "tdx":{"measurements":[{"mrconfigid":"<96 hex digits>","mrowner":"…","mrownerconfig":"…","mrtd":"…",
+//!                                       "rtmr0":"…","rtmr1":"…","rtmr2":"…","rtmr3":"…"}]}},
 //!  "trust_configurations":["sha256:…"],"type":"https://sealwright.dev/reference-values/v1"}
 //! ```
-//! `builder_ids`, `build_policies`, `trust_configurations` and `dangerous_roots` may be left out. They come from the
+//! `builder_ids`, `build_policies`, `trust_configurations` and `dangerous_roots` may be left out, and so may a platform
+//! that the release has no guest for. They come from the
 //! one who signs the release, never from a server that is to be judged.
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,8 @@ use provenance::digest::Sha256Digest;
 use provenance::dsse::{DsseError, Envelope, REFERENCE_VALUES_PAYLOAD_TYPE};
 use provenance::key::PublicKey;
 
+use super::TdxRegister;
+
 /// `type` of the document.
 pub const REFERENCE_VALUES_TYPE: &str = "https://sealwright.dev/reference-values/v1";
 /// Largest envelope in bytes.
@@ -24,7 +29,7 @@ pub const MAX_REFERENCE_VALUES: usize = 1 << 20;
 /// Most measurements of one platform.
 const MAX_MEASUREMENTS: usize = 256;
 
-/// A launch measurement of SEV-SNP, 48 bytes as 96 lower-case hex digits.
+/// A launch measurement of SEV-SNP or a measurement register of TDX, 48 bytes as 96 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ReferenceMeasurement([u8; 48]);
@@ -57,7 +62,7 @@ impl From<ReferenceMeasurement> for String {
     }
 }
 
-/// Measurements of one platform.
+/// Measurements of SEV-SNP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlatformValues {
@@ -65,13 +70,72 @@ pub struct PlatformValues {
     pub measurements: Vec<ReferenceMeasurement>,
 }
 
-/// Measurements by platform.
+/// Measurements of TDX.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct TdxPlatformValues {
+    /// Measurement registers, one set for each supported shape of the guest.
+    pub measurements: Vec<TdxReferenceMeasurements>,
+}
+
+/// All measurement registers of a TD.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TdxReferenceMeasurements {
+    /// MRCONFIGID.
+    pub mrconfigid: ReferenceMeasurement,
+    /// MROWNER.
+    pub mrowner: ReferenceMeasurement,
+    /// MROWNERCONFIG.
+    pub mrownerconfig: ReferenceMeasurement,
+    /// MRTD.
+    pub mrtd: ReferenceMeasurement,
+    /// RTMR0.
+    pub rtmr0: ReferenceMeasurement,
+    /// RTMR1.
+    pub rtmr1: ReferenceMeasurement,
+    /// RTMR2.
+    pub rtmr2: ReferenceMeasurement,
+    /// RTMR3.
+    pub rtmr3: ReferenceMeasurement,
+}
+
+impl TdxReferenceMeasurements {
+    /// The value of a register.
+    #[must_use]
+    pub const fn register(&self, register: TdxRegister) -> &ReferenceMeasurement {
+        match register {
+            TdxRegister::Mrtd => &self.mrtd,
+            TdxRegister::Mrconfigid => &self.mrconfigid,
+            TdxRegister::Mrowner => &self.mrowner,
+            TdxRegister::Mrownerconfig => &self.mrownerconfig,
+            TdxRegister::Rtmr0 => &self.rtmr0,
+            TdxRegister::Rtmr1 => &self.rtmr1,
+            TdxRegister::Rtmr2 => &self.rtmr2,
+            TdxRegister::Rtmr3 => &self.rtmr3,
+        }
+    }
+}
+
+/// Measurements by platform; a platform that the release has no guest for is left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Platforms {
     /// SEV-SNP.
-    #[serde(rename = "sev-snp")]
-    pub sev_snp: PlatformValues,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sev_snp: Option<PlatformValues>,
+    /// TDX.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tdx: Option<TdxPlatformValues>,
+}
+
+impl Platforms {
+    /// How many measurements each platform has that is there.
+    fn counts(&self) -> impl Iterator<Item = usize> {
+        let snp = self.sev_snp.as_ref().map(|values| values.measurements.len());
+        let tdx = self.tdx.as_ref().map(|values| values.measurements.len());
+        snp.into_iter().chain(tdx)
+    }
 }
 
 /// The document that a release key signs.
@@ -117,8 +181,8 @@ pub enum ReferenceValuesError {
         /// The type seen.
         got: String,
     },
-    /// No measurement, or too many.
-    #[error("Reference Values: {got} measurements, wanted 1 to {MAX_MEASUREMENTS}")]
+    /// No platform, or one without measurements or with too many.
+    #[error("Reference Values: {got} measurements of a platform, wanted 1 to {MAX_MEASUREMENTS}")]
     Measurements {
         /// Number seen.
         got: usize,
@@ -144,8 +208,10 @@ impl ReferenceValues {
         if values.document_type != REFERENCE_VALUES_TYPE {
             return Err(ReferenceValuesError::Type { got: values.document_type });
         }
-        let got = values.platforms.sev_snp.measurements.len();
-        if got == 0 || got > MAX_MEASUREMENTS {
+        if values.platforms.counts().next().is_none() {
+            return Err(ReferenceValuesError::Measurements { got: 0 });
+        }
+        if let Some(got) = values.platforms.counts().find(|count| !(1..=MAX_MEASUREMENTS).contains(count)) {
             return Err(ReferenceValuesError::Measurements { got });
         }
         let fits =

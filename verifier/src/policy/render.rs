@@ -10,7 +10,7 @@ use provenance::key::PublicKey;
 use provenance::materials::MaterialClass;
 use provenance::project::ProjectId;
 
-use super::{POLICY_FORMAT, ReferenceValues, Requirement};
+use super::{POLICY_FORMAT, ReferenceValues, Requirement, TdxRegister};
 use crate::snp::{Product, Tcb};
 
 /// What a policy needs beside the Reference Values. Lists here are added to those of the Reference Values.
@@ -52,6 +52,12 @@ const fn usual_minimum(product: Product) -> Tcb {
         Product::Turin => Tcb { fmc: 1, bootloader: 1, tee: 1, snp: 4, microcode: 81 },
     }
 }
+
+/// tcbEvaluationDataNumber that a new policy demands: the one that Intel served in February 2026, whose current levels
+/// are dated 2024-11-13.
+const USUAL_EVALUATION_DATA_NUMBER: u32 = 18;
+/// XFAM that a new policy allows: bits 0 to 2 (x87, SSE, AVX), 5 to 7 (AVX-512), 9 (PKU), 17 and 18 (AMX).
+const USUAL_XFAM: u64 = 0x602e7;
 
 /// Text in TOML quotes. JSON escapes of a string without control characters are TOML's.
 fn quoted(text: &str) -> String {
@@ -102,11 +108,14 @@ fn write_policy(
     writeln!(out, "# Certificates are judged as of the day of the verification, not of the signing.")?;
     writeln!(out, "judged_at = \"today\"\n")?;
     writeln!(out, "[hardware]")?;
-    writeln!(out, "platforms = [\"sev-snp\"]")?;
+    let (snp, tdx) = (values.platforms.sev_snp.as_ref(), values.platforms.tdx.as_ref());
+    let platforms = [snp.map(|_| "sev-snp"), tdx.map(|_| "tdx")];
+    writeln!(out, "platforms = {}", list(platforms.into_iter().flatten()))?;
     writeln!(out, "# Kinds of Evidence: \"hardware\" is a report signed by the platform itself.")?;
     writeln!(out, "evidence = [\"hardware\"]")?;
     if dangerous.is_empty() {
-        writeln!(out, "roots = [\"amd-milan\", \"amd-genoa\", \"amd-turin\"]")?;
+        let amd = snp.map_or(&[][..], |_| &["amd-milan", "amd-genoa", "amd-turin"]);
+        writeln!(out, "roots = {}", list(amd.iter().copied().chain(tdx.map(|_| "intel-sgx"))))?;
     } else {
         writeln!(out, "roots = []")?;
         writeln!(
@@ -121,15 +130,25 @@ fn write_policy(
     }
     writeln!(out, "# \"crl-required\" demands a fresh revocation list of the root with the Evidence.")?;
     writeln!(out, "revocation = \"crl-if-present\"\n")?;
-    write_snp(out, dangerous.is_empty())?;
+    if snp.is_some() {
+        write_snp(out, dangerous.is_empty())?;
+    }
+    if tdx.is_some() {
+        write_tdx(out, dangerous.is_empty())?;
+    }
 
     writeln!(out, "# Launch measurements of guests that you trust.")?;
-    for measurement in &values.platforms.sev_snp.measurements {
-        writeln!(out, "[[reference_values]]")?;
-        writeln!(out, "name = {}", quoted(&values.name))?;
-        writeln!(out, "guest_version = {}", values.guest_version)?;
-        writeln!(out, "platform = \"sev-snp\"")?;
+    for measurement in snp.iter().flat_map(|values| &values.measurements) {
+        write_reference(out, values, "sev-snp")?;
         writeln!(out, "measurement = \"{}\"\n", hex::encode(measurement.as_bytes()))?;
+    }
+    for measurements in tdx.iter().flat_map(|values| &values.measurements) {
+        write_reference(out, values, "tdx")?;
+        for register in TdxRegister::ALL {
+            let value = hex::encode(measurements.register(register).as_bytes());
+            writeln!(out, "{} = \"{value}\"", register.name())?;
+        }
+        writeln!(out)?;
     }
 
     writeln!(out, "[guest]")?;
@@ -173,6 +192,38 @@ fn write_policy(
         writeln!(out, "{} = \"{}\"", class.name(), requirement.name())?;
     }
     Ok(())
+}
+
+fn write_reference(out: &mut String, values: &ReferenceValues, platform: &str) -> std::fmt::Result {
+    writeln!(out, "[[reference_values]]")?;
+    writeln!(out, "name = {}", quoted(&values.name))?;
+    writeln!(out, "guest_version = {}", values.guest_version)?;
+    writeln!(out, "platform = \"{platform}\"")
+}
+
+fn write_tdx(out: &mut String, vendor: bool) -> std::fmt::Result {
+    writeln!(out, "[tdx]")?;
+    writeln!(
+        out,
+        "# Intel's word on the platform. \"OutOfDate\" and others can be added, \"Revoked\" cannot."
+    )?;
+    writeln!(out, "tcb_statuses = [\"UpToDate\"]")?;
+    if vendor {
+        writeln!(out, "# Raise it after each TCB recovery of Intel; the number stands in Intel's TCB info.")?;
+    }
+    let number = if vendor { USUAL_EVALUATION_DATA_NUMBER } else { 0 };
+    writeln!(out, "minimum_tcb_evaluation_data_number = {number}")?;
+    writeln!(
+        out,
+        "# \"endorsed\": every TDX module that Intel's TCB info knows; or a list of MRSEAM values."
+    )?;
+    writeln!(out, "modules = \"endorsed\"")?;
+    writeln!(out, "# Attributes beside SEPT_VE_DISABLE, such as \"pks\" or \"perfmon\".")?;
+    writeln!(out, "attributes_allowed = []")?;
+    writeln!(out, "# x87, SSE, AVX, AVX-512, PKU, AMX.")?;
+    writeln!(out, "xfam_allowed = {USUAL_XFAM:#x}")?;
+    writeln!(out, "# TD 1.0 bodies do not show whether another TD is bound as a service.")?;
+    writeln!(out, "allow_td_1_0 = true\n")
 }
 
 fn write_snp(out: &mut String, vendor: bool) -> std::fmt::Result {
