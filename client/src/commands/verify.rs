@@ -13,6 +13,7 @@ use client::progress::clean_text;
 use client::session::now;
 use proto::v1::RegistryCredential;
 use provenance::digest::Sha256Digest;
+use provenance::tdx_endorsements::TdxEndorsements;
 use serde_json::json;
 use verifier::image::{Blob, BlobChecks, BlobError, BlobHasher, CheckedBlob, ImageInput};
 use verifier::verdict::Report;
@@ -280,12 +281,16 @@ pub(crate) fn credential(name: &ImageName) -> Result<Option<RegistryCredential>,
     Ok(found.map_err(ImageError::from)?.pop())
 }
 
-/// Certificates and revocation lists from files: PEM blocks, or DER.
+/// Certificates and revocation lists from files: PEM blocks, or DER; or framed TDX endorsements.
 fn endorsements(files: &[PathBuf]) -> Result<Endorsements, Failure> {
     use base64::Engine as _;
     let mut found = Endorsements::default();
     for file in files {
         let bytes = read_file(file, MAX_ENDORSEMENT, "endorsements")?;
+        if let Ok(Some(endorsements)) = TdxEndorsements::parse(&bytes) {
+            found.tdx.push(endorsements);
+            continue;
+        }
         let text = String::from_utf8_lossy(&bytes);
         if !text.contains("-----BEGIN ") {
             // The first element of a certificate's TBS is a version or serial number, that of a CRL an algorithm;
