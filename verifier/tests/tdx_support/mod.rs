@@ -77,6 +77,13 @@ impl PolicyText {
         })
     }
 
+    /// The strict default with zeros in all registers, for tests of the policy alone.
+    pub fn zero() -> Self {
+        TdxRegister::ALL.into_iter().fold(Self(COMPLETE.to_owned()), |text, register| {
+            text.with(&format!("\"{register}\""), &format!("\"{}\"", "00".repeat(48)))
+        })
+    }
+
     /// Replaces the one place where `from` stands.
     #[must_use]
     pub fn with(self, from: &str, to: &str) -> Self {
