@@ -96,7 +96,8 @@ pub struct Evidence {
     pub platform: Platform,
     /// The raw report or quote.
     pub report: Vec<u8>,
-    /// Endorsements as sent. On SEV-SNP the GHCB certificate table (GUID table, may be empty).
+    /// Endorsements as sent, may be empty. On SEV-SNP the GHCB certificate table (GUID table), on TDX
+    /// [`crate::tdx_endorsements::TdxEndorsements`].
     pub endorsements: Vec<u8>,
 }
 

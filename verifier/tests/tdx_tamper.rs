@@ -326,6 +326,21 @@ fn every_part_of_the_endorsements_is_bound_and_says_so_with_its_own_error() {
 }
 
 #[test]
+fn every_byte_of_the_endorsements_is_bound() {
+    let Some(dir) = vectors() else { return };
+    let case = case(&dir, "tdx-v4-cos-uptodate-oct");
+    let (evidence, policy) = (case.evidence(&dir), case.policy().parse());
+    for offset in 0..evidence.endorsements.len() {
+        let mut altered = evidence.clone();
+        altered.endorsements[offset] ^= 1 << (offset % 8);
+        let reason = judge(&altered, &policy, case.now());
+        let reason =
+            reason.map(|_| panic!("byte {offset:#x} altered and still accepted")).expect_err("refused");
+        tdx_error(reason);
+    }
+}
+
+#[test]
 fn a_signer_that_is_not_intels_tcb_signer_is_refused_by_its_name() {
     let Some(dir) = vectors() else { return };
     let case = case(&dir, "tdx-v4-cos-uptodate-oct");

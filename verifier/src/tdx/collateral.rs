@@ -53,12 +53,29 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
     }
 }
 
+/// A signature: R ‖ S as lower-case hex digits, the one spelling that Intel uses, because nothing signs them.
+struct Signature([u8; 64]);
+
+impl<'de> Deserialize<'de> for Signature {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut bytes = [0; 64];
+        match hex::decode_to_slice(&text, &mut bytes) {
+            Ok(()) if !text.bytes().any(|byte| byte.is_ascii_uppercase()) => Ok(Self(bytes)),
+            _ => Err(D::Error::custom(format!(
+                "signature has {} characters, wanted 128 lower-case hex digits",
+                text.len()
+            ))),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TcbInfoAnswer<'a> {
     #[serde(borrow, rename = "tcbInfo")]
     document: &'a RawValue,
-    signature: Hex<64>,
+    signature: Signature,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +83,7 @@ struct TcbInfoAnswer<'a> {
 struct QeIdentityAnswer<'a> {
     #[serde(borrow, rename = "enclaveIdentity")]
     document: &'a RawValue,
-    signature: Hex<64>,
+    signature: Signature,
 }
 
 /// TCB info of one FMSPC.
@@ -216,7 +233,7 @@ fn dates(which: Document, issued: Timestamp, next: Timestamp, now: Timestamp) ->
 fn check_signature(
     which: Document,
     document: &RawValue,
-    signature: &Hex<64>,
+    signature: &Signature,
     issuer_chain: &[u8],
     root: &TrustedRoot<'_>,
     now: Timestamp,
@@ -234,6 +251,10 @@ fn check_signature(
             wanted: root.certificate.spki_sha256(),
         });
     }
+    // The same certificate, or the same key under another certificate that it signed itself.
+    chain_root
+        .check_issued_by(&root.certificate)
+        .map_err(|error| TdxError::Certificate { which: CertificateName::Root, error })?;
     signer
         .check_issued_by(&root.certificate)
         .and_then(|()| signer.check_validity(now))

@@ -1,0 +1,317 @@
+//! TDX Evidence under a fixture root: everything that Intel, the Quoting Enclave and the TDX module sign, made from a
+//! recipe that a test changes in one place. NOT HARDWARE.
+
+#![allow(unreachable_pub, reason = "shared by test files")]
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use provenance::digest::Sha256Digest;
+use provenance::evidence::{Evidence, Platform};
+use provenance::tdx_endorsements::TdxEndorsements;
+use provenance::timestamp::Timestamp;
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, CustomExtension,
+    DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    RevokedCertParams, SerialNumber, date_time_ymd,
+};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use serde_json::{Value, json};
+use verifier::tdx::quote::{BODY_1_5_LEN, QE_REPORT_LEN, body, qe_report};
+
+/// The time at which everything of the usual recipe is valid.
+pub const NOW: &str = "2026-03-01T00:00:00Z";
+pub const PCK_CA_SERIAL: u64 = 2;
+pub const PCK_SERIAL: u64 = 3;
+pub const SIGNER_SERIAL: u64 = 4;
+
+/// What to make. Names are those of Intel's certificates.
+pub struct Recipe {
+    pub root_name: &'static str,
+    pub pck_ca_name: &'static str,
+    pub pck_name: &'static str,
+    pub signer_name: &'static str,
+    /// Serial numbers on the root's revocation list.
+    pub revoked_by_root: Vec<u64>,
+    /// Serial numbers on the PCK CA's revocation list.
+    pub revoked_by_pck_ca: Vec<u64>,
+    /// Contents of the SGX extension; `None` leaves it out.
+    pub sgx_extension: Option<Vec<u8>>,
+    pub pck_key: &'static rcgen::SignatureAlgorithm,
+    /// Whether the PCK CA may issue certificates.
+    pub pck_ca_is_ca: bool,
+    /// Reserved bytes of the quote's header.
+    pub header_reserved: [u8; 4],
+    pub body: Vec<u8>,
+    pub qe_report: Vec<u8>,
+    pub tcb_info: Value,
+    pub qe_identity: Value,
+    /// What follows the quote.
+    pub padding: Vec<u8>,
+    /// Whether the documents' chains end in another root.
+    pub documents_of_other_root: bool,
+}
+
+/// What was made.
+pub struct Made {
+    pub evidence: Evidence,
+    pub root: Sha256Digest,
+}
+
+/// DER of a value with this tag.
+pub fn der(tag: u8, contents: &[u8]) -> Vec<u8> {
+    let length = contents.len();
+    let mut out = vec![tag];
+    match u8::try_from(length) {
+        Ok(short) if short < 0x80 => out.push(short),
+        Ok(one) => out.extend([0x81, one]),
+        Err(_) => {
+            out.push(0x82);
+            out.extend(u16::try_from(length).expect("small").to_be_bytes());
+        }
+    }
+    out.extend(contents);
+    out
+}
+
+/// `SEQUENCE { id below 1.2.840.113741.1.13.1, value }`.
+pub fn entry(id: &[u8], value: Vec<u8>) -> Vec<u8> {
+    let oid = [&[0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01], id].concat();
+    der(0x30, &[der(0x06, &oid), value].concat())
+}
+
+/// Entries of the SGX extension, each to be changed: PPID, TCB, PCEID, FMSPC, SGX type.
+pub fn sgx_entries() -> Vec<Vec<u8>> {
+    let mut tcb: Vec<u8> = (1..=16).flat_map(|component| entry(&[2, component], der(0x02, &[7]))).collect();
+    tcb.extend(entry(&[2, 17], der(0x02, &[11])));
+    tcb.extend(entry(&[2, 18], der(0x04, &[7; 16])));
+    vec![
+        entry(&[1], der(0x04, &[1; 16])),
+        entry(&[2], der(0x30, &tcb)),
+        entry(&[3], der(0x04, &[0; 2])),
+        entry(&[4], der(0x04, &[0xab; 6])),
+        entry(&[5], der(0x0a, &[0])),
+    ]
+}
+
+/// The SGX extension of these entries.
+pub fn sgx_extension(entries: &[Vec<u8>]) -> Vec<u8> {
+    der(0x30, &entries.concat())
+}
+
+fn level(tcb: &Value, status: &str) -> Value {
+    json!({ "tcb": tcb, "tcbDate": "2024-11-13T00:00:00Z", "tcbStatus": status })
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        let mut body = vec![0; BODY_1_5_LEN];
+        body[body::TDATTRIBUTES + 3] = 0x10;
+        body[body::XFAM] = 0xe7;
+        for field in [body::TEE_TCB_SVN, body::TEE_TCB_SVN2] {
+            body[field..field + 3].copy_from_slice(&[6, 1, 8]);
+        }
+        let mut qe_report = vec![0; QE_REPORT_LEN];
+        qe_report[qe_report::ISVPRODID] = 2;
+        qe_report[qe_report::ISVSVN] = 4;
+        let zeros = |bytes: usize| "00".repeat(bytes);
+        let module =
+            json!({ "mrsigner": zeros(48), "attributes": zeros(8), "attributesMask": "FF".repeat(8) });
+        let mut module_1 = module.clone();
+        module_1["id"] = json!("TDX_01");
+        module_1["tcbLevels"] = json!([level(&json!({ "isvsvn": 6 }), "UpToDate")]);
+        let components = vec![json!({ "svn": 0 }); 16];
+        let platform =
+            json!({ "sgxtcbcomponents": components, "pcesvn": 11, "tdxtcbcomponents": components });
+        Self {
+            root_name: "Intel SGX Root CA",
+            pck_ca_name: "Intel SGX PCK Platform CA",
+            pck_name: "Intel SGX PCK Certificate",
+            signer_name: "Intel SGX TCB Signing",
+            revoked_by_root: vec![99],
+            revoked_by_pck_ca: vec![99],
+            sgx_extension: Some(sgx_extension(&sgx_entries())),
+            pck_key: &PKCS_ECDSA_P256_SHA256,
+            pck_ca_is_ca: true,
+            header_reserved: [0; 4],
+            body,
+            qe_report,
+            tcb_info: json!({
+                "id": "TDX", "version": 3,
+                "issueDate": "2026-02-18T00:00:00Z", "nextUpdate": "2026-03-20T00:00:00Z",
+                "fmspc": "ABABABABABAB", "pceId": "0000", "tcbType": 0, "tcbEvaluationDataNumber": 18,
+                "tdxModule": module, "tdxModuleIdentities": [module_1],
+                "tcbLevels": [level(&platform, "UpToDate")],
+            }),
+            qe_identity: json!({
+                "id": "TD_QE", "version": 2,
+                "issueDate": "2026-02-18T00:00:00Z", "nextUpdate": "2026-03-20T00:00:00Z",
+                "tcbEvaluationDataNumber": 18,
+                "miscselect": zeros(4), "miscselectMask": "FF".repeat(4),
+                "attributes": zeros(16), "attributesMask": "FF".repeat(16),
+                "mrsigner": zeros(32), "isvprodid": 2,
+                "tcbLevels": [level(&json!({ "isvsvn": 4 }), "UpToDate")],
+            }),
+            padding: Vec::new(),
+            documents_of_other_root: false,
+        }
+    }
+}
+
+fn params(name: &str, serial: u64, ca: bool) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.distinguished_name.push(DnType::OrganizationName, "NOT HARDWARE");
+    params.serial_number = Some(SerialNumber::from(serial));
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2040, 1, 1);
+    if ca {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    }
+    params
+}
+
+fn crl(issuer: &Issuer<'_, &KeyPair>, revoked: &[u64]) -> Vec<u8> {
+    let revoked_certs = revoked
+        .iter()
+        .map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2025, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        })
+        .collect();
+    let params = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 1, 1),
+        next_update: date_time_ymd(2026, 4, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs,
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(issuer).expect("a CRL").der().to_vec()
+}
+
+fn pem(certificates: &[&Certificate]) -> Vec<u8> {
+    let mut out = String::new();
+    for certificate in certificates {
+        let body = STANDARD.encode(certificate.der());
+        out.push_str("-----BEGIN CERTIFICATE-----\n");
+        for line in body.as_bytes().chunks(64) {
+            out.push_str(std::str::from_utf8(line).expect("base64"));
+            out.push('\n');
+        }
+        out.push_str("-----END CERTIFICATE-----\n");
+    }
+    out.into_bytes()
+}
+
+/// R ‖ S over a message.
+fn sign(key: &KeyPair, message: &[u8]) -> Vec<u8> {
+    let random = SystemRandom::new();
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der(), &random)
+        .expect("a P-256 key");
+    key.sign(&random, message).expect("a signature").as_ref().to_vec()
+}
+
+fn p256() -> KeyPair {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key")
+}
+
+/// An answer of Intel's service: the signed value and its signature.
+fn answer(key: &str, document: &Value, signer: &KeyPair) -> Vec<u8> {
+    let text = document.to_string();
+    let signature = hex::encode(sign(signer, text.as_bytes()));
+    format!("{{\"{key}\":{text},\"signature\":\"{signature}\"}}").into_bytes()
+}
+
+impl Recipe {
+    /// Makes Evidence by the recipe.
+    pub fn make(&self) -> Made {
+        let [root_key, ca_key, signer_key, attestation_key] = [p256(), p256(), p256(), p256()];
+        let pck_key = KeyPair::generate_for(self.pck_key).expect("a key");
+        let root_params = params(self.root_name, 1, true);
+        let root = root_params.self_signed(&root_key).expect("a certificate");
+        let root_issuer = Issuer::from_params(&root_params, &root_key);
+        let ca_params = params(self.pck_ca_name, PCK_CA_SERIAL, self.pck_ca_is_ca);
+        let ca = ca_params.signed_by(&ca_key, &root_issuer).expect("a certificate");
+        let ca_issuer = Issuer::from_params(&ca_params, &ca_key);
+        let mut pck_params = params(self.pck_name, PCK_SERIAL, false);
+        if let Some(extension) = &self.sgx_extension {
+            let oid = [1, 2, 840, 113_741, 1, 13, 1];
+            pck_params.custom_extensions = vec![CustomExtension::from_oid_content(&oid, extension.clone())];
+        }
+        let pck = pck_params.signed_by(&pck_key, &ca_issuer).expect("a certificate");
+        let signer_params = params(self.signer_name, SIGNER_SERIAL, false);
+        let signer = signer_params.signed_by(&signer_key, &root_issuer).expect("a certificate");
+        let other_root = root_params.self_signed(&p256()).expect("a certificate");
+        let document_root = if self.documents_of_other_root { &other_root } else { &root };
+
+        let quote = self.quote(&attestation_key, &pck_key, &pem(&[&pck, &ca, &root]));
+        let endorsements = TdxEndorsements {
+            tcb_info: answer("tcbInfo", &self.tcb_info, &signer_key),
+            tcb_info_issuer_chain: pem(&[&signer, document_root]),
+            qe_identity: answer("enclaveIdentity", &self.qe_identity, &signer_key),
+            qe_identity_issuer_chain: pem(&[&signer, document_root]),
+            root_ca_crl: crl(&root_issuer, &self.revoked_by_root),
+            pck_crl: if self.pck_ca_is_ca { crl(&ca_issuer, &self.revoked_by_pck_ca) } else { Vec::new() },
+        };
+        Made {
+            evidence: Evidence {
+                platform: Platform::Tdx,
+                report: quote,
+                endorsements: endorsements.encode(),
+            },
+            root: Sha256Digest::of(&spki(&root_key)),
+        }
+    }
+
+    fn quote(&self, attestation: &KeyPair, pck: &KeyPair, chain: &[u8]) -> Vec<u8> {
+        let size = |length: usize| u32::try_from(length).expect("small").to_le_bytes();
+        let mut quote = vec![5, 0, 2, 0, 0x81, 0, 0, 0];
+        quote.extend(self.header_reserved);
+        quote.extend(hex::decode("939a7233f79c4ca9940a0db3957f0607").expect("hex"));
+        quote.extend([0; 20]);
+        quote.extend([3, 0]);
+        quote.extend(size(self.body.len()));
+        quote.extend(&self.body);
+
+        let auth = b"authentication data";
+        let point = &attestation.public_key_raw()[1..];
+        let mut report = self.qe_report.clone();
+        let named = Sha256Digest::of(&[point, auth].concat());
+        report[qe_report::REPORTDATA..qe_report::REPORTDATA + 32].copy_from_slice(named.as_bytes());
+        // A PCK of another kind cannot sign like this; the certificate is refused before anybody looks.
+        let report_signature =
+            if self.pck_key == &PKCS_ECDSA_P256_SHA256 { sign(pck, &report) } else { vec![0; 64] };
+        let mut certification = report;
+        certification.extend(report_signature);
+        certification.extend(u16::try_from(auth.len()).expect("small").to_le_bytes());
+        certification.extend(auth);
+        certification.extend([5, 0]);
+        certification.extend(size(chain.len()));
+        certification.extend(chain);
+
+        let mut data = sign(attestation, &quote);
+        data.extend(point);
+        data.extend([6, 0]);
+        data.extend(size(certification.len()));
+        data.extend(certification);
+        quote.extend(size(data.len()));
+        quote.extend(data);
+        quote.extend(&self.padding);
+        quote
+    }
+}
+
+/// SubjectPublicKeyInfo of a P-256 key (RFC 5480 §2).
+fn spki(key: &KeyPair) -> Vec<u8> {
+    let head = hex::decode("3059301306072a8648ce3d020106082a8648ce3d030107034200").expect("hex");
+    [head, key.public_key_raw().to_vec()].concat()
+}
+
+pub fn now() -> Timestamp {
+    Timestamp::parse(NOW).expect("a time")
+}
