@@ -63,7 +63,7 @@ impl Recorded {
             quote: hexed(&evidence["tpm_quote"]["message"]),
             signature: hexed(&evidence["tpm_quote"]["signature"]),
             pcrs: pcrs.try_into().expect("24 PCRs"),
-            extra: Endorsements { certificates, crls: Vec::new() },
+            extra: Endorsements { certificates, ..Endorsements::default() },
             now: now(case),
         })
     }

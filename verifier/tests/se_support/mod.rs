@@ -61,6 +61,7 @@ pub(crate) fn endorsements(dir: &Path, case: &Value) -> Endorsements {
     Endorsements {
         certificates: ["root", "intermediate", "signing_key"].map(|name| der(&input(dir, case, name))).into(),
         crls: crls.map(|path| der(&read(dir, path.as_str().expect("a path")))).collect(),
+        ..Endorsements::default()
     }
 }
 
