@@ -6,7 +6,8 @@ mod tdx_fixture;
 use provenance::digest::Sha256Digest;
 use serde_json::json;
 use tdx_fixture::{
-    Made, PCK_CA_SERIAL, PCK_SERIAL, Recipe, SIGNER_SERIAL, der, entry, now, sgx_entries, sgx_extension,
+    Made, PCK_CA_SERIAL, PCK_SERIAL, ROOT_SERIAL, Recipe, SIGNER_SERIAL, der, entry, now, sgx_entries,
+    sgx_extension,
 };
 use verifier::evidence::AuthenticationError;
 use verifier::rejection::Class;
@@ -65,6 +66,23 @@ fn each_certificate_that_can_be_revoked_is() {
     recipe.revoked_by_root.push(PCK_SERIAL);
     recipe.revoked_by_pck_ca.extend([PCK_CA_SERIAL, SIGNER_SERIAL]);
     assert!(judged(&recipe).is_ok());
+}
+
+#[test]
+fn each_certificate_must_be_valid_and_a_newer_one_could_heal_it() {
+    for (serial, wanted) in [
+        (ROOT_SERIAL, CertificateName::Root),
+        (PCK_CA_SERIAL, CertificateName::PckCa),
+        (PCK_SERIAL, CertificateName::Pck),
+        (SIGNER_SERIAL, CertificateName::TcbSigning(Document::TcbInfo)),
+    ] {
+        let error = refused(|r| r.expired = Some(serial));
+        assert!(
+            matches!(&error, TdxError::Certificate { which, error: CertificateError::Expired { .. } } if *which == wanted),
+            "{error:?}"
+        );
+        assert_eq!(Reason::from(AuthenticationError::from(error)).class(), Class::Endorsements);
+    }
 }
 
 #[test]

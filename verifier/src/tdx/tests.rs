@@ -9,7 +9,7 @@ use super::collateral::{QeIdentity, TcbInfo};
 use super::pck::PckFacts;
 use super::quote::{BODY_1_0_LEN, BODY_1_5_LEN, QE_REPORT_LEN, body, qe_report, td_attributes};
 use super::tcb::{TcbStatus, TcbVerdict, judge};
-use super::{AuthenticQuote, Quote, QuoteError, SignedQuote, TdxError};
+use super::{AuthenticQuote, BodyType, Quote, QuoteError, SignedQuote, TdxError};
 use crate::policy::{AcceptedModules, Placed, TdAttribute, TdxPolicy};
 use crate::roots::Root;
 
@@ -185,6 +185,42 @@ fn a_revoked_level_is_refused_under_every_policy() {
     let all = TdxPolicy { tcb_statuses: placed(TcbStatus::ACCEPTABLE.to_vec()), ..rules(&[]) };
     let answer = appraise_hardware(&revoked, &all);
     assert!(matches!(answer, Err(TdxRefusal::TcbStatus { got: TcbStatus::Revoked, .. })), "{answer:?}");
+}
+
+#[test]
+fn a_quote_of_version_5_can_have_a_td_1_0_body() {
+    let mut raw = vec![5, 0, 2, 0, 0x81, 0, 0, 0, 0, 0, 0, 0];
+    raw.extend(hex::decode("939a7233f79c4ca9940a0db3957f0607").expect("hex"));
+    raw.extend([0; 20]);
+    raw.extend([2, 0]);
+    raw.extend(584_u32.to_le_bytes());
+    let whole = Parts::new(BODY_1_0_LEN).quote();
+    raw.extend(&whole.signed_bytes()[48..]);
+    // The signature data of the other quote, from its length on.
+    let data = 4 + 64 + 64 + 2 + 4 + QE_REPORT_LEN + 64 + 2 + 2 + 4;
+    let mut tail = vec![0; data];
+    tail[..4].copy_from_slice(&u32::try_from(data - 4).expect("small").to_le_bytes());
+    tail[4 + 128] = 6;
+    tail[4 + 130..4 + 134].copy_from_slice(&u32::try_from(data - 4 - 134).expect("small").to_le_bytes());
+    tail[4 + 584] = 5;
+    raw.extend(tail);
+    let quote = Quote::parse(&raw).expect("well formed");
+    assert_eq!((quote.version(), quote.body_type()), (5, BodyType::Td10));
+    assert_eq!(quote.td_attributes(), GOOD_ATTRIBUTES);
+    assert_eq!((quote.tee_tcb_svn2(), quote.mrservicetd()), (None, None));
+    assert_eq!(quote.signed_bytes().len(), 54 + 584);
+
+    let with = |at: usize, byte: u8| {
+        let mut altered = raw.clone();
+        altered[at] = byte;
+        Quote::parse(&altered).expect_err("refused")
+    };
+    assert_eq!(with(0, 3), QuoteError::Version { got: 3 });
+    assert_eq!(with(2, 3), QuoteError::AttestationKeyType { got: 3 });
+    assert_eq!(with(4, 0), QuoteError::TeeType { got: 0 });
+    assert_eq!(with(48, 1), QuoteError::BodyType { got: 1 });
+    assert_eq!(with(48, 3), QuoteError::Size { what: "the body", offset: 50, got: 584, wanted: 648 });
+    assert!(matches!(with(12, 0), QuoteError::QeVendor { .. }));
 }
 
 #[test]

@@ -21,6 +21,7 @@ use verifier::tdx::quote::{BODY_1_5_LEN, QE_REPORT_LEN, body, qe_report};
 
 /// The time at which everything of the usual recipe is valid.
 pub const NOW: &str = "2026-03-01T00:00:00Z";
+pub const ROOT_SERIAL: u64 = 1;
 pub const PCK_CA_SERIAL: u64 = 2;
 pub const PCK_SERIAL: u64 = 3;
 pub const SIGNER_SERIAL: u64 = 4;
@@ -35,6 +36,8 @@ pub struct Recipe {
     pub revoked_by_root: Vec<u64>,
     /// Serial numbers on the PCK CA's revocation list.
     pub revoked_by_pck_ca: Vec<u64>,
+    /// Serial number of a certificate that is no longer valid.
+    pub expired: Option<u64>,
     /// Contents of the SGX extension; `None` leaves it out.
     pub sgx_extension: Option<Vec<u8>>,
     pub pck_key: &'static rcgen::SignatureAlgorithm,
@@ -130,6 +133,7 @@ impl Default for Recipe {
             signer_name: "Intel SGX TCB Signing",
             revoked_by_root: vec![99],
             revoked_by_pck_ca: vec![99],
+            expired: None,
             sgx_extension: Some(sgx_extension(&sgx_entries())),
             pck_key: &PKCS_ECDSA_P256_SHA256,
             pck_ca_is_ca: true,
@@ -158,14 +162,14 @@ impl Default for Recipe {
     }
 }
 
-fn params(name: &str, serial: u64, ca: bool) -> CertificateParams {
+fn params(name: &str, serial: u64, ca: bool, expired: Option<u64>) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.distinguished_name.push(DnType::OrganizationName, "NOT HARDWARE");
     params.serial_number = Some(SerialNumber::from(serial));
     params.not_before = date_time_ymd(2020, 1, 1);
-    params.not_after = date_time_ymd(2040, 1, 1);
+    params.not_after = date_time_ymd(if expired == Some(serial) { 2026 } else { 2040 }, 1, 1);
     if ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -232,19 +236,19 @@ impl Recipe {
     pub fn make(&self) -> Made {
         let [root_key, ca_key, signer_key, attestation_key] = [p256(), p256(), p256(), p256()];
         let pck_key = KeyPair::generate_for(self.pck_key).expect("a key");
-        let root_params = params(self.root_name, 1, true);
+        let root_params = params(self.root_name, ROOT_SERIAL, true, self.expired);
         let root = root_params.self_signed(&root_key).expect("a certificate");
         let root_issuer = Issuer::from_params(&root_params, &root_key);
-        let ca_params = params(self.pck_ca_name, PCK_CA_SERIAL, self.pck_ca_is_ca);
+        let ca_params = params(self.pck_ca_name, PCK_CA_SERIAL, self.pck_ca_is_ca, self.expired);
         let ca = ca_params.signed_by(&ca_key, &root_issuer).expect("a certificate");
         let ca_issuer = Issuer::from_params(&ca_params, &ca_key);
-        let mut pck_params = params(self.pck_name, PCK_SERIAL, false);
+        let mut pck_params = params(self.pck_name, PCK_SERIAL, false, self.expired);
         if let Some(extension) = &self.sgx_extension {
             let oid = [1, 2, 840, 113_741, 1, 13, 1];
             pck_params.custom_extensions = vec![CustomExtension::from_oid_content(&oid, extension.clone())];
         }
         let pck = pck_params.signed_by(&pck_key, &ca_issuer).expect("a certificate");
-        let signer_params = params(self.signer_name, SIGNER_SERIAL, false);
+        let signer_params = params(self.signer_name, SIGNER_SERIAL, false, self.expired);
         let signer = signer_params.signed_by(&signer_key, &root_issuer).expect("a certificate");
         let other_root = root_params.self_signed(&p256()).expect("a certificate");
         let document_root = if self.documents_of_other_root { &other_root } else { &root };
