@@ -11,11 +11,13 @@ use se_support::{
 };
 use verifier::Endorsements;
 use verifier::policy::Placed;
+use verifier::secure_execution::exchange::Part;
 use verifier::secure_execution::host_key::{self, CertificateName};
 use verifier::secure_execution::request::flag;
 use verifier::secure_execution::{
-    AuthenticMeasurement, ConfigUids, HostKeyAnchors, HostKeyError, HostKeyRoot, ImageTags, OwnRequest,
-    ProtectionKey, RequestError, SeError, SePolicy, SeRefusal, appraise, authenticate_own_request,
+    AuthenticMeasurement, ConfigUids, ExchangeError, ExchangeResponse, HostKeyAnchors, HostKeyError,
+    HostKeyRoot, ImageTags, OwnRequest, ProtectionKey, RequestError, SeError, SePolicy, SeRefusal, appraise,
+    authenticate_own_request,
 };
 
 const UID: [u8; 16] = [0x14; 16];
@@ -279,4 +281,66 @@ fn a_request_without_either_hash_is_no_own_request() {
     }
     let request = make_request(ALL_FLAGS, &[hash, hash]);
     assert_eq!(own(&request).host_key_hashes(), [hash, hash]);
+}
+
+#[test]
+fn each_part_of_a_response_has_its_place_and_length() {
+    let parts: [&[u8]; 5] = [&[0x11; 16], &[0x12; 64], &[], &[], &[0x14; 16]];
+    let good = exchange(&parts);
+    let error = |bytes: &[u8]| ExchangeResponse::parse(bytes).expect_err("refused");
+    let with = |part: Part, bytes: &'static [u8]| {
+        let mut other = parts;
+        other[part as usize] = bytes;
+        exchange(&other)
+    };
+    ExchangeResponse::parse(&good).expect("a response");
+    for part in [Part::Request, Part::Measurement, Part::ConfigUid] {
+        assert_eq!(error(&with(part, &[])), ExchangeError::Missing { part, entry: part.entry() });
+    }
+    for got in [1, 15] {
+        assert_eq!(error(&with(Part::ConfigUid, &[0; 15][..got])), ExchangeError::ConfigUidLength { got });
+    }
+    ExchangeResponse::parse(&with(Part::UserData, &[0; 256])).expect("as long as may be");
+    for (part, bytes) in [(Part::UserData, &[0_u8; 257][..]), (Part::ConfigUid, &[0; 17])] {
+        let got = u32::try_from(bytes.len()).expect("small");
+        let (limit, entry) = (part.limit(), part.entry());
+        assert_eq!(error(&with(part, bytes)), ExchangeError::TooLong { part, got, limit, entry });
+    }
+    // A part that is not there may have the offset at which it would be, and no other.
+    let mut empty = good.clone();
+    let end = 0x40 + 16 + 64;
+    empty[0x2f] = end;
+    empty[0x37] = end;
+    assert_eq!(ExchangeResponse::parse(&empty), ExchangeResponse::parse(&good));
+    empty[0x37] = end - 1;
+    let (part, got) = (Part::UserData, u32::from(end - 1));
+    let wanted = usize::from(end);
+    assert_eq!(error(&empty), ExchangeError::PartOffset { part, got, wanted, entry: 0x30 });
+}
+
+/// Whatever comes from outside, the answer is an error and never a panic.
+#[test]
+fn cut_and_overwritten_bytes_are_refused_without_a_panic() {
+    let Some(machine) = Machine::new() else { return };
+    let answer = machine.answer(ALL_FLAGS);
+    let (response, own) = (answer.response(), own(&answer.request));
+    for at in 0..response.len() {
+        for byte in [0x00, 0x7f, 0x80, 0xff] {
+            let mut altered = response.clone();
+            altered[at] = byte;
+            if altered != response {
+                machine.judge(&altered, &own).expect_err("refused");
+            }
+        }
+        machine.judge(&response[..at], &own).expect_err("refused");
+    }
+    for index in 0..3 {
+        let crl = &machine.extra.crls[index];
+        for at in 0..crl.len() {
+            let mut extra = machine.extra.clone();
+            extra.crls[index] = crl[..at].to_vec();
+            let cut = host_key::authenticate(&machine.document, &extra, &test_anchors(), judged_at());
+            cut.expect_err("refused");
+        }
+    }
 }
