@@ -9,8 +9,8 @@ use provenance::digest::Sha256Digest;
 use ring::hmac;
 
 use super::exchange::ExchangeResponse;
-use super::image::{ImageTags, TAGS_LEN};
-use super::request::{NONCE_LEN, OwnRequest, flag};
+use super::image::ImageTags;
+use super::request::{OwnRequest, flag};
 
 /// Length of a measurement in bytes: HMAC-SHA-512.
 pub const MEASUREMENT_LEN: usize = 64;
@@ -69,13 +69,11 @@ fn optional<const N: usize>(bytes: &[u8], wanted: bool) -> Option<(Option<[u8; N
 
 /// Whether the measurement of `response` holds under the key of `own`, for an image with these tags.
 pub(super) fn holds(response: &ExchangeResponse<'_>, image: &ImageTags, own: &OwnRequest) -> bool {
-    let length = TAGS_LEN + NONCE_LEN + response.user_data().len() + response.additional_data().len() + 24;
-    let mut measured = Vec::with_capacity(length);
     let user_data_length =
         u16::try_from(response.user_data().len()).expect("the exchange format limits it to 256 bytes");
     let additional_length =
         u32::try_from(response.additional_data().len()).expect("the exchange format limits it to 32 KiB");
-    measured.extend_from_slice(image.as_bytes());
+    let mut measured = image.as_bytes().to_vec();
     measured.extend_from_slice(response.config_uid());
     measured.extend_from_slice(&user_data_length.to_be_bytes());
     measured.extend_from_slice(&[0, 0]);

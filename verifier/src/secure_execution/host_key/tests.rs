@@ -128,6 +128,10 @@ fn a_signing_key_is_known_by_each_attribute_of_its_name() {
         assert!(!names_signing_key(&with(index, value)), "{value}");
     }
     for index in 0..SUBJECT.len() {
+        // serialNumber instead.
+        let mut other = SUBJECT;
+        other[index].0 = 5;
+        assert!(!names_signing_key(&name(&other)));
         let mut fewer = SUBJECT.to_vec();
         let removed = fewer.remove(index);
         assert!(!names_signing_key(&name(&fewer)));
