@@ -14,6 +14,7 @@
 //! Layouts: HCL report as in Microsoft's OpenHCL (`openhcl_attestation_protocol`), little-endian; TPMS_ATTEST of TPM
 //! 2.0 Library, Part 2, §10.12, big-endian.
 
+mod appraise;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use provenance::timestamp::Timestamp;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use serde::Deserialize;
 
+pub use self::appraise::{AcceptedQuote, AzureRefusal, PinnedPcrs, appraise_pcrs};
 use crate::roots::Anchors;
 use crate::snp::report::REPORT_LEN;
 use crate::snp::{self, AuthenticReport, Endorsements, SnpError};

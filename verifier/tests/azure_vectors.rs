@@ -13,7 +13,10 @@ use provenance::timestamp::Timestamp;
 use se_support::{cases, input, now, read, vectors};
 use serde_json::Value;
 use verifier::Endorsements;
-use verifier::azure::{self, AuthenticQuote, AzureError, AzureEvidence, PCRS, offset};
+use verifier::azure::{
+    self, AuthenticQuote, AzureError, AzureEvidence, AzureRefusal, PCRS, PinnedPcrs, offset,
+};
+use verifier::policy::Placed;
 use verifier::roots::{Anchors, Revocation, Root};
 use verifier::snp::{CertificateName, Product, SnpError};
 
@@ -208,4 +211,26 @@ fn every_byte_of_quote_signature_and_pcrs_counts() {
     other.extra.certificates.pop();
     let which = CertificateName::Vcek;
     assert_eq!(other.judge().err(), Some(SnpError::MissingCertificate { which }.into()));
+}
+
+#[test]
+fn a_quote_is_accepted_by_the_pcrs_that_a_policy_pins() {
+    let Some(good) = Recorded::read() else { return };
+    let quote = good.judge().expect("authentic");
+    let judge = |pinned: &[(usize, Vec<[u8; 32]>)]| {
+        let value: PinnedPcrs = pinned.iter().cloned().collect();
+        azure::appraise_pcrs(quote.clone(), &Placed { value, line: 5 })
+    };
+    let (one, two) = (good.pcrs[1], good.pcrs[4]);
+    assert_eq!(judge(&[(1, vec![two, one]), (4, vec![two])]).expect("accepted").authentic(), &quote);
+    assert_eq!(judge(&[]), Err(AzureRefusal::NothingPinned { line: 5 }));
+    assert_eq!(
+        judge(&[(1, vec![one]), (24, vec![one])]),
+        Err(AzureRefusal::NotQuoted { index: 24, line: 5 })
+    );
+    let refused =
+        |wanted: Vec<String>| AzureRefusal::Pcr { index: 4, got: hex::encode(two), wanted, line: 5 };
+    assert_eq!(judge(&[(1, vec![one]), (4, vec![one])]), Err(refused(vec![hex::encode(one)])));
+    let error = judge(&[(4, Vec::new())]).expect_err("nothing is accepted");
+    assert_eq!((error.line(), error), (5, refused(Vec::new())));
 }
