@@ -205,6 +205,8 @@ fn every_byte_of_quote_signature_and_pcrs_counts() {
         );
     }
     let mut long = good.clone();
+    long.quote.resize(0x1000, 0);
+    assert_eq!(long.judge().err(), Some(AzureError::Signature));
     long.quote.resize(0x1001, 0);
     assert_eq!(long.judge().err(), Some(AzureError::QuoteTooLong { got: 0x1001 }));
     let mut other = good;
