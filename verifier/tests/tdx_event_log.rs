@@ -6,7 +6,7 @@ mod tdx_support;
 
 use tdx_support::{case, vectors};
 use verifier::tdx::Quote;
-use verifier::tdx::event_log::{EventLog, EventLogError, MAX_LOG};
+use verifier::tdx::event_log::{EventLog, EventLogError, MAX_EVENTS, MAX_LOG};
 
 /// Quote and the part of its log that holds events.
 fn quote_and_log() -> Option<(Quote, Vec<u8>)> {
@@ -119,6 +119,42 @@ fn a_log_that_ends_early_is_never_taken_for_the_whole() {
     for length in 0..end {
         let whole = EventLog::parse(&log[..length]).is_ok_and(|log| log.check_against(&quote).is_ok());
         assert!(!whole, "{length} of {end} bytes");
+    }
+}
+
+#[test]
+fn events_are_counted_and_those_that_extend_nothing_leave_no_trace() {
+    let Some((_, log)) = quote_and_log() else { return };
+    let first = EventLog::parse(&log).expect("well formed").events()[0].offset;
+    let event = |event_type: u8| {
+        let mut event = vec![0; 66];
+        (event[0], event[4], event[8], event[12]) = (1, event_type, 1, 0x0c);
+        event
+    };
+    let with =
+        |count: usize, event_type: u8| [log[..first].to_vec(), event(event_type).repeat(count)].concat();
+    let full = with(MAX_EVENTS, 13);
+    assert_eq!(EventLog::parse(&full).expect("well formed").events().len(), MAX_EVENTS);
+    let offset = full.len();
+    let more = with(MAX_EVENTS + 1, 13);
+    assert_eq!(EventLog::parse(&more), Err(EventLogError::TooManyEvents { offset }));
+    let silent = with(2, 3);
+    let silent = EventLog::parse(&silent).expect("well formed");
+    assert_eq!((silent.events().len(), silent.replay()), (0, [[0; 48]; 4]));
+}
+
+#[test]
+fn the_rest_of_the_table_is_all_ones_or_all_zeros() {
+    let Some((quote, log)) = quote_and_log() else { return };
+    let end = log.len() - 16;
+    for filling in [0, 0xff] {
+        let filled = [&log[..end], &[filling; 500]].concat();
+        assert_eq!(EventLog::parse(&filled).expect("well formed").check_against(&quote), Ok(()));
+        for at in [end, end + 499] {
+            let mut altered = filled.clone();
+            altered[at] ^= 0x10;
+            assert!(EventLog::parse(&altered).is_err(), "{filling:#x} with another byte at {at:#x}");
+        }
     }
 }
 

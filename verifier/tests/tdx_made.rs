@@ -6,7 +6,7 @@ mod tdx_fixture;
 use provenance::digest::Sha256Digest;
 use serde_json::json;
 use tdx_fixture::{
-    Made, PCK_CA_SERIAL, PCK_SERIAL, ROOT_SERIAL, Recipe, SIGNER_SERIAL, der, entry, now, sgx_entries,
+    Made, NOW, PCK_CA_SERIAL, PCK_SERIAL, ROOT_SERIAL, Recipe, SIGNER_SERIAL, der, entry, now, sgx_entries,
     sgx_extension,
 };
 use verifier::evidence::AuthenticationError;
@@ -181,6 +181,24 @@ fn documents_of_another_kind_or_version_are_refused_however_well_signed() {
 }
 
 #[test]
+fn documents_count_from_their_issue_to_their_next_update_both_included() {
+    for document in ["tcb_info", "qe_identity"] {
+        let with = |issued: &str, next: &str| {
+            let mut recipe = Recipe::default();
+            let value = if document == "tcb_info" { &mut recipe.tcb_info } else { &mut recipe.qe_identity };
+            value["issueDate"] = json!(issued);
+            value["nextUpdate"] = json!(next);
+            judged(&recipe)
+        };
+        assert!(with(NOW, NOW).is_ok(), "{document}");
+        let late = with("2026-02-01T00:00:00Z", "2026-02-28T23:59:59Z").expect_err("expired");
+        assert!(matches!(late, TdxError::DocumentExpired { .. }), "{document}: {late:?}");
+        let early = with("2026-03-01T00:00:01Z", "2026-03-20T00:00:00Z").expect_err("not yet valid");
+        assert!(matches!(early, TdxError::DocumentNotYetValid { .. }), "{document}: {early:?}");
+    }
+}
+
+#[test]
 fn tcb_info_must_be_of_the_platform() {
     let other = |name, got: &str, wanted: &str| TdxError::OtherPlatform {
         name,
@@ -231,6 +249,10 @@ fn the_pck_certificate_must_say_which_platform_it_is_of() {
     more.push(entry(&[8], der(0x04, &[0; 2])));
     let error = refused(|r| r.sgx_extension = Some(sgx_extension(&more)));
     assert_eq!(error, extension("SGX extensions", "with an unknown entry"));
+    let mut many = sgx_entries();
+    many.extend((50..78).map(|id| entry(&[id], der(0x04, &[0; 2]))));
+    let error = refused(|r| r.sgx_extension = Some(sgx_extension(&many)));
+    assert_eq!(error, extension("SGX extensions", "malformed"), "more than 32 entries");
 }
 
 #[test]

@@ -88,3 +88,58 @@ fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, PemError> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pem(line: usize, certificates: usize) -> String {
+        let body = STANDARD.encode([0x5a; 200]);
+        let lines: Vec<_> =
+            body.as_bytes().chunks(line).map(|line| std::str::from_utf8(line).expect("base64")).collect();
+        format!("{BEGIN}{}\n{END}\n", lines.join("\n")).repeat(certificates)
+    }
+
+    #[test]
+    fn a_chain_is_read_with_or_without_its_last_line_feed_and_with_the_end_of_a_c_string() {
+        let text = pem(LINE, 2);
+        let wanted = [vec![0x5a; 200], vec![0x5a; 200]];
+        for form in [text.clone(), text.trim_end().to_owned(), format!("{text}\0")] {
+            assert_eq!(chain::<2>(form.as_bytes()), Ok(wanted.clone()));
+        }
+        assert_eq!(chain::<3>(text.as_bytes()), Err(PemError::Count { got: 2, wanted: 3 }));
+    }
+
+    #[test]
+    fn other_spellings_of_the_same_chain_are_refused() {
+        let text = pem(LINE, 1);
+        for form in [
+            pem(LINE - 4, 1),
+            pem(LINE + 4, 1),
+            pem(1000, 1),
+            text.replace('\n', "\r\n"),
+            text.replacen('\n', "\n\n", 1),
+            format!(" {text}"),
+            format!("{text}\n"),
+            format!("{text}\0\0"),
+            text.replace("CERTIFICATE", "certificate"),
+            text.replace('=', ""),
+            text.replacen("\n-----END", "\n\n-----END", 1),
+        ] {
+            let answer = chain::<1>(form.as_bytes());
+            assert!(matches!(answer, Err(PemError::Malformed { .. })), "{form:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn there_are_limits() {
+        let many = pem(LINE, MAX_CHAIN + 1);
+        assert_eq!(
+            certificates(many.as_bytes()),
+            Err(PemError::Count { got: MAX_CHAIN + 1, wanted: MAX_CHAIN })
+        );
+        assert_eq!(certificates(pem(LINE, MAX_CHAIN).as_bytes()).map(|found| found.len()), Ok(MAX_CHAIN));
+        let got = MAX_PEM + 1;
+        assert_eq!(certificates(&vec![b'A'; got]), Err(PemError::TooLarge { got }));
+    }
+}

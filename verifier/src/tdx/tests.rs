@@ -385,6 +385,13 @@ fn a_module_before_major_version_1_is_judged_by_the_components_alone() {
     assert_eq!(at_svns([5, 0, 8], [5, 0, 8]).expect("a level").status, TcbStatus::UpToDate);
     let answer = at_svns([4, 0, 8], [4, 0, 8]);
     assert!(matches!(answer, Err(TdxError::NoTcbLevel { .. })), "{answer:?}");
+    // From then on the first two components say nothing about the platform.
+    let mut info = tcb_info();
+    for component in 0..2 {
+        info["tcbLevels"][0]["tcb"]["tdxtcbcomponents"][component]["svn"] = json!(9);
+    }
+    let verdict = judged_by(&td15().quote(), &facts(), &info).expect("a level");
+    assert_eq!(verdict.status, TcbStatus::UpToDate);
 }
 
 #[test]
