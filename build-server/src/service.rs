@@ -275,10 +275,9 @@ async fn sweep(
 pub fn facts(server: &Server, keys: &KeyService, operations: &Operations) -> Vec<String> {
     let instance = keys.instance();
     let (resumed, failed) = server.recovered();
-    let origin = serde_json::to_value(instance.key_origin).unwrap_or_default();
     vec![
         format!("platform   {}", instance.platform),
-        format!("key        epoch {} ({})", instance.epoch, origin.as_str().unwrap_or("?")),
+        format!("key        epoch {} ({})", instance.epoch, instance.key_origin.explanation()),
         format!(
             "engine     buildkitd {} {}, runc {} {}",
             instance.buildkitd.version,

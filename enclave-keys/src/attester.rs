@@ -6,6 +6,8 @@ use provenance::binding::ReportData;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
 
+use crate::sealing::SealingRoot;
+
 /// Obtains Evidence from the hardware (RATS role Attester).
 ///
 /// Calls are serialised by [`crate::KeyService`]; an implementation need not queue.
@@ -13,8 +15,16 @@ pub trait Attester: Send + Sync + 'static {
     /// The platform whose Evidence this is.
     fn platform(&self) -> Platform;
 
-    /// Where the keys of this epoch come from, stated in the instance document.
+    /// Where keys come from that are not sealed: `BootEphemeral`, or `DangerousSoftware` of a fixture. Keys that are
+    /// sealed come from [`crate::RootKind::key_origin`] of their root.
     fn key_origin(&self) -> KeyOrigin;
+
+    /// Key material that the hardware gives only to this guest: the same at each boot as long as measurement, policy
+    /// and TCB are the same, another one otherwise. `None` where the platform has none (TDX 1.x). Asked for once, at
+    /// start, before the first [`Self::evidence`].
+    fn sealing_root(&self) -> Result<Option<SealingRoot>, AttesterError> {
+        Ok(None)
+    }
 
     /// Evidence over these 64 bytes. May block while the host throttles.
     fn evidence(&self, data: &ReportData) -> Result<Evidence, AttesterError>;

@@ -18,6 +18,7 @@ mod error;
 mod interface;
 mod own_report;
 mod release;
+mod sealing;
 mod secret;
 mod service;
 mod tls;
@@ -34,6 +35,7 @@ pub use interface::{
 pub use own_report::{
     MEASUREMENT_LEN, Measurement, OwnReportError, SNP_NEWEST_VERSION, SNP_OLDEST_VERSION, SNP_REPORT_LEN,
 };
+pub use sealing::{InvalidRootMeasurement, RootKind, RootMeasurement, SealedUnder, SealingRoot};
 pub use secret::NoRandom;
 pub use service::{InstanceInputs, KeyService};
 pub use tls::{CertificateError, NotCertificateVerify, TLS_SERVER_NAME};

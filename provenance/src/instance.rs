@@ -20,8 +20,44 @@ pub enum KeyOrigin {
     /// Random, sealed under a key that SEV-SNP derives for this chip, policy, measurement, SVN and TCB. A clone
     /// of the same image on the same chip could derive it too.
     SnpDerivedKey,
+    /// Random, sealed under a secret inside the encrypted Secure Execution image. Who made the image knows that secret
+    /// and could unseal the keys; so could each guest booted from it on a host that the image is made for.
+    SecureExecutionImageSecret,
+    /// Random, sealed under a secret that the owner adds at each boot of a Secure Execution guest. The owner could unseal
+    /// the keys, and so could each guest that the owner adds the secret to.
+    SecureExecutionAddedSecret,
+    /// Random, sealed under a secret that the owner adds and the guest reads back (IBM z17). Who else could unseal the
+    /// keys is as for an added secret.
+    SecureExecutionRetrievableSecret,
     /// A fixture for development. Everybody can know it.
     DangerousSoftware,
+}
+
+impl KeyOrigin {
+    /// Where the keys come from and who else could know them, to be shown to people.
+    #[must_use]
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::BootEphemeral => "made at boot and never stored; nobody else can know them",
+            Self::SnpDerivedKey => {
+                "sealed under a key that SEV-SNP derives; another guest of the same image, policy and TCB on the same chip \
+                 could unseal them"
+            }
+            Self::SecureExecutionImageSecret => {
+                "sealed under a secret of the Secure Execution image; whoever made the image, and other guests of it, could \
+                 unseal them"
+            }
+            Self::SecureExecutionAddedSecret => {
+                "sealed under a secret added to the Secure Execution guest; its owner, and guests the owner adds it to, \
+                 could unseal them"
+            }
+            Self::SecureExecutionRetrievableSecret => {
+                "sealed under a retrievable secret of the Secure Execution guest; its owner, and guests the owner adds it \
+                 to, could unseal them"
+            }
+            Self::DangerousSoftware => "NOT HARDWARE: a software fixture; everybody can know them",
+        }
+    }
 }
 
 /// A program of the guest that takes part in builds.

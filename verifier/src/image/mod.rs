@@ -245,17 +245,9 @@ fn accept_guest(report: &mut Report, result: &AttestationResult, policy: &Policy
 fn accept_key(report: &mut Report, statement: &BoundStatement) {
     let instance = statement.bound().instance();
     let key = statement.signing_key().spki_sha256();
-    let origin = match instance.key_origin {
-        provenance::instance::KeyOrigin::BootEphemeral => "made at boot and never stored",
-        provenance::instance::KeyOrigin::SnpDerivedKey => "sealed under an SNP derived key",
-        provenance::instance::KeyOrigin::DangerousSoftware => "NOT HARDWARE: a software fixture",
-    };
     let lines = vec![
-        format!(
-            "{} held by this guest when it signed; report names it (epoch {}, {origin})",
-            key.short(),
-            instance.epoch
-        ),
+        format!("{} held by this guest when it signed; report names it", key.short()),
+        format!("epoch {}: {}", instance.epoch, instance.key_origin.explanation()),
         format!("report covers statement {}", statement.statement_sha256().short()),
     ];
     report.accept(Link::Key, lines);
