@@ -12,6 +12,7 @@ use provenance::instance::Program;
 use crate::buildkit::{Engine, EngineConfig, EngineError};
 use crate::clock;
 use crate::config::{Operations, Trust};
+use crate::memory;
 use crate::pipeline::{Boundary, Pipeline};
 use crate::publish::registry::{Publisher, PublisherConfig, PushError};
 use crate::service::{Server, StartError, State};
@@ -71,6 +72,7 @@ const BLOCKING_PER_BUILD: usize = 64;
 /// The runtime of a server with this configuration: builds that wait for their contexts must not keep the threads that
 /// would receive them.
 pub fn runtime(operations: &Operations) -> std::io::Result<tokio::runtime::Runtime> {
+    memory::keep_little();
     let blocking = BLOCKING.saturating_add(operations.builds.parallel.saturating_mul(BLOCKING_PER_BUILD));
     tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(blocking).build()
 }
