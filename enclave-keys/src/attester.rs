@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use provenance::binding::ReportData;
+use provenance::evidence::certificate_table::InvalidTable;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
 
@@ -90,7 +91,117 @@ pub enum AttesterError {
         /// What was wanted.
         wanted: &'static str,
     },
+    /// The key to the firmware is gone: no Evidence until the next boot, and nothing takes its place.
+    #[error("{}: {by}; the kernel has wiped the key to the firmware, so this guest gives no Evidence until it is \
+             started again", path.display())]
+    KeyWiped {
+        /// The device.
+        path: PathBuf,
+        /// The first error seen.
+        by: WipedBy,
+    },
+    /// The firmware answered with an error of its own, for this request only.
+    #[error("{}: the firmware answers with status {status:#x}, wanted 0", path.display())]
+    FirmwareStatus {
+        /// The device.
+        path: PathBuf,
+        /// STATUS of the response (SEV-SNP ABI tables 19 and 22): 0x16 invalid parameters, 0x27 invalid key selection.
+        status: u32,
+    },
+    /// The firmware's response holds a report of another length.
+    #[error("{}: the response holds a report of {got} bytes, wanted {wanted}", path.display())]
+    ReportLength {
+        /// The device.
+        path: PathBuf,
+        /// Length stated.
+        got: u32,
+        /// Length wanted.
+        wanted: usize,
+    },
+    /// The host asks for a buffer for its certificates that is not given.
+    #[error(
+        "{}: the host wants {wanted} bytes for its certificates and was offered {offered}; at most {limit} in whole \
+         pages are offered, in a second attempt", path.display()
+    )]
+    CertificateBuffer {
+        /// The device.
+        path: PathBuf,
+        /// Bytes the host wants.
+        wanted: usize,
+        /// Bytes it was offered.
+        offered: usize,
+        /// Most bytes that are offered.
+        limit: usize,
+    },
+    /// The host's certificates are no table.
+    #[error(transparent)]
+    Certificates(#[from] InvalidTable),
+    /// The Ultravisor refused.
+    #[error("{}: the Ultravisor answers `{call}` with code {code:#06x} (reason {reason:#06x}), wanted 0x0001", path.display())]
+    Ultravisor {
+        /// The device.
+        path: PathBuf,
+        /// What was asked.
+        call: &'static str,
+        /// Return code.
+        code: u16,
+        /// Return reason code.
+        reason: u16,
+    },
+    /// The list of secrets is not whole.
+    #[error("{}: {stored} of {total} secrets are listed, and at most {most} can be read", path.display())]
+    SecretList {
+        /// The device.
+        path: PathBuf,
+        /// Entries in the list.
+        stored: usize,
+        /// Secrets in the store.
+        total: usize,
+        /// Most entries that are read.
+        most: usize,
+    },
+    /// A length that the kernel's interface does not take or an answer that does not fit it.
+    #[error("{}: {what} has {got} bytes, wanted {least} to {most}", path.display())]
+    Length {
+        /// The device.
+        path: PathBuf,
+        /// What it is about.
+        what: &'static str,
+        /// Length seen.
+        got: usize,
+        /// Shortest.
+        least: usize,
+        /// Longest.
+        most: usize,
+    },
     /// The device or firmware refused in its own words.
     #[error("device: {0}")]
     Device(String),
+}
+
+/// What made the kernel wipe the key to the firmware (VMPCK).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WipedBy {
+    /// The firmware reported an error.
+    #[error("the firmware reported error {code:#x}")]
+    Firmware {
+        /// `fw_error` (SEV-SNP ABI table 5).
+        code: u32,
+    },
+    /// The host reported an error.
+    #[error("the host reported error {code:#x}")]
+    Host {
+        /// `vmm_error` (GHCB specification, SNP Guest Request).
+        code: u32,
+    },
+    /// The host refused for longer than the driver waits.
+    #[error("the host throttled a request for longer than the driver waits")]
+    Throttled,
+    /// The firmware's response could not be decrypted: the host changed it.
+    #[error("a response could not be decrypted")]
+    DamagedResponse,
+    /// Nobody knows: it was gone when it was first asked for here.
+    #[error("an earlier request failed (ENOTTY)")]
+    Before,
 }

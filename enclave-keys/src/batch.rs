@@ -13,7 +13,7 @@ use provenance::binding::{InclusionProof, Leaf, LeafBody, LeafTree, MAX_LEAVES, 
 use provenance::digest::Sha256Digest;
 use provenance::evidence::Evidence;
 
-use crate::attester::Attester;
+use crate::attester::{Attester, AttesterError};
 use crate::error::{KeyError, StartError};
 use crate::interface::Health;
 use crate::own_report::{self, OwnReport};
@@ -54,6 +54,8 @@ struct State {
     device_calls: u64,
     last_report: Duration,
     failing: Option<String>,
+    /// Set for good when the device has lost its key: everything is refused with it from then on.
+    wiped: Option<AttesterError>,
 }
 
 struct Shared {
@@ -119,6 +121,9 @@ impl Batcher {
             if state.closed {
                 return Err(KeyError::Stopped);
             }
+            if let Some(error) = &state.wiped {
+                return Err(error.clone().into());
+            }
             let (queue, limit) = match body {
                 LeafBody::Session { .. } => (&mut state.sessions, MAX_WAITING_SESSIONS),
                 LeafBody::Key { .. } | LeafBody::Build { .. } => (&mut state.builds, MAX_WAITING_BUILDS),
@@ -140,6 +145,7 @@ impl Batcher {
         let state = self.shared.state();
         Health {
             failing: state.failing.clone(),
+            key_wiped: state.wiped.is_some(),
             waiting_builds: state.builds.len() as u64,
             waiting_sessions: state.sessions.len() as u64,
             device_calls: state.device_calls,
@@ -224,6 +230,9 @@ impl Dispatcher {
 
     /// One device call, with the guest's own check of what came back.
     fn report(&self, data: &ReportData) -> Result<Evidence, KeyError> {
+        if let Some(error) = &self.shared.state().wiped {
+            return Err(error.clone().into());
+        }
         let began = Instant::now();
         let result = self.attester.evidence(data).map_err(KeyError::from).and_then(|evidence| {
             own_report::check(self.attester.platform(), &evidence, data, &self.at_start)?;
@@ -233,6 +242,9 @@ impl Dispatcher {
         state.device_calls += 1;
         state.last_report = began.elapsed();
         state.failing = result.as_ref().err().map(ToString::to_string);
+        if let Err(KeyError::Attester(error @ AttesterError::KeyWiped { .. })) = &result {
+            state.wiped = Some(error.clone());
+        }
         drop(state);
         if let Err(error) = &result {
             tracing::warn!(%error, "no Evidence; nothing is signed until the device answers again");

@@ -11,7 +11,7 @@ use provenance::binding::ReportData;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
 
-use crate::attester::{Attester, AttesterError};
+use crate::attester::{Attester, AttesterError, WipedBy};
 use crate::own_report::SNP_REPORT_LEN;
 use crate::secret::random;
 
@@ -44,12 +44,12 @@ impl Drop for ReportEntry {
 
 fn failed(operation: &'static str, path: &Path, error: &io::Error) -> AttesterError {
     let path = path.to_owned();
-    // Provider absent or gone; ErrorKind has no name for it.
-    const ENXIO: i32 = 6;
-    if error.raw_os_error() == Some(ENXIO) {
-        return AttesterError::NoProvider { path };
+    match error.raw_os_error() {
+        Some(libc::ENXIO) => AttesterError::NoProvider { path },
+        // The sev-guest driver has wiped its key to the firmware.
+        Some(libc::ENOTTY) => AttesterError::KeyWiped { path, by: WipedBy::Before },
+        _ => AttesterError::Io { operation, path, kind: error.kind(), detail: error.to_string() },
     }
-    AttesterError::Io { operation, path, kind: error.kind(), detail: error.to_string() }
 }
 
 /// Repeats what the kernel answers with EBUSY or EWOULDBLOCK (another request is under way).

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use crate::attester::{Attester, AttesterError};
 use crate::configfs_tsm::{ConfigfsTsm, ReportEntry, SEV_GUEST, TDX_GUEST};
+use crate::devices::sev_guest::SevGuest;
+use crate::snp::SnpAttester;
 
 /// Where the kernel shows its TEEs. Other values occur in tests of this module only.
 struct Paths {
@@ -12,6 +14,8 @@ struct Paths {
     tsm: PathBuf,
     /// SEV-SNP guest device (v5.19).
     sev_guest: PathBuf,
+    /// Privilege level of a SEV-SNP guest (v6.11).
+    vmpl: PathBuf,
     /// TDX guest device (v6.2).
     tdx_guest: PathBuf,
     /// `1` in a Secure Execution guest.
@@ -23,6 +27,7 @@ impl Paths {
         Self {
             tsm: PathBuf::from("/sys/kernel/config/tsm"),
             sev_guest: PathBuf::from("/dev/sev-guest"),
+            vmpl: PathBuf::from("/sys/devices/system/cpu/sev/vmpl"),
             tdx_guest: PathBuf::from("/dev/tdx_guest"),
             prot_virt_guest: PathBuf::from("/sys/firmware/uv/prot_virt_guest"),
         }
@@ -57,7 +62,8 @@ pub enum NoTee {
     /// SEV-SNP, but no interface that gives reports.
     #[error(
         "found {found}, but {} gives no reports: {why}\nwanted: Linux 6.7 or newer with CONFIG_TSM_REPORTS, and \
-         configfs mounted (mount -t configfs configfs /sys/kernel/config)", path.display()
+         configfs mounted (mount -t configfs configfs /sys/kernel/config); on SEV-SNP /dev/sev-guest serves too",
+        path.display()
     )]
     NoReports {
         /// What was found, with the path it was found at.
@@ -71,10 +77,10 @@ pub enum NoTee {
 
 /// The Attester of the TEE that this guest runs in.
 pub fn detect() -> Result<Box<dyn Attester>, NoTee> {
-    detect_at(&Paths::of_the_kernel()).map(|attester| Box::new(attester) as Box<dyn Attester>)
+    detect_at(&Paths::of_the_kernel())
 }
 
-fn detect_at(paths: &Paths) -> Result<ConfigfsTsm, NoTee> {
+fn detect_at(paths: &Paths) -> Result<Box<dyn Attester>, NoTee> {
     let reports = paths.tsm.join("report");
     let provider = provider(&reports);
     let provider_is = |name: &str| provider.as_ref().is_ok_and(|found| found == name);
@@ -109,17 +115,52 @@ fn detect_at(paths: &Paths) -> Result<ConfigfsTsm, NoTee> {
                 .map(|path| path.display().to_string())
                 .join(", "),
         }),
-        (Some(("SEV-SNP", sign)), true) => match provider {
-            Ok(name) if name == SEV_GUEST => Ok(ConfigfsTsm::new(&reports)),
-            Ok(name) => {
-                Err(NoTee::NoReports { found: sign, path: reports, why: format!("its provider is `{name}`") })
-            }
-            Err(error) => Err(NoTee::NoReports { found: sign, path: reports, why: error.to_string() }),
+        (Some(("SEV-SNP", sign)), true) => match snp(paths, &reports, provider) {
+            Ok(attester) => Ok(Box::new(attester)),
+            Err(why) => Err(NoTee::NoReports { found: sign, path: reports, why }),
         },
         (Some((_, sign)), true) => Err(NoTee::Unsupported { found: sign }),
         (Some(last), false) => {
             Err(NoTee::Ambiguous { found: found.into_iter().chain([last]).map(|(_, sign)| sign).collect() })
         }
+    }
+}
+
+/// configfs-tsm where it gives reports, else the device. On failure, why neither.
+fn snp(
+    paths: &Paths,
+    reports: &std::path::Path,
+    provider: Result<String, AttesterError>,
+) -> Result<SnpAttester, String> {
+    let why_not = match provider {
+        Ok(name) if name == SEV_GUEST => return Ok(SnpAttester::ConfigfsTsm(ConfigfsTsm::new(reports))),
+        Ok(name) => format!("its provider is `{name}`"),
+        Err(error) => error.to_string(),
+    };
+    let device = own_vmpl(&paths.vmpl).and_then(|vmpl| SevGuest::open(&paths.sev_guest, vmpl));
+    let device = device.map_err(|error| format!("{why_not}; and {error}"))?;
+    tracing::info!(%why_not, "no reports through configfs-tsm; the device is asked");
+    Ok(SnpAttester::Device(device))
+}
+
+/// The privilege level that the kernel runs at. A report for a more privileged one is an error of the firmware, which
+/// costs the device's key, so it is not guessed. Kernels that know no level but 0 have no such file.
+fn own_vmpl(path: &std::path::Path) -> Result<u32, AttesterError> {
+    match fs::read_to_string(path) {
+        Ok(text) => match text.trim_ascii().parse() {
+            Ok(vmpl @ 0..=3) => Ok(vmpl),
+            _ => {
+                let got = text.chars().take(64).collect();
+                Err(AttesterError::Content { path: path.to_owned(), got, wanted: "a number from 0 to 3" })
+            }
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(AttesterError::Io {
+            operation: "read",
+            path: path.to_owned(),
+            kind: error.kind(),
+            detail: error.to_string(),
+        }),
     }
 }
 
@@ -139,6 +180,7 @@ mod tests {
         Paths {
             tsm: root.join("tsm"),
             sev_guest: root.join("sev-guest"),
+            vmpl: root.join("vmpl"),
             tdx_guest: root.join("tdx_guest"),
             prot_virt_guest: root.join("prot_virt_guest"),
         }
@@ -163,10 +205,11 @@ mod tests {
     #[test]
     fn the_shipped_paths_are_the_kernels() {
         let paths = Paths::of_the_kernel();
-        let all = [&paths.tsm, &paths.sev_guest, &paths.tdx_guest, &paths.prot_virt_guest];
+        let all = [&paths.tsm, &paths.sev_guest, &paths.vmpl, &paths.tdx_guest, &paths.prot_virt_guest];
         let wanted = [
             "/sys/kernel/config/tsm",
             "/dev/sev-guest",
+            "/sys/devices/system/cpu/sev/vmpl",
             "/dev/tdx_guest",
             "/sys/firmware/uv/prot_virt_guest",
         ];
@@ -174,9 +217,36 @@ mod tests {
     }
 
     #[test]
-    fn a_device_without_a_report_interface_is_not_enough() {
-        let (refused, _root) = refusal(&[("sev-guest", "")]);
-        assert!(matches!(refused, NoTee::NoReports { .. }), "{refused}");
+    fn without_configfs_the_sev_guest_device_serves() {
+        for vmpl in [None, Some("0\n"), Some("3\n")] {
+            let root = tempfile::tempdir().expect("a directory");
+            fs::write(root.path().join("sev-guest"), "").expect("written");
+            if let Some(vmpl) = vmpl {
+                fs::write(root.path().join("vmpl"), vmpl).expect("written");
+            }
+            let attester = detect_at(&paths(root.path())).expect("found");
+            assert_eq!(attester.platform(), provenance::evidence::Platform::SevSnp);
+        }
+    }
+
+    #[test]
+    fn a_privilege_level_that_is_none_is_refused() {
+        for level in ["", "4", "-1", "0x1", "one"] {
+            let (refused, root) = refusal(&[("sev-guest", ""), ("vmpl", level)]);
+            let NoTee::NoReports { why, .. } = &refused else { panic!("{refused}") };
+            let path = root.path().join("vmpl");
+            let wanted = format!("{} holds `{level}`, wanted a number from 0 to 3", path.display());
+            assert!(why.ends_with(&wanted), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_opened_is_not_enough() {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir(root.path().join("sev-guest")).expect("made");
+        let refused = detect_at(&paths(root.path())).map(|_| ()).expect_err("refused");
+        let NoTee::NoReports { why, .. } = &refused else { panic!("{refused}") };
+        assert!(why.contains("could not create") && why.contains("could not open"), "{refused}");
     }
 
     #[test]

@@ -158,6 +158,8 @@ pub struct SignedImage {
 pub struct Health {
     /// Why the last device call failed; `None` when it succeeded. Nothing is signed while it fails.
     pub failing: Option<String>,
+    /// The device has lost its key: nothing is signed until the guest is started again.
+    pub key_wiped: bool,
     /// Builds and keys that wait for Evidence.
     pub waiting_builds: u64,
     /// Sessions that wait for Evidence.

@@ -8,12 +8,13 @@
 //! opens TEE devices. Its interface is typed and serialisable ([`KeyRequest`]), because it becomes a process of
 //! its own.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod attester;
 mod batch;
 mod configfs_tsm;
 mod detect;
+pub mod devices;
 mod error;
 mod interface;
 mod own_report;
@@ -21,9 +22,10 @@ mod release;
 mod sealing;
 mod secret;
 mod service;
+mod snp;
 mod tls;
 
-pub use attester::{Attester, AttesterError};
+pub use attester::{Attester, AttesterError, WipedBy};
 pub use batch::{
     DEVICE_INTERVAL, EVIDENCE_DEADLINE, MAX_WAITING_BUILDS, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH,
 };

@@ -389,9 +389,15 @@ pub mod certificate_table {
         [header, body].concat()
     }
 
-    /// The certificates by GUID. An empty table is no bytes at all.
-    pub fn parse(table: &[u8]) -> Result<BTreeMap<[u8; 16], Vec<u8>>, InvalidTable> {
-        let mut found = BTreeMap::new();
+    struct Entry {
+        guid: [u8; 16],
+        offset: usize,
+        length: usize,
+    }
+
+    /// The entries, all of which lie within the table.
+    fn entries(table: &[u8]) -> Result<Vec<Entry>, InvalidTable> {
+        let mut found: Vec<Entry> = Vec::new();
         if table.is_empty() {
             return Ok(found);
         }
@@ -409,16 +415,32 @@ pub mod certificate_table {
                 u32::from_le_bytes(bytes) as usize
             };
             let (offset, length) = (word(16), word(20));
-            let certificate = table
-                .get(offset..offset.saturating_add(length))
-                .ok_or(InvalidTable::OutOfBounds { index, offset, length, got: table.len() })?;
+            if table.get(offset..offset.saturating_add(length)).is_none() {
+                return Err(InvalidTable::OutOfBounds { index, offset, length, got: table.len() });
+            }
             let mut guid = [0; 16];
             guid.copy_from_slice(&entry[..16]);
-            if found.insert(guid, certificate.to_vec()).is_some() {
+            if found.iter().any(|other| other.guid == guid) {
                 return Err(InvalidTable::Duplicate { index });
             }
+            found.push(Entry { guid, offset, length });
         }
         Err(InvalidTable::NoEnd { got: table.len() })
+    }
+
+    /// The certificates by GUID. An empty table is no bytes at all.
+    pub fn parse(table: &[u8]) -> Result<BTreeMap<[u8; 16], Vec<u8>>, InvalidTable> {
+        let certificate =
+            |entry: Entry| (entry.guid, table[entry.offset..entry.offset + entry.length].to_vec());
+        Ok(entries(table)?.into_iter().map(certificate).collect())
+    }
+
+    /// How many of the bytes are the table's, where it comes in whole pages: 0 without entries, else up to the end of
+    /// the entries or of the last certificate.
+    pub fn used(table: &[u8]) -> Result<usize, InvalidTable> {
+        let entries = entries(table)?;
+        let end = (entries.len() + 1) * ENTRY_LEN;
+        Ok(entries.iter().map(|entry| end.max(entry.offset + entry.length)).max().unwrap_or(0))
     }
 }
 
@@ -447,6 +469,26 @@ mod tests {
             }
             assert_eq!(EvidenceBundle::parse(&bundle.to_json()), Ok(bundle));
         }
+    }
+
+    #[test]
+    fn the_padding_of_a_certificate_tables_pages_is_not_its_own() {
+        use certificate_table::{ARK, InvalidTable, VCEK, encode, used};
+        let table = encode(&[(VCEK, b"one"), (ARK, b"zero\0")]);
+        let padded = [&table[..], &[0; 100]].concat();
+        assert_eq!(used(&padded), Ok(table.len()), "the last certificate's own zero belongs to it");
+        assert_eq!(used(&[0; 4096]), Ok(0), "a host that sends nothing");
+        assert_eq!(used(b""), Ok(0));
+        assert_eq!(used(&encode(&[(VCEK, b"")])), Ok(48), "the end entry belongs to the table");
+        let cut = table.len() - 1;
+        assert_eq!(
+            used(&table[..cut]),
+            Err(InvalidTable::OutOfBounds { index: 1, offset: 75, length: 5, got: cut })
+        );
+        assert_eq!(
+            used(&table[..60]),
+            Err(InvalidTable::OutOfBounds { index: 0, offset: 72, length: 3, got: 60 })
+        );
     }
 
     #[test]

@@ -317,6 +317,29 @@ fn a_device_that_reports_over_other_data_gets_nothing_signed() {
 }
 
 #[test]
+fn a_device_that_lost_its_key_is_not_asked_again_and_nothing_is_signed() {
+    let (tee, keys) = scripted();
+    let wiped = AttesterError::KeyWiped {
+        path: "/dev/sev-guest".into(),
+        by: enclave_keys::WipedBy::Firmware { code: 0x16 },
+    };
+    let answer = wiped.clone();
+    tee.script(move |_| Err(answer.clone()));
+    assert!(!keys.health().key_wiped);
+    let refused = keys.release(Release::of(&keys, "build").to_request()).expect_err("refused");
+    assert_eq!(refused, KeyError::Attester(wiped.clone()));
+
+    tee.script(Ok);
+    let calls = tee.calls();
+    let refused = keys.release(Release::of(&keys, "again").to_request()).expect_err("refused for good");
+    assert_eq!(refused, KeyError::Attester(wiped.clone()));
+    let refused = keys.session_evidence([1; 32], Nonce([2; 32])).expect_err("sessions too");
+    assert_eq!(refused, KeyError::Attester(wiped.clone()));
+    let health = keys.health();
+    assert_eq!((tee.calls(), health.key_wiped, health.failing), (calls, true, Some(wiped.to_string())));
+}
+
+#[test]
 fn a_changed_launch_measurement_gets_nothing_signed() {
     let (tee, keys) = scripted();
     tee.script(|mut evidence| {
