@@ -7,6 +7,7 @@ use provenance::evidence::certificate_table::InvalidTable;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
 
+use crate::own_report::OwnReportError;
 use crate::sealing::SealingRoot;
 
 /// Obtains Evidence from the hardware (RATS role Attester).
@@ -174,6 +175,9 @@ pub enum AttesterError {
         /// Longest.
         most: usize,
     },
+    /// The report that a sealing root is asked for with is not about this guest.
+    #[error(transparent)]
+    OwnReport(#[from] OwnReportError),
     /// The device or firmware refused in its own words.
     #[error("device: {0}")]
     Device(String),

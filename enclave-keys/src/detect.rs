@@ -132,13 +132,16 @@ fn snp(
     reports: &std::path::Path,
     provider: Result<String, AttesterError>,
 ) -> Result<SnpAttester, String> {
+    let device = || own_vmpl(&paths.vmpl).and_then(|vmpl| SevGuest::open(&paths.sev_guest, vmpl));
     let why_not = match provider {
-        Ok(name) if name == SEV_GUEST => return Ok(SnpAttester::ConfigfsTsm(ConfigfsTsm::new(reports))),
+        Ok(name) if name == SEV_GUEST => {
+            let device = if paths.sev_guest.exists() { device().map(Some) } else { Ok(None) };
+            return Ok(SnpAttester::ConfigfsTsm { reports: ConfigfsTsm::new(reports), device });
+        }
         Ok(name) => format!("its provider is `{name}`"),
         Err(error) => error.to_string(),
     };
-    let device = own_vmpl(&paths.vmpl).and_then(|vmpl| SevGuest::open(&paths.sev_guest, vmpl));
-    let device = device.map_err(|error| format!("{why_not}; and {error}"))?;
+    let device = device().map_err(|error| format!("{why_not}; and {error}"))?;
     tracing::info!(%why_not, "no reports through configfs-tsm; the device is asked");
     Ok(SnpAttester::Device(device))
 }

@@ -146,4 +146,4 @@ mod kernel {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

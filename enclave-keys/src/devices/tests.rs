@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 
-type Answer = Box<dyn FnMut(&mut Call) -> Result<(), i32> + Send>;
+pub(crate) type Answer = Box<dyn FnMut(&mut Call) -> Result<(), i32> + Send>;
 
 /// Answers one call after the other by a script; the last answer repeats.
 #[derive(Clone)]
-pub(super) struct Scripted(Arc<Mutex<Script>>);
+pub(crate) struct Scripted(Arc<Mutex<Script>>);
 
 struct Script {
     answers: VecDeque<Answer>,
@@ -17,16 +17,16 @@ struct Script {
 }
 
 impl Scripted {
-    pub(super) fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+    pub(crate) fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         Self(Arc::new(Mutex::new(Script { answers: answers.into_iter().collect(), calls: 0 })))
     }
 
-    pub(super) fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.0.lock().expect("no panic under the lock").calls
     }
 }
 
-pub(super) fn answer(with: impl FnMut(&mut Call) -> Result<(), i32> + Send + 'static) -> Answer {
+pub(crate) fn answer(with: impl FnMut(&mut Call) -> Result<(), i32> + Send + 'static) -> Answer {
     Box::new(with)
 }
 
