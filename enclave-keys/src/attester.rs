@@ -49,7 +49,7 @@ pub enum AttesterError {
         detail: String,
     },
     /// No provider stands behind the kernel interface (ENXIO), or it went away.
-    #[error("no provider of attestation reports behind {} (ENXIO); is the guest driver (sev-guest) loaded?", path.display())]
+    #[error("no provider of attestation reports behind {} (ENXIO); is the guest driver (sev-guest or tdx-guest) loaded?", path.display())]
     NoProvider {
         /// The file.
         path: PathBuf,

@@ -1,6 +1,6 @@
 //! Reports through configfs-tsm (Linux Documentation/ABI/testing/configfs-tsm, v6.7): a directory is made per
-//! request, the report data is written to `inblob`, the report is read from `outblob`, the endorsements that
-//! the host sent along from `auxblob`.
+//! request, the report data is written to `inblob`, the report or quote is read from `outblob`. On SEV-SNP the
+//! endorsements that the host sent along are read from `auxblob`; on TDX there is none, and a quote comes without.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -12,13 +12,13 @@ use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
 
 use crate::attester::{Attester, AttesterError, WipedBy};
-use crate::own_report::SNP_REPORT_LEN;
+use crate::own_report::{SNP_REPORT_LEN, TDX_MAX_QUOTE};
 use crate::secret::random;
 
 /// Provider name of the SEV-SNP guest driver.
-pub(crate) const SEV_GUEST: &str = "sev_guest";
+const SEV_GUEST: &str = "sev_guest";
 /// Provider name of the TDX guest driver.
-pub(crate) const TDX_GUEST: &str = "tdx_guest";
+const TDX_GUEST: &str = "tdx_guest";
 /// Largest `auxblob` read: the GHCB certificate table is at most 16 KiB in the sev-guest driver; four times that.
 const MAX_AUXBLOB: usize = 64 << 10;
 /// Longest text attribute read.
@@ -121,21 +121,65 @@ impl ReportEntry {
     }
 }
 
-/// SEV-SNP reports through configfs-tsm.
+/// A provider behind configfs-tsm, one per platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Provider {
+    /// The SEV-SNP guest driver.
+    SevGuest,
+    /// The TDX guest driver.
+    TdxGuest,
+}
+
+impl Provider {
+    /// What its `provider` attribute says.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::SevGuest => SEV_GUEST,
+            Self::TdxGuest => TDX_GUEST,
+        }
+    }
+
+    const fn platform(self) -> Platform {
+        match self {
+            Self::SevGuest => Platform::SevSnp,
+            Self::TdxGuest => Platform::Tdx,
+        }
+    }
+
+    /// Most bytes of `outblob`.
+    const fn longest_report(self) -> usize {
+        match self {
+            Self::SevGuest => SNP_REPORT_LEN,
+            Self::TdxGuest => TDX_MAX_QUOTE,
+        }
+    }
+
+    /// What came along with the report just read.
+    fn endorsements(self, entry: &ReportEntry) -> Result<Vec<u8>, AttesterError> {
+        match self {
+            Self::SevGuest => entry.read("auxblob", MAX_AUXBLOB),
+            // The entry has no such attribute; the quote carries its PCK chain itself.
+            Self::TdxGuest => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Reports or quotes through configfs-tsm.
 pub(crate) struct ConfigfsTsm {
     root: PathBuf,
+    provider: Provider,
 }
 
 impl ConfigfsTsm {
-    /// Reports below this directory, which must be the kernel's.
-    pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+    /// Reports of `provider` below this directory, which must be the kernel's.
+    pub(crate) fn new(root: &Path, provider: Provider) -> Self {
+        Self { root: root.to_owned(), provider }
     }
 }
 
 impl Attester for ConfigfsTsm {
     fn platform(&self) -> Platform {
-        Platform::SevSnp
+        self.provider.platform()
     }
 
     fn key_origin(&self) -> KeyOrigin {
@@ -148,12 +192,12 @@ impl Attester for ConfigfsTsm {
             let entry = ReportEntry::create(&self.root)?;
             let before = entry.generation()?;
             entry.write_inblob(data)?;
-            let report = entry.read("outblob", SNP_REPORT_LEN)?;
-            let endorsements = entry.read("auxblob", MAX_AUXBLOB)?;
+            let report = entry.read("outblob", self.provider.longest_report())?;
+            let endorsements = self.provider.endorsements(&entry)?;
             // Each write adds one; more means that the report may be over somebody else's data.
             last = (entry.generation()?, before.wrapping_add(1));
             if last.0 == last.1 {
-                return Ok(Evidence { platform: Platform::SevSnp, report, endorsements });
+                return Ok(Evidence { platform: self.platform(), report, endorsements });
             }
         }
         Err(AttesterError::Raced { attempts: RACE_ATTEMPTS, got: last.0, wanted: last.1 })

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::attester::{Attester, AttesterError};
-use crate::configfs_tsm::{ConfigfsTsm, ReportEntry, SEV_GUEST, TDX_GUEST};
+use crate::configfs_tsm::{ConfigfsTsm, Provider, ReportEntry};
 use crate::devices::sev_guest::SevGuest;
 use crate::snp::SnpAttester;
 
@@ -54,12 +54,12 @@ pub enum NoTee {
         found: Vec<String>,
     },
     /// A platform that this version cannot attest on.
-    #[error("found {found}; this version attests on SEV-SNP only")]
+    #[error("found {found}; this version attests on SEV-SNP and TDX only")]
     Unsupported {
         /// What was found, with the path it was found at.
         found: String,
     },
-    /// SEV-SNP, but no interface that gives reports.
+    /// SEV-SNP or TDX, but no interface that gives reports.
     #[error(
         "found {found}, but {} gives no reports: {why}\nwanted: Linux 6.7 or newer with CONFIG_TSM_REPORTS, and \
          configfs mounted (mount -t configfs configfs /sys/kernel/config); on SEV-SNP /dev/sev-guest serves too",
@@ -83,20 +83,20 @@ pub fn detect() -> Result<Box<dyn Attester>, NoTee> {
 fn detect_at(paths: &Paths) -> Result<Box<dyn Attester>, NoTee> {
     let reports = paths.tsm.join("report");
     let provider = provider(&reports);
-    let provider_is = |name: &str| provider.as_ref().is_ok_and(|found| found == name);
+    let provider_is = |wanted: Provider| provider.as_ref().is_ok_and(|found| found == wanted.name());
 
     let signs = [
         (
             "SEV-SNP",
             [
-                provider_is(SEV_GUEST).then_some(&reports),
+                provider_is(Provider::SevGuest).then_some(&reports),
                 paths.sev_guest.exists().then_some(&paths.sev_guest),
             ],
         ),
         (
             "Intel TDX",
             [
-                provider_is(TDX_GUEST).then_some(&reports),
+                provider_is(Provider::TdxGuest).then_some(&reports),
                 paths.tdx_guest.exists().then_some(&paths.tdx_guest),
             ],
         ),
@@ -119,10 +119,23 @@ fn detect_at(paths: &Paths) -> Result<Box<dyn Attester>, NoTee> {
             Ok(attester) => Ok(Box::new(attester)),
             Err(why) => Err(NoTee::NoReports { found: sign, path: reports, why }),
         },
+        (Some(("Intel TDX", sign)), true) => match give_reports(Provider::TdxGuest, provider) {
+            Ok(()) => Ok(Box::new(ConfigfsTsm::new(&reports, Provider::TdxGuest))),
+            Err(why) => Err(NoTee::NoReports { found: sign, path: reports, why }),
+        },
         (Some((_, sign)), true) => Err(NoTee::Unsupported { found: sign }),
         (Some(last), false) => {
             Err(NoTee::Ambiguous { found: found.into_iter().chain([last]).map(|(_, sign)| sign).collect() })
         }
+    }
+}
+
+/// Whether configfs-tsm gives reports of the provider that is wanted; if not, why.
+fn give_reports(wanted: Provider, found: Result<String, AttesterError>) -> Result<(), String> {
+    match found {
+        Ok(name) if name == wanted.name() => Ok(()),
+        Ok(name) => Err(format!("its provider is `{name}`")),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -133,13 +146,13 @@ fn snp(
     provider: Result<String, AttesterError>,
 ) -> Result<SnpAttester, String> {
     let device = || own_vmpl(&paths.vmpl).and_then(|vmpl| SevGuest::open(&paths.sev_guest, vmpl));
-    let why_not = match provider {
-        Ok(name) if name == SEV_GUEST => {
+    let why_not = match give_reports(Provider::SevGuest, provider) {
+        Ok(()) => {
             let device = if paths.sev_guest.exists() { device().map(Some) } else { Ok(None) };
-            return Ok(SnpAttester::ConfigfsTsm { reports: ConfigfsTsm::new(reports), device });
+            let reports = ConfigfsTsm::new(reports, Provider::SevGuest);
+            return Ok(SnpAttester::ConfigfsTsm { reports, device });
         }
-        Ok(name) => format!("its provider is `{name}`"),
-        Err(error) => error.to_string(),
+        Err(why_not) => why_not,
     };
     let device = device().map_err(|error| format!("{why_not}; and {error}"))?;
     tracing::info!(%why_not, "no reports through configfs-tsm; the device is asked");
@@ -253,14 +266,17 @@ mod tests {
     }
 
     #[test]
+    fn a_td_without_a_report_interface_is_not_enough() {
+        let (refused, _root) = refusal(&[("tdx_guest", "")]);
+        let NoTee::NoReports { why, .. } = &refused else { panic!("{refused}") };
+        assert!(why.contains("could not create"), "{refused}");
+    }
+
+    #[test]
     fn platforms_without_an_attester_are_named() {
-        for (file, content, platform) in
-            [("tdx_guest", "", "Intel TDX"), ("prot_virt_guest", "1\n", "IBM Secure Execution")]
-        {
-            let (refused, root) = refusal(&[(file, content)]);
-            let found = format!("{platform} ({})", root.path().join(file).display());
-            assert_eq!(refused, NoTee::Unsupported { found });
-        }
+        let (refused, root) = refusal(&[("prot_virt_guest", "1\n")]);
+        let found = format!("IBM Secure Execution ({})", root.path().join("prot_virt_guest").display());
+        assert_eq!(refused, NoTee::Unsupported { found });
         let (refused, _root) = refusal(&[("prot_virt_guest", "0\n")]);
         assert!(
             matches!(refused, NoTee::NotFound { .. }),

@@ -168,10 +168,10 @@ pub struct Health {
     pub device_calls: u64,
     /// How long the last device call took, in milliseconds.
     pub last_report_millis: u64,
-    /// Own launch measurement, hex.
+    /// Own launch measurement, hex: SEV-SNP MEASUREMENT, TDX MRTD.
     pub launch_measurement: String,
-    /// Own privilege level (SEV-SNP VMPL).
-    pub vmpl: u32,
+    /// Own privilege level (SEV-SNP VMPL); `None` on platforms that have none.
+    pub vmpl: Option<u32>,
 }
 
 fn decode<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {

@@ -36,6 +36,7 @@ pub use interface::{
 };
 pub use own_report::{
     MEASUREMENT_LEN, Measurement, OwnReportError, SNP_NEWEST_VERSION, SNP_OLDEST_VERSION, SNP_REPORT_LEN,
+    TDX_MAX_QUOTE,
 };
 pub use sealing::{InvalidRootMeasurement, RootKind, RootMeasurement, SealedUnder, SealingRoot};
 pub use secret::NoRandom;

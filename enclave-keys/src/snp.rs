@@ -56,7 +56,7 @@ impl Attester for SnpAttester {
         let tcb_version = bytes(report, COMMITTED_TCB);
         let key = device.derived_key(&KeyRequest {
             fields: SEALED_UNDER,
-            vmpl: own.vmpl,
+            vmpl: own.vmpl.expect("a SEV-SNP report has a VMPL"),
             guest_svn: u32::from_le_bytes(bytes(report, GUEST_SVN)),
             tcb_version,
         })?;
@@ -90,6 +90,7 @@ mod tests {
 
     use super::*;
     use crate::attester::WipedBy;
+    use crate::configfs_tsm::Provider;
     use crate::devices::Call;
     use crate::devices::sev_guest::layout;
     use crate::devices::tests::{Scripted, answer};
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn without_a_device_there_is_no_root_and_with_a_broken_one_an_error() {
         let with = |device| SnpAttester::ConfigfsTsm {
-            reports: ConfigfsTsm::new(Path::new("/nonexistent")),
+            reports: ConfigfsTsm::new(Path::new("/nonexistent"), Provider::SevGuest),
             device,
         };
         let without = with(Ok(None));

@@ -369,8 +369,14 @@ fn a_report_of_another_length_version_or_platform_gets_nothing_signed() {
         own(OwnReportError::Length { expected: 1184, got: 1183 })
     );
     assert_eq!(refused_with(|e| e.report.push(0)), own(OwnReportError::Length { expected: 1184, got: 1185 }));
-    assert_eq!(refused_with(|e| e.report[0] = 1), own(OwnReportError::Version { got: 1 }));
-    assert_eq!(refused_with(|e| e.report[0] = 6), own(OwnReportError::Version { got: 6 }));
+    assert_eq!(
+        refused_with(|e| e.report[0] = 1),
+        own(OwnReportError::Version { got: 1, oldest: 2, newest: 5 })
+    );
+    assert_eq!(
+        refused_with(|e| e.report[0] = 6),
+        own(OwnReportError::Version { got: 6, oldest: 2, newest: 5 })
+    );
     let platform = OwnReportError::Platform { expected: Platform::SevSnp, got: Platform::Tdx };
     assert_eq!(refused_with(|e| e.platform = Platform::Tdx), own(platform));
 }
