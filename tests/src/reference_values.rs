@@ -1,35 +1,62 @@
 //! Reference Values and a policy for the software TEE. NOT HARDWARE: both say so, and the policy names the
 //! fixture root under its `dangerous_…` key.
 
+use provenance::digest::Sha256Digest;
 use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
 use provenance::instance::InstanceDocument;
 use provenance::key::PublicKey;
 use verifier::policy::{
     PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues,
-    policy_from_reference_values,
+    TdxPlatformValues, policy_from_reference_values,
 };
 
 use crate::release_fixture::FixtureKey;
+use crate::software_tee::tdx::{SoftwareTdx, dangerous_measurements};
 use crate::software_tee::{DANGEROUS_SOFTWARE_MEASUREMENT, SoftwareTee};
 
-/// What a release of the software TEE's "guest" would publish: its measurement, the fixture root, and builder id,
-/// build policy and trust configuration of this instance.
+/// What a release of the software TEE's "guest" measures to on a platform, and the fixture root.
+pub struct SoftwareRelease {
+    root: Sha256Digest,
+    platforms: Platforms,
+}
+
+impl SoftwareRelease {
+    /// On SEV-SNP.
+    #[must_use]
+    pub fn snp(tee: &SoftwareTee) -> Self {
+        let measurements = vec![ReferenceMeasurement::from_bytes(DANGEROUS_SOFTWARE_MEASUREMENT)];
+        let platforms = Platforms { sev_snp: Some(PlatformValues { measurements }), ..Platforms::default() };
+        Self { root: tee.root_spki_sha256(), platforms }
+    }
+
+    /// On TDX.
+    #[must_use]
+    pub fn tdx(tee: &SoftwareTdx) -> Self {
+        let measurements = vec![dangerous_measurements()];
+        let platforms = Platforms { tdx: Some(TdxPlatformValues { measurements }), ..Platforms::default() };
+        Self { root: tee.root_spki_sha256(), platforms }
+    }
+
+    /// What the release would publish, with builder id, build policy and trust configuration of this instance.
+    #[must_use]
+    pub fn values(&self, instance: &InstanceDocument) -> ReferenceValues {
+        ReferenceValues {
+            build_policies: vec![instance.build_policy_sha256],
+            builder_ids: vec![instance.builder_id.clone()],
+            dangerous_roots: vec![self.root],
+            guest_version: 1,
+            name: "NOT HARDWARE: software TEE".to_owned(),
+            platforms: self.platforms.clone(),
+            trust_configurations: vec![instance.trust_configuration_sha256()],
+            document_type: REFERENCE_VALUES_TYPE.to_owned(),
+        }
+    }
+}
+
+/// What a release on SEV-SNP would publish.
 #[must_use]
 pub fn of(tee: &SoftwareTee, instance: &InstanceDocument) -> ReferenceValues {
-    let measurement = ReferenceMeasurement::from_bytes(DANGEROUS_SOFTWARE_MEASUREMENT);
-    ReferenceValues {
-        build_policies: vec![instance.build_policy_sha256],
-        builder_ids: vec![instance.builder_id.clone()],
-        dangerous_roots: vec![tee.root_spki_sha256()],
-        guest_version: 1,
-        name: "NOT HARDWARE: software TEE".to_owned(),
-        platforms: Platforms {
-            sev_snp: Some(PlatformValues { measurements: vec![measurement] }),
-            ..Platforms::default()
-        },
-        trust_configurations: vec![instance.trust_configuration_sha256()],
-        document_type: REFERENCE_VALUES_TYPE.to_owned(),
-    }
+    SoftwareRelease::snp(tee).values(instance)
 }
 
 /// The signed file (DSSE JSON), as `guest-image` will emit it.

@@ -92,17 +92,6 @@ fn more_bytes_than_the_interface_has_are_refused() {
 }
 
 #[test]
-fn a_tdx_provider_is_named_as_not_supported() {
-    isolated("a_tdx_provider_is_named_as_not_supported", || {
-        let tee = SoftwareTee::shared().expect("a software TEE");
-        let _kernel = FakeKernel::mount("tdx_guest", move |data| tee.chip().evidence(data, |_| ()));
-        let refused = detect().map(|_| ()).expect_err("refused");
-        let found = "Intel TDX (/sys/kernel/config/tsm/report)".to_owned();
-        assert_eq!(refused, NoTee::Unsupported { found });
-    });
-}
-
-#[test]
 fn without_a_tee_the_refusal_names_the_places_and_the_way_out() {
     let refused = detect().map(|_| ()).expect_err("no TEE here");
     let text = "no TEE found (looked for: /sys/kernel/config/tsm, /dev/sev-guest, /dev/tdx_guest, \

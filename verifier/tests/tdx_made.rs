@@ -1,6 +1,7 @@
 //! Checks that recorded Evidence cannot show, because they need Intel's keys: Evidence is made under a fixture root
 //! by a recipe, one thing of it is changed, and exactly the error written down for it comes out.
 
+#[path = "../../tests/src/software_tee/tdx/fixture.rs"]
 mod tdx_fixture;
 
 use provenance::digest::Sha256Digest;

@@ -58,6 +58,8 @@ pub struct Misbehaviour {
     pub longer_report: usize,
     /// Length of `auxblob`, in place of the endorsements.
     pub auxblob_length: Option<usize>,
+    /// Most bytes that one read gives.
+    pub short_reads: Option<usize>,
 }
 
 /// Makes the report for an `inblob`.
@@ -88,7 +90,8 @@ pub struct FakeKernel {
 }
 
 impl FakeKernel {
-    /// Mounts the fake. Only inside [`isolated`].
+    /// Mounts the fake with a provider: `sev_guest`, or `tdx_guest`, whose entries have no `auxblob`. Only inside
+    /// [`isolated`].
     ///
     /// # Panics
     /// When it cannot be mounted.
@@ -131,6 +134,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 /// Attributes of an entry; an entry's inode is a multiple of [`INODES`], its attributes follow.
 const ATTRIBUTES: [&str; 5] = ["inblob", "outblob", "auxblob", "provider", "generation"];
+/// The attribute that only `sev_guest` has.
+const AUXBLOB: &str = "auxblob";
 const INODES: u64 = 16;
 
 /// Nothing is cached: each look asks the file system.
@@ -182,7 +187,7 @@ impl FakeTsm {
                 let evidence = entry.evidence.insert((state.report)(&ReportData(data)));
                 [&evidence.report[..], &vec![0; misbehaviour.longer_report]].concat()
             }
-            "auxblob" => match misbehaviour.auxblob_length {
+            AUXBLOB => match misbehaviour.auxblob_length {
                 Some(length) => vec![0; length],
                 None => entry.evidence.as_ref().ok_or(Errno::EINVAL)?.endorsements.clone(),
             },
@@ -197,7 +202,8 @@ impl Filesystem for FakeTsm {
         let found = if parent == INodeNo::ROOT {
             state.entries.iter().find(|(_, entry)| *entry.name == *name).map(|(inode, _)| *inode)
         } else {
-            let at = ATTRIBUTES.iter().position(|attribute| *attribute == name);
+            let there = |attribute: &str| attribute != AUXBLOB || state.provider == "sev_guest";
+            let at = ATTRIBUTES.iter().position(|attribute| *attribute == name && there(attribute));
             at.filter(|_| state.entries.contains_key(&parent.0)).map(|at| parent.0 + 1 + at as u64)
         };
         match found {
@@ -249,8 +255,10 @@ impl Filesystem for FakeTsm {
         match known.map_or_else(|| self.read_attribute(inode.0), Ok) {
             Ok(content) => {
                 let rest = content.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
-                reply.data(&rest[..rest.len().min(size as usize)]);
-                lock(&self.0).contents.insert(handle.0, content);
+                let mut state = lock(&self.0);
+                let most = state.misbehaviour.short_reads.unwrap_or(usize::MAX).min(size as usize);
+                reply.data(&rest[..rest.len().min(most)]);
+                state.contents.insert(handle.0, content);
             }
             Err(error) => reply.error(error),
         }

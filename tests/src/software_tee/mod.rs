@@ -1,12 +1,13 @@
-//! The software TEE. **NOT HARDWARE**: it emits byte-exact SEV-SNP reports under a fixture root of its own
-//! making, so that everything around the hardware can be developed and tested without it. No shipped crate can
-//! reach it, and no shipped policy trusts its root.
+//! The software TEE. **NOT HARDWARE**: it emits byte-exact SEV-SNP reports, and in [`tdx`] TDX quotes, under a fixture
+//! root of its own making, so that everything around the hardware can be developed and tested without it. No shipped
+//! crate can reach it, and no shipped policy trusts its root.
 
 mod certificate;
 pub mod fake_kernel;
 mod pki;
 mod report;
 mod scripted;
+pub mod tdx;
 
 use std::path::Path;
 

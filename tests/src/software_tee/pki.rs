@@ -190,7 +190,8 @@ fn new_rsa_key() -> Result<Vec<u8>> {
     openssl(&["pkcs8", "-topk8", "-nocrypt", "-outform", "DER"], &pem)
 }
 
-fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+/// Runs openssl with this standard input and gives its standard output.
+pub(super) fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
     let mut child = Command::new("openssl")
         .args(arguments)
         .stdin(Stdio::piped())
@@ -206,7 +207,7 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-fn private_directory(dir: &Path) -> Result<()> {
+pub(super) fn private_directory(dir: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -214,7 +215,7 @@ fn private_directory(dir: &Path) -> Result<()> {
         .with_context(|| format!("make directory {}", dir.display()))
 }
 
-fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all().with_context(|| format!("write {}", path.display()))

@@ -1,7 +1,11 @@
 //! TDX Evidence under a fixture root: everything that Intel, the Quoting Enclave and the TDX module sign, made from a
 //! recipe that a test changes in one place. NOT HARDWARE.
+//!
+//! The verifier's own tests include this file by its path, so it names nothing else of this crate.
 
-#![allow(unreachable_pub, reason = "shared by test files")]
+#![allow(unreachable_pub, dead_code, reason = "included by test files, which each use a part")]
+
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,37 +21,58 @@ use rcgen::{
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
-use verifier::tdx::quote::{BODY_1_5_LEN, QE_REPORT_LEN, body, qe_report};
+use verifier::tdx::quote::{BODY_1_0_LEN, BODY_1_5_LEN, QE_REPORT_LEN, body, qe_report};
 
 /// The time at which everything of the usual recipe is valid.
 pub const NOW: &str = "2026-03-01T00:00:00Z";
+/// Serial number of the root.
 pub const ROOT_SERIAL: u64 = 1;
+/// Serial number of the CA that issues PCK certificates.
 pub const PCK_CA_SERIAL: u64 = 2;
+/// Serial number of the PCK certificate.
 pub const PCK_SERIAL: u64 = 3;
+/// Serial number of the signer of TCB info and QE identity.
 pub const SIGNER_SERIAL: u64 = 4;
+
+/// 2026-01-01T00:00:00Z.
+const NEW_YEAR: u64 = 1_767_225_600;
+const DAY: u64 = 86_400;
 
 /// What to make. Names are those of Intel's certificates.
 pub struct Recipe {
+    /// Common name of the root.
     pub root_name: &'static str,
+    /// Common name of the CA that issues PCK certificates.
     pub pck_ca_name: &'static str,
+    /// Common name of the PCK certificate.
     pub pck_name: &'static str,
+    /// Common name of the signer of TCB info and QE identity.
     pub signer_name: &'static str,
     /// Serial numbers on the root's revocation list.
     pub revoked_by_root: Vec<u64>,
     /// Serial numbers on the PCK CA's revocation list.
     pub revoked_by_pck_ca: Vec<u64>,
+    /// thisUpdate and nextUpdate of both revocation lists, seconds since 1970.
+    pub crl_updates: (u64, u64),
     /// Serial number of a certificate that is no longer valid.
     pub expired: Option<u64>,
     /// Contents of the SGX extension; `None` leaves it out.
     pub sgx_extension: Option<Vec<u8>>,
+    /// Kind of the PCK.
     pub pck_key: &'static rcgen::SignatureAlgorithm,
     /// Whether the PCK CA may issue certificates.
     pub pck_ca_is_ca: bool,
+    /// Version of the quote: 4, whose body must be TD 1.0, or 5.
+    pub version: u8,
     /// Reserved bytes of the quote's header.
     pub header_reserved: [u8; 4],
+    /// Body of the quote: 584 bytes for TD 1.0, 648 for TD 1.5.
     pub body: Vec<u8>,
+    /// Report of the Quoting Enclave without its report data, 384 bytes.
     pub qe_report: Vec<u8>,
+    /// Intel's word on the platform.
     pub tcb_info: Value,
+    /// Intel's word on the Quoting Enclave.
     pub qe_identity: Value,
     /// What follows the quote.
     pub padding: Vec<u8>,
@@ -57,8 +82,51 @@ pub struct Recipe {
 
 /// What was made.
 pub struct Made {
+    /// Quote and endorsements.
     pub evidence: Evidence,
+    /// SHA-256 of the root's SPKI.
     pub root: Sha256Digest,
+}
+
+/// The private keys of a fixture PKI and of its one platform.
+pub struct Keys {
+    root: KeyPair,
+    pck_ca: KeyPair,
+    signer: KeyPair,
+    pck: KeyPair,
+    attestation: KeyPair,
+}
+
+impl Keys {
+    /// New keys; the PCK of this kind, the others P-256.
+    pub fn generate(pck: &'static rcgen::SignatureAlgorithm) -> Self {
+        let pck = KeyPair::generate_for(pck).expect("a key");
+        Self { root: p256(), pck_ca: p256(), signer: p256(), pck, attestation: p256() }
+    }
+
+    /// Each key as PKCS #8 DER, for [`Self::from_pkcs8`].
+    pub fn to_pkcs8(&self) -> [Vec<u8>; 5] {
+        [&self.root, &self.pck_ca, &self.signer, &self.pck, &self.attestation].map(KeyPair::serialize_der)
+    }
+
+    /// Keys that [`Self::to_pkcs8`] gave; `None` when they are none.
+    pub fn from_pkcs8(keys: [Vec<u8>; 5]) -> Option<Self> {
+        let [root, pck_ca, signer, pck, attestation] = keys.map(|der| KeyPair::try_from(der).ok());
+        Some(Self { root: root?, pck_ca: pck_ca?, signer: signer?, pck: pck?, attestation: attestation? })
+    }
+
+    /// SHA-256 of the root's SPKI, by which a policy names it under a `dangerous_…` key.
+    pub fn root_spki_sha256(&self) -> Sha256Digest {
+        Sha256Digest::of(&spki(&self.root))
+    }
+}
+
+/// What the authorities of a PKI give out for its one platform.
+pub struct Issued {
+    /// PCK certificate, its CA and the root, PEM, as it stands in quotes.
+    pub pck_chain: Vec<u8>,
+    /// TCB info, QE identity and both revocation lists.
+    pub endorsements: TdxEndorsements,
 }
 
 /// DER of a value with this tag.
@@ -133,10 +201,12 @@ impl Default for Recipe {
             signer_name: "Intel SGX TCB Signing",
             revoked_by_root: vec![99],
             revoked_by_pck_ca: vec![99],
+            crl_updates: (NEW_YEAR, NEW_YEAR + 90 * DAY),
             expired: None,
             sgx_extension: Some(sgx_extension(&sgx_entries())),
             pck_key: &PKCS_ECDSA_P256_SHA256,
             pck_ca_is_ca: true,
+            version: 5,
             header_reserved: [0; 4],
             body,
             qe_report,
@@ -177,7 +247,7 @@ fn params(name: &str, serial: u64, ca: bool, expired: Option<u64>) -> Certificat
     params
 }
 
-fn crl(issuer: &Issuer<'_, &KeyPair>, revoked: &[u64]) -> Vec<u8> {
+fn crl(issuer: &Issuer<'_, &KeyPair>, revoked: &[u64], updates: (u64, u64)) -> Vec<u8> {
     let revoked_certs = revoked
         .iter()
         .map(|serial| RevokedCertParams {
@@ -188,8 +258,8 @@ fn crl(issuer: &Issuer<'_, &KeyPair>, revoked: &[u64]) -> Vec<u8> {
         })
         .collect();
     let params = CertificateRevocationListParams {
-        this_update: date_time_ymd(2026, 1, 1),
-        next_update: date_time_ymd(2026, 4, 1),
+        this_update: date_time_ymd(1970, 1, 1) + Duration::from_secs(updates.0),
+        next_update: date_time_ymd(1970, 1, 1) + Duration::from_secs(updates.1),
         crl_number: SerialNumber::from(1),
         issuing_distribution_point: None,
         revoked_certs,
@@ -232,64 +302,90 @@ fn answer(key: &str, document: &Value, signer: &KeyPair) -> Vec<u8> {
 }
 
 impl Recipe {
-    /// Makes Evidence by the recipe.
+    /// The usual recipe with everything that ages made now, to be valid for the 30 days that Intel gives.
+    pub fn at(now: Timestamp) -> Self {
+        let seconds = u64::try_from(now.unix()).expect("after 1970");
+        // Clocks differ a little.
+        let updates = (seconds - DAY, seconds + 30 * DAY);
+        let text = |seconds: u64| {
+            let seconds = i64::try_from(seconds).expect("near now");
+            json!(Timestamp::from_unix(seconds).expect("near now").to_string())
+        };
+        let mut recipe = Self { crl_updates: updates, ..Self::default() };
+        for document in [&mut recipe.tcb_info, &mut recipe.qe_identity] {
+            document["issueDate"] = text(updates.0);
+            document["nextUpdate"] = text(updates.1);
+        }
+        recipe
+    }
+
+    /// Makes Evidence by the recipe under a root of its own.
     pub fn make(&self) -> Made {
-        let [root_key, ca_key, signer_key, attestation_key] = [p256(), p256(), p256(), p256()];
-        let pck_key = KeyPair::generate_for(self.pck_key).expect("a key");
+        let keys = Keys::generate(self.pck_key);
+        let issued = self.issue(&keys);
+        let evidence = Evidence {
+            platform: Platform::Tdx,
+            report: self.quote(&keys, &issued.pck_chain),
+            endorsements: issued.endorsements.encode(),
+        };
+        Made { evidence, root: keys.root_spki_sha256() }
+    }
+
+    /// What the authorities with these keys give out.
+    pub fn issue(&self, keys: &Keys) -> Issued {
         let root_params = params(self.root_name, ROOT_SERIAL, true, self.expired);
-        let root = root_params.self_signed(&root_key).expect("a certificate");
-        let root_issuer = Issuer::from_params(&root_params, &root_key);
+        let root = root_params.self_signed(&keys.root).expect("a certificate");
+        let root_issuer = Issuer::from_params(&root_params, &keys.root);
         let ca_params = params(self.pck_ca_name, PCK_CA_SERIAL, self.pck_ca_is_ca, self.expired);
-        let ca = ca_params.signed_by(&ca_key, &root_issuer).expect("a certificate");
-        let ca_issuer = Issuer::from_params(&ca_params, &ca_key);
+        let ca = ca_params.signed_by(&keys.pck_ca, &root_issuer).expect("a certificate");
+        let ca_issuer = Issuer::from_params(&ca_params, &keys.pck_ca);
         let mut pck_params = params(self.pck_name, PCK_SERIAL, false, self.expired);
         if let Some(extension) = &self.sgx_extension {
             let oid = [1, 2, 840, 113_741, 1, 13, 1];
             pck_params.custom_extensions = vec![CustomExtension::from_oid_content(&oid, extension.clone())];
         }
-        let pck = pck_params.signed_by(&pck_key, &ca_issuer).expect("a certificate");
+        let pck = pck_params.signed_by(&keys.pck, &ca_issuer).expect("a certificate");
         let signer_params = params(self.signer_name, SIGNER_SERIAL, false, self.expired);
-        let signer = signer_params.signed_by(&signer_key, &root_issuer).expect("a certificate");
+        let signer = signer_params.signed_by(&keys.signer, &root_issuer).expect("a certificate");
         let other_root = root_params.self_signed(&p256()).expect("a certificate");
         let document_root = if self.documents_of_other_root { &other_root } else { &root };
-
-        let quote = self.quote(&attestation_key, &pck_key, &pem(&[&pck, &ca, &root]));
-        let endorsements = TdxEndorsements {
-            tcb_info: answer("tcbInfo", &self.tcb_info, &signer_key),
-            tcb_info_issuer_chain: pem(&[&signer, document_root]),
-            qe_identity: answer("enclaveIdentity", &self.qe_identity, &signer_key),
-            qe_identity_issuer_chain: pem(&[&signer, document_root]),
-            root_ca_crl: crl(&root_issuer, &self.revoked_by_root),
-            pck_crl: if self.pck_ca_is_ca { crl(&ca_issuer, &self.revoked_by_pck_ca) } else { Vec::new() },
-        };
-        Made {
-            evidence: Evidence {
-                platform: Platform::Tdx,
-                report: quote,
-                endorsements: endorsements.encode(),
+        let updates = self.crl_updates;
+        let pck_crl =
+            if self.pck_ca_is_ca { crl(&ca_issuer, &self.revoked_by_pck_ca, updates) } else { Vec::new() };
+        Issued {
+            pck_chain: pem(&[&pck, &ca, &root]),
+            endorsements: TdxEndorsements {
+                tcb_info: answer("tcbInfo", &self.tcb_info, &keys.signer),
+                tcb_info_issuer_chain: pem(&[&signer, document_root]),
+                qe_identity: answer("enclaveIdentity", &self.qe_identity, &keys.signer),
+                qe_identity_issuer_chain: pem(&[&signer, document_root]),
+                root_ca_crl: crl(&root_issuer, &self.revoked_by_root, updates),
+                pck_crl,
             },
-            root: Sha256Digest::of(&spki(&root_key)),
         }
     }
 
-    fn quote(&self, attestation: &KeyPair, pck: &KeyPair, chain: &[u8]) -> Vec<u8> {
+    /// The quote of the platform with these keys, around a PCK chain in PEM.
+    pub fn quote(&self, keys: &Keys, chain: &[u8]) -> Vec<u8> {
         let size = |length: usize| u32::try_from(length).expect("small").to_le_bytes();
-        let mut quote = vec![5, 0, 2, 0, 0x81, 0, 0, 0];
+        let mut quote = vec![self.version, 0, 2, 0, 0x81, 0, 0, 0];
         quote.extend(self.header_reserved);
         quote.extend(hex::decode("939a7233f79c4ca9940a0db3957f0607").expect("hex"));
         quote.extend([0; 20]);
-        quote.extend([3, 0]);
-        quote.extend(size(self.body.len()));
+        if self.version != 4 {
+            quote.extend([if self.body.len() == BODY_1_0_LEN { 2 } else { 3 }, 0]);
+            quote.extend(size(self.body.len()));
+        }
         quote.extend(&self.body);
 
         let auth = b"authentication data";
-        let point = &attestation.public_key_raw()[1..];
+        let point = &keys.attestation.public_key_raw()[1..];
         let mut report = self.qe_report.clone();
         let named = Sha256Digest::of(&[point, auth].concat());
         report[qe_report::REPORTDATA..qe_report::REPORTDATA + 32].copy_from_slice(named.as_bytes());
         // A PCK of another kind cannot sign like this; the certificate is refused before anybody looks.
         let report_signature =
-            if self.pck_key == &PKCS_ECDSA_P256_SHA256 { sign(pck, &report) } else { vec![0; 64] };
+            if self.pck_key == &PKCS_ECDSA_P256_SHA256 { sign(&keys.pck, &report) } else { vec![0; 64] };
         let mut certification = report;
         certification.extend(report_signature);
         certification.extend(u16::try_from(auth.len()).expect("small").to_le_bytes());
@@ -298,7 +394,7 @@ impl Recipe {
         certification.extend(size(chain.len()));
         certification.extend(chain);
 
-        let mut data = sign(attestation, &quote);
+        let mut data = sign(&keys.attestation, &quote);
         data.extend(point);
         data.extend([6, 0]);
         data.extend(size(certification.len()));
@@ -316,6 +412,7 @@ fn spki(key: &KeyPair) -> Vec<u8> {
     [head, key.public_key_raw().to_vec()].concat()
 }
 
+/// [`NOW`].
 pub fn now() -> Timestamp {
     Timestamp::parse(NOW).expect("a time")
 }
