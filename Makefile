@@ -12,15 +12,21 @@ export SEALWRIGHT_BASE_IMAGE ?= $(BASE_IMAGE)
 
 STATE ?= $(CURDIR)/target/serve
 ADDR ?= 127.0.0.1:8443
+# Platform that the software TEE of `make demo` and `make serve` stands for.
+TEE ?= snp
+TEES := snp tdx
+ifneq ($(words $(TEE))$(filter $(TEES),$(TEE)),1$(TEE))
+$(error TEE is '$(TEE)', wanted one of: $(TEES))
+endif
 
 .PHONY: help demo test lint serve bench tools engine binaries prerequisites base-image
 
 help:
 	@printf '%s\n' \
-	  'make demo    build, verify and tamper with a real image against a development server (NOT HARDWARE)' \
+	  'make demo    build, verify and tamper with a real image against a development server (NOT HARDWARE) [TEE=snp|tdx]' \
 	  'make test    all tests, real components included' \
 	  'make lint    formatting and lints, as CI demands them' \
-	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT]' \
+	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT] [TEE=snp|tdx]' \
 	  'make bench   the figures of docs/benchmarks.md'
 
 prerequisites:
@@ -40,10 +46,10 @@ binaries: engine
 	@cargo build --release --locked --quiet -p sealwright-client -p sealwright-build-server -p sealwright-tests --bins >&2
 
 demo: binaries base-image
-	@scripts/demo.sh
+	@TEE=$(TEE) scripts/demo.sh
 
 serve: binaries
-	@exec $(RELEASE)/dev-server --state $(STATE) --listen $(ADDR) --tools $(TOOLS)
+	@exec $(RELEASE)/dev-server --state $(STATE) --listen $(ADDR) --tools $(TOOLS) --tee $(TEE)
 
 test: tools
 	cargo test --release --locked --workspace --no-fail-fast

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make demo`: one real build, verified offline, then one byte altered. Exit 0 only if the build and its
-# verification succeed AND the altered copy is rejected as not authentic.
+# verification succeed AND the altered copy is rejected as not authentic. TEE names the platform that the software TEE
+# stands for: snp (the default) or tdx.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib.sh
@@ -8,6 +9,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 release=$repo_root/target/release
 base_image=${SEALWRIGHT_BASE_IMAGE:?}
+tee=${TEE:-snp}
 work=$repo_root/target/demo
 sealwright=$release/sealwright
 
@@ -31,9 +33,9 @@ trap 'exit 130' INT TERM
 
 step() { printf '\n== %s\n' "$*" >&2; }
 
-step "starting the development build server (software TEE: NOT HARDWARE)"
+step "starting the development build server (software TEE for $tee: NOT HARDWARE)"
 mkfifo "$work/ready"
-"$release/dev-server" --state "$work/state" --listen 127.0.0.1:0 --tools "$SEALWRIGHT_TOOLS" \
+"$release/dev-server" --state "$work/state" --listen 127.0.0.1:0 --tools "$SEALWRIGHT_TOOLS" --tee "$tee" \
     >"$work/ready" 2>"$work/server.log" &
 server_pid=$!
 if ! IFS= read -r -t 60 ready <"$work/ready"; then

@@ -3,6 +3,7 @@
 //!
 //! Everything started here ends with the test, also when the test panics or is killed ([`supervise`]).
 
+pub mod altered;
 pub mod cases;
 pub mod generate;
 pub mod layout;
@@ -135,6 +136,8 @@ pub struct Settings {
     pub state_megabytes: Option<u32>,
     /// Name of the state directory; `state` when absent.
     pub state: Option<&'static str>,
+    /// Platform of the software TEE (`--tee`); the development server's default when absent.
+    pub tee: Option<&'static str>,
 }
 
 /// A development server with a state directory of its own; both go when it is dropped.
@@ -373,6 +376,9 @@ fn launch(directory: &Path, settings: &Settings, listen: &str) -> Result<(Superv
     let mut arguments =
         vec![OsStr::new("--state"), state.as_os_str(), OsStr::new("--listen"), OsStr::new(listen)];
     arguments.extend([OsStr::new("--tools"), tools.as_os_str()]);
+    if let Some(tee) = settings.tee {
+        arguments.extend([OsStr::new("--tee"), OsStr::new(tee)]);
+    }
     let files = [("--trust", settings.trust), ("--operations", settings.operations)];
     let files = files.map(|(flag, text)| (flag, text, directory.join(format!("{}.toml", &flag[2..]))));
     for (flag, text, path) in &files {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use sealwright_tests::harness::cases::sha256;
+use sealwright_tests::harness::altered::{Altered, EVIDENCE};
 use sealwright_tests::harness::layout::{Layout, text};
 use sealwright_tests::harness::{DevServer, Output};
 use serde_json::Value;
@@ -56,61 +56,10 @@ fn judge(path: &Path) -> (i32, String) {
     (output.code, reason)
 }
 
-/// A copy of a layout to be altered; gone with the value.
-struct Copy {
-    directory: tempfile::TempDir,
+fn copy_of(layout: &Layout) -> Altered {
+    Altered::copy_of(layout, &BUILT.server.work())
 }
 
-impl Copy {
-    fn of(layout: &Layout) -> Self {
-        let directory = tempfile::tempdir_in(BUILT.server.work()).expect("a directory");
-        for file in layout.all_files() {
-            let target = directory.path().join(file.strip_prefix(layout.root()).expect("below the root"));
-            std::fs::create_dir_all(target.parent().expect("has a parent")).expect("directory");
-            std::fs::copy(file, target).expect("copy");
-        }
-        Self { directory }
-    }
-
-    fn layout(&self) -> Layout {
-        Layout::at(self.directory.path())
-    }
-
-    fn judged(&self) -> (i32, String) {
-        judge(self.directory.path())
-    }
-
-    /// Stores a blob and gives its descriptor's digest and size.
-    fn store(&self, bytes: &[u8]) -> (Value, Value) {
-        let digest = format!("sha256:{}", sha256(bytes));
-        std::fs::write(self.layout().blob_path(&digest), bytes).expect("blob");
-        (digest.into(), bytes.len().into())
-    }
-
-    fn index(&self, alter: impl FnOnce(&mut Vec<Value>)) {
-        let mut index = self.layout().index();
-        alter(index["manifests"].as_array_mut().expect("manifests"));
-        std::fs::write(self.directory.path().join("index.json"), index.to_string()).expect("index");
-    }
-
-    /// Alters the artefacts that stand beside the image, with all digests as they then must be.
-    fn artefacts(&self, mut alter: impl FnMut(&str, &mut Vec<u8>)) {
-        let layout = self.layout();
-        self.index(|manifests| {
-            for entry in manifests.iter_mut().skip(1) {
-                let mut manifest = layout.json(&text(&entry["digest"]));
-                for layer in manifest["layers"].as_array_mut().expect("layers") {
-                    let mut bytes = layout.blob(&text(&layer["digest"]));
-                    alter(&text(&layer["mediaType"]), &mut bytes);
-                    (layer["digest"], layer["size"]) = self.store(&bytes);
-                }
-                (entry["digest"], entry["size"]) = self.store(manifest.to_string().as_bytes());
-            }
-        });
-    }
-}
-
-const EVIDENCE: &str = "application/cmw+json";
 const UNTRUSTED: i32 = 4;
 
 /// Digests of the blobs of a layout, with what `verify` says when the blob is damaged.
@@ -168,9 +117,9 @@ fn no_blob_can_be_altered_cut_extended_or_dropped() {
     for layout in [&BUILT.ours, &BUILT.platforms] {
         for (digest, wanted) in roles(layout) {
             for (what, alter) in &alterations {
-                let copy = Copy::of(layout);
+                let copy = copy_of(layout);
                 alter(&copy.layout().blob_path(&digest));
-                assert_eq!(copy.judged(), (UNTRUSTED, wanted.to_owned()), "{digest} {what}");
+                assert_eq!(judge(copy.path()), (UNTRUSTED, wanted.to_owned()), "{digest} {what}");
             }
         }
     }
@@ -179,7 +128,7 @@ fn no_blob_can_be_altered_cut_extended_or_dropped() {
 #[test]
 fn an_image_in_the_place_of_another_is_refused() {
     // The index names the other image, whose blobs are all there, beside what was made for ours.
-    let copy = Copy::of(&BUILT.ours);
+    let copy = copy_of(&BUILT.ours);
     for file in
         BUILT.other.all_files().iter().filter(|file| file.parent().is_some_and(|p| p.ends_with("sha256")))
     {
@@ -191,15 +140,15 @@ fn an_image_in_the_place_of_another_is_refused() {
     }
     let image = BUILT.other.index()["manifests"][0].clone();
     copy.index(|manifests| manifests[0] = image);
-    assert_eq!(copy.judged(), (UNTRUSTED, "hardware: not-authentic".to_owned()));
+    assert_eq!(judge(copy.path()), (UNTRUSTED, "hardware: not-authentic".to_owned()));
     // The same, with everything that stands beside it made to refer to it.
     let (ours, theirs) = (BUILT.ours.image_digest(), BUILT.other.image_digest());
     relabel(&copy, &ours, &theirs, BUILT.other.blob(&theirs).len());
-    assert_eq!(copy.judged(), (UNTRUSTED, "image: not-authentic".to_owned()));
+    assert_eq!(judge(copy.path()), (UNTRUSTED, "image: not-authentic".to_owned()));
 }
 
 /// Makes every artefact refer to another image.
-fn relabel(copy: &Copy, from: &str, to: &str, size: usize) {
+fn relabel(copy: &Altered, from: &str, to: &str, size: usize) {
     let layout = copy.layout();
     let tag = |digest: &str| digest.replace(':', "-");
     copy.index(|manifests| {
@@ -221,7 +170,7 @@ fn relabel(copy: &Copy, from: &str, to: &str, size: usize) {
 
 #[test]
 fn an_image_altered_with_all_digests_set_right_is_refused() {
-    let copy = Copy::of(&BUILT.ours);
+    let copy = copy_of(&BUILT.ours);
     let digest = BUILT.ours.image_digest();
     let mut manifest = BUILT.ours.json(&digest);
     let mut config = BUILT.ours.config(&manifest);
@@ -231,7 +180,7 @@ fn an_image_altered_with_all_digests_set_right_is_refused() {
     let (evil, size) = copy.store(&bytes);
     copy.index(|manifests| (manifests[0]["digest"], manifests[0]["size"]) = (evil.clone(), size));
     relabel(&copy, &digest, &text(&evil), bytes.len());
-    assert_eq!(copy.judged(), (UNTRUSTED, "image: not-authentic".to_owned()));
+    assert_eq!(judge(copy.path()), (UNTRUSTED, "image: not-authentic".to_owned()));
 }
 
 #[test]
@@ -247,7 +196,7 @@ fn evidence_and_signatures_of_another_build_are_refused() {
             .collect()
     };
     let exchanged = |wanted: &[&str]| {
-        let copy = Copy::of(&BUILT.ours);
+        let copy = copy_of(&BUILT.ours);
         let mut pools: BTreeMap<String, std::vec::IntoIter<Vec<u8>>> =
             wanted.iter().map(|kind| ((*kind).to_owned(), theirs(kind).into_iter())).collect();
         let mut exchanged = 0;
@@ -258,7 +207,7 @@ fn evidence_and_signatures_of_another_build_are_refused() {
             }
         });
         assert!(exchanged > 0, "{wanted:?} is there to be exchanged");
-        copy.judged()
+        judge(copy.path())
     };
     let bundle = "application/vnd.dev.sigstore.bundle.v0.3+json";
     let (envelope, simple) =
@@ -278,21 +227,21 @@ fn evidence_and_signatures_of_another_build_are_refused() {
 #[test]
 fn no_byte_of_the_evidence_can_be_altered_with_all_digests_set_right() {
     let mut size = 0;
-    Copy::of(&BUILT.ours).artefacts(|kind, bytes| {
+    copy_of(&BUILT.ours).artefacts(|kind, bytes| {
         if kind == EVIDENCE {
             size = bytes.len()
         }
     });
     assert!(size > 4000, "a report and its certificates: {size} bytes");
     for at in (0..size).step_by(83) {
-        let copy = Copy::of(&BUILT.ours);
+        let copy = copy_of(&BUILT.ours);
         copy.artefacts(|kind, bytes| {
             if kind == EVIDENCE {
                 // Another letter of base64 or of JSON, so that most changes get past the first parser.
                 bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
             }
         });
-        let (code, reason) = copy.judged();
+        let (code, reason) = judge(copy.path());
         assert!([UNTRUSTED, 8].contains(&code), "byte {at} of the Evidence altered: exit {code}, {reason}");
     }
 }
@@ -310,14 +259,14 @@ fn an_altered_index_or_archive_never_shows_another_image_as_trusted() {
             code => panic!("{what}: exit {code}\n{}", output.stderr),
         }
     };
-    let copy = Copy::of(&BUILT.ours);
+    let copy = copy_of(&BUILT.ours);
     let path = copy.layout().root().join("index.json");
     let index = std::fs::read(&path).expect("index");
     for at in (0..index.len()).step_by(17) {
         let mut altered = index.clone();
         altered[at] ^= 1;
         std::fs::write(&path, altered).expect("index");
-        check(copy.directory.path(), &format!("byte {at} of the index"));
+        check(copy.path(), &format!("byte {at} of the index"));
     }
     let archive = std::fs::read(&BUILT.tar).expect("archive");
     let path = BUILT.server.work().join("altered.tar");

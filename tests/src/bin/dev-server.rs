@@ -13,18 +13,16 @@ use anyhow::{Context as _, Result, bail};
 use build_server::assembly::{Assembled, Parts, assemble, runtime};
 use build_server::config::{Operations, Trust};
 use build_server::pipeline::{Boundary, Step};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use client::key::{CallerKey, public_pem};
-use enclave_keys::KeyService;
-use provenance::digest::Sha256Digest;
+use enclave_keys::{Attester, KeyService};
 use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
 use provenance::key::KeyAlgorithm;
-use sealwright_tests::software_tee::{DANGEROUS_SOFTWARE_MEASUREMENT, SoftwareTee};
+use sealwright_tests::reference_values::SoftwareRelease;
+use sealwright_tests::software_tee::SoftwareTee;
+use sealwright_tests::software_tee::tdx::SoftwareTdx;
 use tokio::signal::unix::{SignalKind, signal};
-use verifier::policy::{
-    PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues,
-    policy_from_reference_values,
-};
+use verifier::policy::{PolicyTemplate, ReferenceValues, policy_from_reference_values};
 
 /// Environment variable that names a pipeline step after which the server kills itself, once. For crash tests.
 const CRASH_AT: &str = "SEALWRIGHT_DEV_CRASH_AT";
@@ -41,6 +39,9 @@ struct Arguments {
     /// Directory of buildkitd and runc.
     #[arg(long)]
     tools: PathBuf,
+    /// Platform that the software TEE stands for.
+    #[arg(long, value_enum, default_value_t = Platform::Snp)]
+    tee: Platform,
     /// Operations configuration to use instead of the built-in one; `listen`, `state_directory` and the engine's
     /// programs are set from the arguments all the same.
     #[arg(long)]
@@ -48,6 +49,34 @@ struct Arguments {
     /// Trust configuration to use instead of the built-in one.
     #[arg(long)]
     trust: Option<PathBuf>,
+}
+
+/// A platform of the software TEE.
+#[derive(Clone, Copy, ValueEnum)]
+enum Platform {
+    /// AMD SEV-SNP.
+    Snp,
+    /// Intel TDX.
+    Tdx,
+}
+
+impl Platform {
+    /// The software TEE whose keys lie in the state directory, and what a release for it measures to.
+    fn open(self, state: &Path) -> Result<(Box<dyn Attester>, SoftwareRelease)> {
+        let directory = state.join("software-tee");
+        Ok(match self {
+            Self::Snp => {
+                let tee = SoftwareTee::open(&directory)?;
+                let release = SoftwareRelease::snp(&tee);
+                (Box::new(tee), release)
+            }
+            Self::Tdx => {
+                let tee = SoftwareTdx::open(&directory)?;
+                let release = SoftwareRelease::tdx(&tee);
+                (Box::new(tee), release)
+            }
+        })
+    }
 }
 
 fn main() -> ExitCode {
@@ -77,7 +106,7 @@ fn start(arguments: &Arguments) -> Result<()> {
         Some(path) => Trust::read(path)?,
         None => Trust::parse(DEVELOPMENT_TRUST, "the development server's trust configuration")?,
     };
-    runtime(&operations)?.block_on(serve(&state, &operations, &trust))
+    runtime(&operations)?.block_on(serve(arguments.tee, &state, &operations, &trust))
 }
 
 /// Anyone who can make a key may build here, and push anywhere: it is for development.
@@ -115,17 +144,16 @@ fn text(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-async fn serve(state: &Path, operations: &Operations, trust: &Trust) -> Result<()> {
+async fn serve(tee: Platform, state: &Path, operations: &Operations, trust: &Trust) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let tee = SoftwareTee::open(&state.join("software-tee"))?;
-    let root = tee.root_spki_sha256();
-    let parts = Parts { attester: Box::new(tee), boundary: boundary(state)?, plain_http_on_loopback: true };
+    let (attester, release) = tee.open(state)?;
+    let parts = Parts { attester, boundary: boundary(state)?, plain_http_on_loopback: true };
     let Assembled { server, keys } = assemble(operations, trust, parts).await?;
 
     let key_file = state.join("caller.key.pem");
     let key = own_key(&key_file)?;
-    let values = reference_values(&keys, &root);
+    let values = release.values(keys.instance());
     publish_reference_values(state, &values)?;
     let policy_file = state.join("policy.toml");
     let template =
@@ -183,28 +211,7 @@ fn own_key(path: &Path) -> Result<CallerKey> {
     Ok(key)
 }
 
-/// Reference Values of exactly this server. Their root is the software TEE's, so they are dangerous, and
-/// everything judged by them is marked NOT HARDWARE.
-fn reference_values(keys: &KeyService, root: &Sha256Digest) -> ReferenceValues {
-    let instance = keys.instance();
-    ReferenceValues {
-        build_policies: vec![instance.build_policy_sha256],
-        builder_ids: vec![instance.builder_id.clone()],
-        dangerous_roots: vec![*root],
-        guest_version: 1,
-        name: format!("sealwright {} development server", instance.version),
-        platforms: Platforms {
-            sev_snp: Some(PlatformValues {
-                measurements: vec![ReferenceMeasurement::from_bytes(DANGEROUS_SOFTWARE_MEASUREMENT)],
-            }),
-            ..Platforms::default()
-        },
-        trust_configurations: vec![instance.trust_configuration_sha256()],
-        document_type: REFERENCE_VALUES_TYPE.to_owned(),
-    }
-}
-
-/// Signs them with a release key of this state directory: what `sealwright policy init` reads.
+/// Signs Reference Values of exactly this server with a release key of this state directory: what `sealwright policy init` reads.
 fn publish_reference_values(state: &Path, values: &ReferenceValues) -> Result<()> {
     let release = own_key(&state.join("release.key.pem"))?;
     let envelope = release.sign_envelope(REFERENCE_VALUES_PAYLOAD_TYPE, values.document())?;
