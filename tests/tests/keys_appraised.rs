@@ -75,6 +75,10 @@ fn refused(refusal: SnpRefusal) -> Result<(), Refused> {
 }
 
 fn text(result: Result<(), Refused>) -> String {
+    text_of(&result)
+}
+
+fn text_of(result: &Result<(), Refused>) -> String {
     match result {
         Ok(()) => "accepted".to_owned(),
         Err(Refused::NotAuthentic(error)) => error.to_string(),
@@ -128,14 +132,48 @@ fn build_evidence_does_not_pass_for_a_session() {
 }
 
 #[test]
-fn every_generation_is_accepted_under_the_dangerous_policy() {
-    let (tee, policy) = (tee(), dangerous_policy(&service()));
-    for (product, version) in
-        [(Product::Milan, 3), (Product::Milan, 5), (Product::Genoa, 3), (Product::Turin, 5)]
-    {
-        let chip = tee.new_chip(product, Tcb::of(product), |_| ()).expect("a chip");
-        let evidence = chip.evidence(&DATA, |fields| fields.version = version);
-        assert_eq!(judge(&evidence, &policy, now()), Ok(()), "{product:?} version {version}");
+fn every_generation_report_version_and_kind_of_key_is_read_and_each_needs_a_policy_that_accepts_it() {
+    let (tee, keys) = (tee(), service());
+    let caller = FixtureKey::new().public;
+    let text = reference_values::dangerous_policy(&tee, keys.instance(), &[("ci".to_owned(), caller)]);
+    let strict = Policy::parse(&text, "strict.toml").expect("a complete policy");
+    let older = text.replace("minimum_report_version = 3", "minimum_report_version = 2");
+    let both = older.replace("allow_vlek = false", "allow_vlek = true");
+    let both = Policy::parse(&both, "both.toml").expect("a complete policy");
+    for (product, name) in [
+        (Product::Milan, verifier::snp::Product::Milan),
+        (Product::Genoa, verifier::snp::Product::Genoa),
+        (Product::Turin, verifier::snp::Product::Turin),
+    ] {
+        let vcek = tee.new_chip(product, Tcb::of(product), |_| ()).expect("a chip");
+        let vlek = tee.new_vlek(product, Tcb::of(product), |_| ()).expect("a VLEK");
+        for version in 2..=5 {
+            for (chip, is_vlek) in [(&vcek, false), (&vlek, true)] {
+                let what = format!("{product:?} version {version}, VLEK {is_vlek}");
+                let evidence = chip.evidence(&DATA, |fields| fields.version = version);
+                let authentic =
+                    authenticate(&evidence, &Endorsements::default(), both.anchors(), now()).expect(&what);
+                let report = authentic.snp().expect("a report");
+                assert_eq!((report.product(), report.report().version()), (name, version), "{what}");
+                assert_eq!(judge(&evidence, &both, now()), Ok(()), "{what}");
+                let refusal = judge(&evidence, &strict, now());
+                let right = match (version, is_vlek) {
+                    (2, _) => text_of(&refusal).contains("policy wants at least 3"),
+                    (_, true) => matches!(
+                        &refusal,
+                        Err(Refused::ByPolicy(AppraisalError::Snp(SnpRefusal::VlekNotAllowed { .. })))
+                    ),
+                    _ => refusal == Ok(()),
+                };
+                assert!(right, "{what}: {refusal:?}");
+            }
+        }
+        for version in [1, 6] {
+            let evidence = vcek.evidence(&DATA, |fields| fields.version = version);
+            let refusal = judge(&evidence, &both, now());
+            assert!(text_of(&refusal).contains("version"), "{product:?} version {version}: {refusal:?}");
+            assert!(matches!(refusal, Err(Refused::NotAuthentic(_))), "{product:?} version {version}");
+        }
     }
 }
 
