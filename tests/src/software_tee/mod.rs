@@ -7,6 +7,7 @@ pub mod fake_kernel;
 mod pki;
 mod report;
 mod scripted;
+pub mod se;
 pub mod tdx;
 
 use std::path::Path;
