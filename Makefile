@@ -19,12 +19,15 @@ ifneq ($(words $(TEE))$(filter $(TEES),$(TEE)),1$(TEE))
 $(error TEE is '$(TEE)', wanted one of: $(TEES))
 endif
 
-.PHONY: help demo test lint serve bench tools engine binaries prerequisites base-image
+DIR ?= $(or $(SEALWRIGHT_VECTORS),$(CURDIR)/../shared/vectors)
+
+.PHONY: help demo test vectors lint serve bench tools engine binaries prerequisites base-image
 
 help:
 	@printf '%s\n' \
 	  'make demo    build, verify and tamper with a real image against a development server (NOT HARDWARE) [TEE=snp|tdx]' \
 	  'make test    all tests, real components included' \
+  'make vectors answers recorded Evidence of real hardware, case by case   [DIR=DIR]' \
 	  'make lint    formatting and lints, as CI demands them' \
 	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT] [TEE=snp|tdx]' \
 	  'make bench   the figures of docs/benchmarks.md'
@@ -53,6 +56,9 @@ serve: binaries
 
 test: tools
 	cargo test --release --locked --workspace --no-fail-fast
+
+vectors: prerequisites
+	@cargo run --release --locked --quiet -p sealwright-tests --bin vectors -- $(abspath $(DIR))
 
 lint: prerequisites
 	cargo fmt --all --check

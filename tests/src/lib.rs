@@ -7,3 +7,4 @@ pub mod release_fixture;
 pub mod small_disk;
 pub mod software_tee;
 pub mod tools;
+pub mod vectors;
