@@ -106,6 +106,7 @@ impl CheckedRelease {
             request: Some(self.0.signed_request.clone()),
             signing_key: Some(key.public().spki_der().to_vec()),
             caller_key: Some(self.0.caller_key.clone()),
+            attestation_result: None,
         };
         Ok(BoundRelease { request: self.0, evidence: bundle.to_json() })
     }

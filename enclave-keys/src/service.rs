@@ -210,6 +210,7 @@ impl Inner {
             request: None,
             signing_key,
             caller_key: None,
+            attestation_result: None,
         }
         .to_json()
     }

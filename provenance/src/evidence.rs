@@ -2,6 +2,7 @@
 //!
 //! ```json
 //! {"__cmwc_t":"https://sealwright.dev/cmw/evidence/v1",
+//!  "attestation-result":["application/vnd.dsse.envelope.v1+json","<base64url>",8],
 //!  "caller-key":["application/vnd.sealwright.spki","<base64url>",4],
 //!  "endorsements":["application/vnd.amd.ghcb.guid-table","<base64url>",2],
 //!  "evidence":["application/vnd.amd.sev-snp.attestation-report","<base64url>",4],
@@ -13,6 +14,8 @@
 //! ```
 //! `request`, `signing-key` and `caller-key` are there for builds only. The two keys are SubjectPublicKeyInfo DER
 //! and carry no trust: they are believed when their SHA-256 is the one that leaf, statement or policy names.
+//! `attestation-result` is there for Secure Execution only, where a Verifier speaks for the Evidence
+//! ([`crate::secure_execution::AttestationResult`]).
 //! Bytes are base64url without padding. The JSON is canonical (RFC 8785).
 //! The inclusion proof is `F("sealwright/inclusion-proof/v1") ‖ u32be(leaf_index) ‖ u32be(tree_size) ‖ n × 32`.
 
@@ -47,11 +50,13 @@ const LEAF: &str = "application/vnd.sealwright.leaf.v1";
 const PROOF: &str = "application/vnd.sealwright.inclusion-proof.v1";
 const INSTANCE: &str = "application/vnd.sealwright.instance.v1+json";
 const REQUEST: &str = "application/vnd.dsse.envelope.v1+json";
+const ATTESTATION_RESULT: &str = REQUEST;
 const SPKI: &str = "application/vnd.sealwright.spki";
 
 /// CMW indicator bits (RFC 9999): what kind of conceptual message a record holds.
 const IND_ENDORSEMENTS: u8 = 2;
 const IND_EVIDENCE: u8 = 4;
+const IND_ATTESTATION_RESULTS: u8 = 8;
 
 /// The hardware a guest runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -94,10 +99,11 @@ impl Platform {
 pub struct Evidence {
     /// The platform that made it.
     pub platform: Platform,
-    /// The raw report or quote.
+    /// The raw report or quote; on Secure Execution [`crate::secure_execution::SecureExecutionEvidence`].
     pub report: Vec<u8>,
     /// Endorsements as sent, may be empty. On SEV-SNP the GHCB certificate table (GUID table), on TDX
-    /// [`crate::tdx_endorsements::TdxEndorsements`].
+    /// [`crate::tdx_endorsements::TdxEndorsements`], on Secure Execution
+    /// [`crate::secure_execution::SecureExecutionEndorsements`].
     pub endorsements: Vec<u8>,
 }
 
@@ -124,6 +130,8 @@ pub struct EvidenceBundle {
     pub signing_key: Option<Vec<u8>>,
     /// SPKI DER of the caller's key that signed `request`; statement and policy name its SHA-256.
     pub caller_key: Option<Vec<u8>>,
+    /// Attestation Result of a Verifier about the Evidence (DSSE JSON), where one speaks for it.
+    pub attestation_result: Option<Vec<u8>>,
 }
 
 /// Why a collection is refused.
@@ -195,6 +203,8 @@ type Record = (String, String, u8);
 struct Collection {
     #[serde(rename = "__cmwc_t")]
     collection_type: String,
+    #[serde(rename = "attestation-result", default, skip_serializing_if = "Option::is_none")]
+    attestation_result: Option<Record>,
     #[serde(rename = "caller-key", default, skip_serializing_if = "Option::is_none")]
     caller_key: Option<Record>,
     endorsements: Option<Record>,
@@ -245,6 +255,10 @@ impl EvidenceBundle {
         let (evidence_type, endorsements_type) = self.evidence.platform.media_types();
         to_canonical_json(&Collection {
             collection_type: COLLECTION_TYPE.to_owned(),
+            attestation_result: self
+                .attestation_result
+                .as_ref()
+                .and_then(|bytes| record(ATTESTATION_RESULT, bytes, IND_ATTESTATION_RESULTS)),
             endorsements: record(endorsements_type, &self.evidence.endorsements, IND_ENDORSEMENTS),
             evidence: record(evidence_type, &self.evidence.report, IND_EVIDENCE),
             inclusion_proof: record(PROOF, &encode_proof(&self.proof), IND_EVIDENCE),
@@ -281,9 +295,15 @@ impl EvidenceBundle {
             instance: decode("instance", collection.instance, INSTANCE, IND_EVIDENCE)?,
             leaf: decode("leaf", collection.leaf, LEAF, IND_EVIDENCE)?,
             proof: parse_proof(&decode("inclusion-proof", collection.inclusion_proof, PROOF, IND_EVIDENCE)?)?,
-            request: decode_optional("request", collection.request, REQUEST)?,
-            signing_key: decode_optional("signing-key", collection.signing_key, SPKI)?,
-            caller_key: decode_optional("caller-key", collection.caller_key, SPKI)?,
+            request: decode_optional("request", collection.request, REQUEST, IND_EVIDENCE)?,
+            signing_key: decode_optional("signing-key", collection.signing_key, SPKI, IND_EVIDENCE)?,
+            caller_key: decode_optional("caller-key", collection.caller_key, SPKI, IND_EVIDENCE)?,
+            attestation_result: decode_optional(
+                "attestation-result",
+                collection.attestation_result,
+                ATTESTATION_RESULT,
+                IND_ATTESTATION_RESULTS,
+            )?,
         })
     }
 }
@@ -292,8 +312,9 @@ fn decode_optional(
     label: &'static str,
     record: Option<Record>,
     wanted: &'static str,
+    ind: u8,
 ) -> Result<Option<Vec<u8>>, EvidenceError> {
-    record.map(|present| decode(label, Some(present), wanted, IND_EVIDENCE)).transpose()
+    record.map(|present| decode(label, Some(present), wanted, ind)).transpose()
 }
 
 fn decode(
@@ -457,6 +478,7 @@ mod tests {
             request: Some(b"request".to_vec()),
             signing_key: Some(b"signing key".to_vec()),
             caller_key: Some(b"caller key".to_vec()),
+            attestation_result: Some(b"result".to_vec()),
         }
     }
 
@@ -466,6 +488,7 @@ mod tests {
             let mut bundle = bundle();
             if bare {
                 (bundle.request, bundle.signing_key, bundle.caller_key) = (None, None, None);
+                bundle.attestation_result = None;
             }
             assert_eq!(EvidenceBundle::parse(&bundle.to_json()), Ok(bundle));
         }
@@ -489,6 +512,13 @@ mod tests {
             used(&table[..60]),
             Err(InvalidTable::OutOfBounds { index: 0, offset: 72, length: 3, got: 60 })
         );
+    }
+
+    #[test]
+    fn an_attestation_result_that_calls_itself_evidence_is_refused() {
+        let json = String::from_utf8(bundle().to_json()).expect("JSON is text").replacen(",8]", ",4]", 1);
+        let error = EvidenceError::Indicator { label: "attestation-result", got: 4, wanted: 8 };
+        assert_eq!(EvidenceBundle::parse(json.as_bytes()), Err(error));
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub enum BindingError {
     /// Keys of software under a hardware root.
     #[error("instance document says its keys are software fixtures, which everybody can know")]
     SoftwareKeys,
+    /// The leaf is of a key that signs no images.
+    #[error("leaf is of the enclave CA's key, wanted a project's signing key")]
+    KeyRole,
     /// The leaf is of another kind.
     #[error("leaf is of kind {got}, wanted {wanted}")]
     LeafKind {

@@ -1,7 +1,7 @@
 //! The statement that a build leaf covers, the request behind it and the materials: steps that follow
 //! [`crate::bound`] and consume one another's types.
 
-use provenance::binding::{LeafBody, Nonce};
+use provenance::binding::{KeyRole, LeafBody, Nonce};
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{DsseError, Envelope, IN_TOTO_PAYLOAD_TYPE};
 use provenance::evidence::EvidenceBundle;
@@ -11,8 +11,11 @@ use provenance::request::{InvalidRequest, SignedRequest, authenticate_request};
 use provenance::statement::{InvalidStatement, Statement};
 
 use crate::bound::{self, BindingError, BoundLeaf};
+use crate::evidence::AppraisalError;
 use crate::policy::{Caller, Policy};
 use crate::rejection::Reason;
+use crate::reliance::EvidenceKind;
+use crate::secure_execution::SeRefusal;
 
 /// Why a statement is not what the report covers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +45,16 @@ pub enum StatementError {
         /// Statements looked at.
         looked_at: usize,
     },
+    /// No statement about the image is signed with the key that the Attestation Result covers.
+    #[error("none of the {looked_at} statements attached is about {target} and signed with the key {key}")]
+    NoStatementOfKey {
+        /// The image.
+        target: Sha256Digest,
+        /// SHA-256 of the SPKI of the key.
+        key: Sha256Digest,
+        /// Statements looked at.
+        looked_at: usize,
+    },
     /// The envelope's type or signature is wrong.
     #[error("statement: {0}")]
     Envelope(#[from] DsseError),
@@ -66,6 +79,32 @@ pub enum StatementError {
     },
 }
 
+/// What Evidence covers of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// Statement and nonce.
+    Build {
+        /// The caller's nonce.
+        nonce: Nonce,
+    },
+    /// The signing key alone: an Attestation Result that was made once for the key.
+    Key {
+        /// SHA-256 that the leaf names the project by.
+        project: Sha256Digest,
+    },
+}
+
+impl Coverage {
+    /// `build` or `key`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Build { .. } => "build",
+            Self::Key { .. } => "key",
+        }
+    }
+}
+
 /// A statement that an accepted guest made and signed. Made only by [`bind_statement`].
 #[derive(Debug, Clone)]
 pub struct BoundStatement {
@@ -73,7 +112,7 @@ pub struct BoundStatement {
     statement: Statement,
     statement_sha256: Sha256Digest,
     signing_key: PublicKey,
-    nonce: Nonce,
+    coverage: Coverage,
 }
 
 impl BoundStatement {
@@ -101,24 +140,47 @@ impl BoundStatement {
         &self.signing_key
     }
 
-    /// The caller's nonce.
+    /// What the Evidence covers.
     #[must_use]
-    pub fn nonce(&self) -> Nonce {
-        self.nonce
+    pub fn coverage(&self) -> Coverage {
+        self.coverage
     }
 }
 
 /// Checks that the leaf is of a build, finds the statement that it names among `envelopes`, and checks key and
-/// signature.
+/// signature. Where an Attestation Result covers a key and the policy allows it, the statement is one about `target`
+/// that the key signed.
 pub(crate) fn bind_statement(
     bound: BoundLeaf,
     bundle: &EvidenceBundle,
     envelopes: &[Envelope],
+    target: Sha256Digest,
+    policy: &Policy,
 ) -> Result<BoundStatement, Reason> {
-    let LeafBody::Build { spki_sha256, nonce, statement_sha256 } = bound.leaf().body else {
-        return Err(BindingError::LeafKind { got: bound::kind(&bound.leaf().body), wanted: "build" }.into());
+    let by_result = bound.result().reliance().kind() == EvidenceKind::AttestationResult;
+    let (coverage, statement, statement_sha256, signing_key) = match bound.leaf().body {
+        LeafBody::Build { spki_sha256, nonce, statement_sha256 } => {
+            let key = bundled_key(bundle, spki_sha256)?;
+            let statement = authentic_statement(envelopes, &key, statement_sha256)?;
+            (Coverage::Build { nonce }, statement, statement_sha256, key)
+        }
+        LeafBody::Key { role, scope_sha256, spki_sha256 } if by_result => {
+            if let Some(rule) = policy.secure_execution().map(|rules| &rules.allow_key_only)
+                && !rule.value
+            {
+                return Err(AppraisalError::from(SeRefusal::KeyOnly { line: rule.line }).into());
+            }
+            if role != KeyRole::ProjectSigning {
+                return Err(BindingError::KeyRole.into());
+            }
+            let key = bundled_key(bundle, spki_sha256)?;
+            let (statement, digest) = statement_of_key(envelopes, &key, target)?;
+            (Coverage::Key { project: scope_sha256 }, statement, digest, key)
+        }
+        ref other => {
+            return Err(BindingError::LeafKind { got: bound::kind(other), wanted: "build" }.into());
+        }
     };
-    let (statement, signing_key) = authentic_statement(bundle, envelopes, spki_sha256, statement_sha256)?;
     let definition = &statement.predicate.build_definition;
     let (got, wanted) = (definition.internal_parameters.instance_digest, bound.leaf().instance_sha256);
     if got != wanted {
@@ -128,26 +190,49 @@ pub(crate) fn bind_statement(
     if got != wanted {
         return Err(StatementError::Builder { got: got.clone(), wanted: wanted.clone() }.into());
     }
-    Ok(BoundStatement { bound, statement, statement_sha256, signing_key, nonce })
+    Ok(BoundStatement { bound, statement, statement_sha256, signing_key, coverage })
 }
 
-fn authentic_statement(
-    bundle: &EvidenceBundle,
-    envelopes: &[Envelope],
-    spki_sha256: Sha256Digest,
-    statement_sha256: Sha256Digest,
-) -> Result<(Statement, PublicKey), StatementError> {
+/// The key in the bundle, which must be the one that the leaf names.
+fn bundled_key(bundle: &EvidenceBundle, spki_sha256: Sha256Digest) -> Result<PublicKey, StatementError> {
     let key = PublicKey::from_spki_der(bundle.signing_key.as_deref().ok_or(StatementError::NoSigningKey)?)?;
     if key.spki_sha256() != spki_sha256 {
         return Err(StatementError::OtherSigningKey { got: key.spki_sha256(), wanted: spki_sha256 });
     }
+    Ok(key)
+}
+
+/// A statement about `target` that the key signed.
+fn statement_of_key(
+    envelopes: &[Envelope],
+    key: &PublicKey,
+    target: Sha256Digest,
+) -> Result<(Statement, Sha256Digest), StatementError> {
+    let signed =
+        envelopes.iter().filter_map(|envelope| envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, key).ok());
+    // Other documents of the key may be attached too, such as cosign's signatures: those are no provenance.
+    signed
+        .filter_map(|payload| Some((Statement::parse(payload).ok()?, Sha256Digest::of(payload))))
+        .find(|(statement, _)| statement.subject_digests().contains(&target))
+        .ok_or(StatementError::NoStatementOfKey {
+            target,
+            key: key.spki_sha256(),
+            looked_at: envelopes.len(),
+        })
+}
+
+fn authentic_statement(
+    envelopes: &[Envelope],
+    key: &PublicKey,
+    statement_sha256: Sha256Digest,
+) -> Result<Statement, StatementError> {
     let mut error = StatementError::NoStatement { wanted: statement_sha256, looked_at: envelopes.len() };
     for envelope in
         envelopes.iter().filter(|envelope| Sha256Digest::of(&envelope.payload) == statement_sha256)
     {
         // The same statement may be attached more than once, also signed by others.
-        match envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, &key) {
-            Ok(payload) => return Ok((Statement::parse(payload)?, key)),
+        match envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, key) {
+            Ok(payload) => return Ok(Statement::parse(payload)?),
             Err(problem) => error = problem.into(),
         }
     }
@@ -214,6 +299,14 @@ pub enum RequestRefusal {
         got: Nonce,
         /// Nonce in the request.
         wanted: Nonce,
+    },
+    /// The key that the Attestation Result covers is of another project than the request.
+    #[error("signing key is of project {got}, the request is of {wanted}")]
+    KeyOfOtherProject {
+        /// Project that the leaf names.
+        got: Sha256Digest,
+        /// Project of the request.
+        wanted: Sha256Digest,
     },
     /// The policy does not name the project.
     #[error("project is {got}, policy accepts {}", .wanted.join(", "))]
@@ -319,10 +412,16 @@ pub(crate) fn appraise_request(
     if let Some(wanted) = expected.filter(|wanted| *wanted != signed.request_sha256()) {
         return Err(RequestRefusal::UnexpectedRequest { got: signed.request_sha256(), wanted });
     }
-    if statement.nonce != signed.request().nonce {
-        return Err(RequestRefusal::Nonce { got: statement.nonce, wanted: signed.request().nonce });
-    }
     let project = signed.request().project.id();
+    match statement.coverage {
+        Coverage::Build { nonce: got } if got != signed.request().nonce => {
+            return Err(RequestRefusal::Nonce { got, wanted: signed.request().nonce });
+        }
+        Coverage::Key { project: got } if got != project.0 => {
+            return Err(RequestRefusal::KeyOfOtherProject { got, wanted: project.0 });
+        }
+        Coverage::Build { .. } | Coverage::Key { .. } => {}
+    }
     if let Some(projects) = policy.projects().filter(|projects| !projects.value.contains(&project)) {
         return Err(RequestRefusal::ProjectNotAccepted {
             got: project.to_string(),

@@ -10,8 +10,9 @@ use provenance::tdx_endorsements::TdxEndorsements;
 use provenance::timestamp::Timestamp;
 
 use crate::policy::{Policy, ReferenceValue};
+use crate::reliance::{Grounds, Reliance};
 use crate::roots::{Anchors, Root};
-use crate::secure_execution;
+use crate::secure_execution::{self, AuthenticMeasurement, HostKeyError, SeAppraisal, SeError, SeRefusal};
 use crate::snp::{self, AuthenticReport, SnpAppraisal, SnpError, SnpRefusal};
 use crate::tdx::{self, AuthenticQuote, TdxAppraisal, TdxError, TdxRefusal};
 
@@ -19,9 +20,9 @@ use crate::tdx::{self, AuthenticQuote, TdxAppraisal, TdxError, TdxRefusal};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthenticationError {
-    /// The platform has no appraisal here yet.
-    #[error("platform {platform} is not yet appraised by this verifier")]
-    NotYetAppraised {
+    /// An Attestation Result where the hardware itself signs.
+    #[error("an Attestation Result is with Evidence of {platform}, which speaks for itself")]
+    UnexpectedResult {
         /// The platform.
         platform: Platform,
     },
@@ -31,6 +32,9 @@ pub enum AuthenticationError {
     /// TDX.
     #[error(transparent)]
     Tdx(#[from] TdxError),
+    /// Secure Execution.
+    #[error(transparent)]
+    SecureExecution(#[from] SeError),
 }
 
 impl AuthenticationError {
@@ -38,9 +42,10 @@ impl AuthenticationError {
     #[must_use]
     pub fn concerns_endorsements(&self) -> bool {
         match self {
-            Self::NotYetAppraised { .. } => false,
+            Self::UnexpectedResult { .. } => false,
             Self::Snp(error) => error.concerns_endorsements(),
             Self::Tdx(error) => error.concerns_endorsements(),
+            Self::SecureExecution(error) => error.concerns_endorsements(),
         }
     }
 
@@ -48,9 +53,10 @@ impl AuthenticationError {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::NotYetAppraised { .. } => true,
+            Self::UnexpectedResult { .. } => false,
             Self::Snp(error) => matches!(error, SnpError::RootNotAccepted { .. }),
             Self::Tdx(error) => error.is_refusal(),
+            Self::SecureExecution(error) => error.is_refusal(),
         }
     }
 
@@ -61,6 +67,9 @@ impl AuthenticationError {
             self,
             Self::Snp(SnpError::UnknownRoot { .. } | SnpError::RootNotAccepted { .. })
                 | Self::Tdx(TdxError::UnknownRoot { .. } | TdxError::RootNotAccepted)
+                | Self::SecureExecution(
+                    SeError::HostKey(HostKeyError::UnknownRoot { .. }) | SeError::RootNotAccepted
+                )
         )
     }
 }
@@ -68,10 +77,10 @@ impl AuthenticationError {
 /// Endorsements beside those that came with the Evidence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endorsements {
-    /// AMD's certificates in DER, in any order: ARK, ASK or ASVK, VCEK or VLEK. Used where the Evidence's own table
-    /// has none.
+    /// Certificates in DER, in any order. Of AMD: ARK, ASK or ASVK, VCEK or VLEK, used where the Evidence's own table
+    /// has none. Of IBM: host key documents and the chain above them.
     pub certificates: Vec<Vec<u8>>,
-    /// Revocation lists of AMD's root in DER.
+    /// Revocation lists of AMD's root, and of the chain above host key documents, in DER.
     pub crls: Vec<Vec<u8>>,
     /// What Intel says about TDX platforms. What is of the platform's FMSPC is used in place of what came with the
     /// Evidence, because that ages within 30 days.
@@ -96,6 +105,9 @@ pub enum AppraisalError {
     /// TDX.
     #[error(transparent)]
     Tdx(#[from] TdxRefusal),
+    /// Secure Execution.
+    #[error(transparent)]
+    SecureExecution(#[from] SeRefusal),
 }
 
 impl AppraisalError {
@@ -106,13 +118,25 @@ impl AppraisalError {
             Self::PlatformNotAccepted { line, .. } => Some(*line),
             Self::Snp(refusal) => refusal.line(),
             Self::Tdx(refusal) => refusal.line(),
+            Self::SecureExecution(refusal) => refusal.line(),
         }
     }
 
     /// Whether the hardware is accepted and what was launched on it is not.
     #[must_use]
     pub fn concerns_guest(&self) -> bool {
-        matches!(self, Self::Snp(SnpRefusal::Measurement { .. }) | Self::Tdx(TdxRefusal::Measurement { .. }))
+        matches!(
+            self,
+            Self::Snp(SnpRefusal::Measurement { .. })
+                | Self::Tdx(TdxRefusal::Measurement { .. })
+                | Self::SecureExecution(SeRefusal::Image { .. })
+        )
+    }
+
+    /// Whether hardware and guest are accepted, and that the Evidence covers no more than a key is not.
+    #[must_use]
+    pub fn concerns_key(&self) -> bool {
+        matches!(self, Self::SecureExecution(SeRefusal::KeyOnly { .. }))
     }
 }
 
@@ -124,14 +148,18 @@ pub(crate) trait PlatformFacts {
     fn root(&self) -> Root;
     /// The 64 bytes that the guest had signed, and their offset in report or quote.
     fn report_data(&self) -> (&[u8; 64], usize);
-    /// Launch measurement.
-    fn measurement(&self) -> &[u8; 48];
+    /// Launch measurement in hex.
+    fn measurement(&self) -> String;
     /// `SEV-SNP Milan`, `TDX 00806f050000`.
     fn hardware_name(&self) -> String;
     /// The TCB, as text.
     fn tcb(&self) -> String;
     /// The chip's id in hex, where the platform shows one.
     fn chip_id(&self) -> Option<String>;
+    /// What is relied on.
+    fn reliance(&self) -> &Reliance {
+        &Reliance::Hardware
+    }
     /// Lines that describe the hardware for people.
     fn lines(&self) -> Vec<String>;
 }
@@ -144,6 +172,7 @@ pub struct AuthenticEvidence(AuthenticPlatform);
 enum AuthenticPlatform {
     SevSnp(Box<AuthenticReport>),
     Tdx(Box<AuthenticQuote>),
+    SecureExecution(Box<AuthenticMeasurement>),
 }
 
 impl AuthenticPlatform {
@@ -151,6 +180,7 @@ impl AuthenticPlatform {
         match self {
             Self::SevSnp(report) => report.as_ref(),
             Self::Tdx(quote) => quote.as_ref(),
+            Self::SecureExecution(measurement) => measurement.as_ref(),
         }
     }
 }
@@ -161,7 +191,7 @@ impl AuthenticEvidence {
     pub fn snp(&self) -> Option<&AuthenticReport> {
         match &self.0 {
             AuthenticPlatform::SevSnp(report) => Some(report),
-            AuthenticPlatform::Tdx(_) => None,
+            _ => None,
         }
     }
 
@@ -170,20 +200,44 @@ impl AuthenticEvidence {
     pub fn tdx(&self) -> Option<&AuthenticQuote> {
         match &self.0 {
             AuthenticPlatform::Tdx(quote) => Some(quote),
-            AuthenticPlatform::SevSnp(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The answer of Secure Execution, when it is one.
+    #[must_use]
+    pub fn secure_execution(&self) -> Option<&AuthenticMeasurement> {
+        match &self.0 {
+            AuthenticPlatform::SecureExecution(measurement) => Some(measurement),
+            _ => None,
         }
     }
 }
 
 /// Authenticates Evidence to a root of `anchors`, with certificates judged as of `now`.
 ///
-/// `extra` is looked at for what the Evidence's own endorsements lack.
+/// `extra` is looked at for what the Evidence's own endorsements lack. Evidence of Secure Execution needs more to be
+/// convincing: see [`authenticate_with_grounds`].
 pub fn authenticate(
     evidence: &Evidence,
     extra: &Endorsements,
     anchors: &Anchors,
     now: Timestamp,
 ) -> Result<AuthenticEvidence, AuthenticationError> {
+    authenticate_with_grounds(evidence, extra, Grounds::default(), anchors, now)
+}
+
+/// The same, with own attestation requests and the Attestation Result that came with the Evidence.
+pub fn authenticate_with_grounds(
+    evidence: &Evidence,
+    extra: &Endorsements,
+    grounds: Grounds<'_>,
+    anchors: &Anchors,
+    now: Timestamp,
+) -> Result<AuthenticEvidence, AuthenticationError> {
+    if grounds.attestation_result.is_some() && evidence.platform != Platform::SecureExecution {
+        return Err(AuthenticationError::UnexpectedResult { platform: evidence.platform });
+    }
     let platform = match evidence.platform {
         Platform::SevSnp => {
             let report = snp::authenticate(&evidence.report, &evidence.endorsements, extra, anchors, now)?;
@@ -194,7 +248,10 @@ pub fn authenticate(
                 tdx::authenticate(&evidence.report, &evidence.endorsements, &extra.tdx, anchors, now)?;
             AuthenticPlatform::Tdx(Box::new(quote))
         }
-        Platform::SecureExecution => secure_execution::authenticate(evidence)?,
+        Platform::SecureExecution => {
+            let measurement = secure_execution::authenticate(evidence, extra, grounds, anchors, now)?;
+            AuthenticPlatform::SecureExecution(Box::new(measurement))
+        }
     };
     Ok(AuthenticEvidence(platform))
 }
@@ -216,6 +273,10 @@ pub fn appraise_hardware(
         AuthenticPlatform::Tdx(quote) => {
             tdx::appraise_hardware(quote, policy.tdx().ok_or(not_accepted(Platform::Tdx))?)?;
         }
+        AuthenticPlatform::SecureExecution(measurement) => {
+            let rules = policy.secure_execution().ok_or(not_accepted(Platform::SecureExecution))?;
+            secure_execution::appraise_hardware(measurement, policy.evidence_kinds(), rules)?;
+        }
     }
     Ok(AppraisedHardware(evidence.0))
 }
@@ -236,6 +297,10 @@ impl AppraisedHardware {
             AuthenticPlatform::Tdx(quote) => {
                 AppraisedPlatform::Tdx(Box::new(tdx::appraise_guest(*quote, policy)?))
             }
+            AuthenticPlatform::SecureExecution(measurement) => {
+                let appraisal = secure_execution::appraise_guest(*measurement, policy)?;
+                AppraisedPlatform::SecureExecution(Box::new(appraisal))
+            }
         }))
     }
 }
@@ -253,6 +318,7 @@ pub struct AttestationResult(AppraisedPlatform);
 enum AppraisedPlatform {
     SevSnp(Box<SnpAppraisal>),
     Tdx(Box<TdxAppraisal>),
+    SecureExecution(Box<SeAppraisal>),
 }
 
 impl AttestationResult {
@@ -260,6 +326,7 @@ impl AttestationResult {
         match &self.0 {
             AppraisedPlatform::SevSnp(appraisal) => appraisal.authentic(),
             AppraisedPlatform::Tdx(appraisal) => appraisal.authentic(),
+            AppraisedPlatform::SecureExecution(appraisal) => appraisal.authentic(),
         }
     }
 
@@ -287,13 +354,20 @@ impl AttestationResult {
         match &self.0 {
             AppraisedPlatform::SevSnp(appraisal) => appraisal.reference(),
             AppraisedPlatform::Tdx(appraisal) => appraisal.reference(),
+            AppraisedPlatform::SecureExecution(appraisal) => appraisal.reference(),
         }
     }
 
-    /// Launch measurement in hex: MEASUREMENT or MRTD.
+    /// On whose word it rests.
+    #[must_use]
+    pub fn reliance(&self) -> &Reliance {
+        self.facts().reliance()
+    }
+
+    /// Launch measurement in hex: MEASUREMENT or MRTD; the four tags of an image with colons between.
     #[must_use]
     pub fn measurement(&self) -> String {
-        hex::encode(self.facts().measurement())
+        self.facts().measurement()
     }
 
     /// `SEV-SNP Milan`, `TDX 00806f050000`.
@@ -308,7 +382,8 @@ impl AttestationResult {
         self.facts().tcb()
     }
 
-    /// The chip's id in hex; `None` under a VLEK and on TDX, whose quotes show none.
+    /// The chip's id in hex, on Secure Execution the hash of the host key that unpacked the image; `None` under a VLEK
+    /// and on TDX, whose quotes show none.
     #[must_use]
     pub fn chip_id(&self) -> Option<String> {
         self.facts().chip_id()
@@ -319,7 +394,7 @@ impl AttestationResult {
     pub fn snp(&self) -> Option<&SnpAppraisal> {
         match &self.0 {
             AppraisedPlatform::SevSnp(appraisal) => Some(appraisal),
-            AppraisedPlatform::Tdx(_) => None,
+            _ => None,
         }
     }
 
@@ -328,7 +403,16 @@ impl AttestationResult {
     pub fn tdx(&self) -> Option<&TdxAppraisal> {
         match &self.0 {
             AppraisedPlatform::Tdx(appraisal) => Some(appraisal),
-            AppraisedPlatform::SevSnp(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The appraisal of Secure Execution, when it is one.
+    #[must_use]
+    pub fn secure_execution(&self) -> Option<&SeAppraisal> {
+        match &self.0 {
+            AppraisedPlatform::SecureExecution(appraisal) => Some(appraisal),
+            _ => None,
         }
     }
 }

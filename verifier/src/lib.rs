@@ -28,6 +28,7 @@ pub mod evidence;
 pub mod image;
 pub mod policy;
 pub mod rejection;
+pub mod reliance;
 pub mod roots;
 pub mod secure_execution;
 pub mod session;
@@ -37,7 +38,7 @@ pub mod verdict;
 pub mod x509;
 
 pub use evidence::{Endorsements, appraise, authenticate};
-pub use image::{ImageInput, Verdict, verify_image};
+pub use image::{ImageInput, Verdict, verify_image, verify_image_with_own_requests};
 pub use policy::Policy;
 pub use rejection::{Class, Reason, Rejection};
 pub use session::{SessionResult, appraise_session};

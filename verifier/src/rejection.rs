@@ -12,6 +12,7 @@ use crate::built::{MaterialsRefusal, RequestRefusal, StatementError};
 use crate::evidence::{AppraisalError, AuthenticationError};
 use crate::image::{BlobError, ImageRefusal};
 use crate::policy::{Place, Policy};
+use crate::secure_execution::{ResultError, SeError};
 use crate::session::SessionError;
 use crate::snp::{SnpError, SnpRefusal};
 use crate::tdx::{TdxError, TdxRefusal};
@@ -124,6 +125,7 @@ impl Reason {
     pub fn link(&self) -> Link {
         match self {
             Self::Appraisal(error) if error.concerns_guest() => Link::Guest,
+            Self::Appraisal(error) if error.concerns_key() => Link::Key,
             Self::NoEvidence { .. }
             | Self::TooMany { .. }
             | Self::Bundle(_)
@@ -160,6 +162,17 @@ impl Reason {
             }
             Self::Authentication(AuthenticationError::Tdx(error)) if error.concerns_endorsements() => {
                 "give current collateral of the platform (Intel's Provisioning Certification Service) as endorsements; see docs/policy.md, Endorsements"
+            }
+            Self::Authentication(AuthenticationError::SecureExecution(SeError::Result(
+                ResultError::Expired { .. },
+            ))) => "ask the Verifier for a new Attestation Result about this Evidence",
+            Self::Authentication(AuthenticationError::SecureExecution(error))
+                if error.concerns_endorsements() =>
+            {
+                "give current host key documents of the machine, IBM's certificates and revocation lists as endorsements; see docs/policy.md, Endorsements"
+            }
+            Self::Authentication(AuthenticationError::SecureExecution(SeError::Unconvincing { .. })) => {
+                "Secure Execution convinces only the one who made the attestation request: ask with a request of your own, or name a Verifier whose Attestation Result you rely on"
             }
             Self::Authentication(AuthenticationError::Tdx(error))
                 if error.is_refusal() && *error != TdxError::RootNotAccepted =>

@@ -5,6 +5,7 @@ use std::fmt;
 
 use provenance::digest::Sha256Digest;
 
+use crate::reliance::NamedVerifier;
 use crate::snp::Product;
 
 /// SHA-256 of the SPKI of AMD's root key (ARK) of each product, from the certificates that AMD's Key Distribution
@@ -26,6 +27,8 @@ pub enum Root {
     Amd(Product),
     /// Intel's root key for SGX and TDX.
     Intel,
+    /// The root above IBM's keys that sign host key documents of Secure Execution.
+    Ibm,
     /// A root that a policy named under `dangerous_roots`. What it endorses is NOT HARDWARE.
     Dangerous(Sha256Digest),
 }
@@ -34,7 +37,7 @@ impl Root {
     /// Whether a vendor stands behind it.
     #[must_use]
     pub const fn is_hardware(&self) -> bool {
-        matches!(self, Self::Amd(_) | Self::Intel)
+        matches!(self, Self::Amd(_) | Self::Intel | Self::Ibm)
     }
 }
 
@@ -43,6 +46,7 @@ impl fmt::Display for Root {
         match self {
             Self::Amd(product) => write!(f, "AMD root {product}"),
             Self::Intel => f.write_str("Intel SGX root"),
+            Self::Ibm => f.write_str("IBM's signing key under DigiCert Trusted Root G4"),
             Self::Dangerous(digest) => write!(f, "dangerous root {digest} (NOT HARDWARE)"),
         }
     }
@@ -75,7 +79,9 @@ pub enum Revocation {
 pub struct Anchors {
     amd: Vec<Product>,
     intel: bool,
+    ibm: bool,
     dangerous: Vec<Sha256Digest>,
+    verifiers: Vec<NamedVerifier>,
     revocation: Revocation,
 }
 
@@ -83,13 +89,34 @@ impl Anchors {
     /// AMD's roots of these products only.
     #[must_use]
     pub fn vendor(amd: &[Product], revocation: Revocation) -> Self {
-        Self { amd: amd.to_vec(), intel: false, dangerous: Vec::new(), revocation }
+        Self {
+            amd: amd.to_vec(),
+            intel: false,
+            ibm: false,
+            dangerous: Vec::new(),
+            verifiers: Vec::new(),
+            revocation,
+        }
     }
 
     /// With Intel's root.
     #[must_use]
     pub fn with_intel(mut self) -> Self {
         self.intel = true;
+        self
+    }
+
+    /// With the root above IBM's signing keys.
+    #[must_use]
+    pub fn with_ibm(mut self) -> Self {
+        self.ibm = true;
+        self
+    }
+
+    /// With Verifiers whose Attestation Results count.
+    #[must_use]
+    pub fn with_verifiers(mut self, verifiers: &[NamedVerifier]) -> Self {
+        self.verifiers = verifiers.to_vec();
         self
     }
 
@@ -110,6 +137,18 @@ impl Anchors {
     #[must_use]
     pub fn accepts_intel(&self) -> bool {
         self.intel
+    }
+
+    /// Whether the root above IBM's signing keys is accepted.
+    #[must_use]
+    pub fn accepts_ibm(&self) -> bool {
+        self.ibm
+    }
+
+    /// Verifiers whose Attestation Results count.
+    #[must_use]
+    pub fn verifiers(&self) -> &[NamedVerifier] {
+        &self.verifiers
     }
 
     /// The roots accepted that are not a vendor's.

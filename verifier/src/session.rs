@@ -10,6 +10,7 @@ use crate::bound::{self, BindingError, BoundLeaf};
 use crate::evidence::{self, AttestationResult, short_hex};
 use crate::policy::Policy;
 use crate::rejection::{Reason, Rejection};
+use crate::reliance::Grounds;
 use crate::snp::Endorsements;
 
 /// Why session Evidence is not about this connection.
@@ -88,7 +89,9 @@ pub(crate) fn bound_leaf(
     extra: &Endorsements,
     now: Timestamp,
 ) -> Result<BoundLeaf, Reason> {
-    let authentic = evidence::authenticate(&bundle.evidence, extra, policy.anchors(), now)?;
+    let grounds = Grounds { own_requests: &[], attestation_result: bundle.attestation_result.as_deref() };
+    let authentic =
+        evidence::authenticate_with_grounds(&bundle.evidence, extra, grounds, policy.anchors(), now)?;
     let result = evidence::appraise(authentic, policy)?;
     Ok(bound::bind(result, bundle)?)
 }

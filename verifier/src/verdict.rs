@@ -119,6 +119,12 @@ pub struct PolicyReport {
 pub struct Facts {
     /// `SEV-SNP Milan`.
     pub hardware: Option<String>,
+    /// On whose word it rests: `hardware`, `own-request` or `attestation-result`.
+    pub reliance: Option<&'static str>,
+    /// The Verifier's name in the policy, under `attestation-result`.
+    pub relied_verifier: Option<String>,
+    /// What the Evidence covers: `build`, or `key` where it says nothing about this build.
+    pub bound_to: Option<&'static str>,
     /// Chip id in hex.
     pub chip_id: Option<String>,
     /// TCB reported.

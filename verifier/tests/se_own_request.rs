@@ -3,83 +3,17 @@
 
 mod se_support;
 
-use provenance::binding::ReportData;
 use provenance::digest::Sha256Digest;
 use se_support::{
-    ALL_FLAGS, Answer, NONCE, cases, der, endorsements, exchange, input, judged_at, make_request, own, read,
-    test_anchors, test_root, vectors,
+    ALL_FLAGS, Answer, Machine, NONCE, UID, exchange, judged_at, make_request, own, test_anchors, test_root,
 };
-use verifier::Endorsements;
-use verifier::policy::Placed;
 use verifier::secure_execution::exchange::Part;
 use verifier::secure_execution::host_key::{self, CertificateName};
 use verifier::secure_execution::request::flag;
 use verifier::secure_execution::{
-    AuthenticMeasurement, ConfigUids, ExchangeError, ExchangeResponse, HostKeyAnchors, HostKeyError,
-    HostKeyRoot, ImageTags, OwnRequest, ProtectionKey, RequestError, SeError, SePolicy, SeRefusal, appraise,
-    authenticate_own_request,
+    ExchangeError, ExchangeResponse, HostKeyAnchors, HostKeyError, HostKeyRoot, OwnRequest, ProtectionKey,
+    RequestError, SeError, authenticate_own_request,
 };
-
-const UID: [u8; 16] = [0x14; 16];
-const REPORT_DATA: [u8; 64] = [0x15; 64];
-
-/// A machine whose host key is the test PKI's.
-struct Machine {
-    document: Vec<u8>,
-    extra: Endorsements,
-    hash: Sha256Digest,
-    header: Vec<u8>,
-}
-
-impl Machine {
-    fn new() -> Option<Self> {
-        let dir = vectors()?;
-        let cases = cases(&dir, "se-hkd");
-        let case = cases.iter().find(|case| case["id"] == "se-pki-ok").expect("the case");
-        let (document, extra) = (der(&input(&dir, case, "hkd")), endorsements(&dir, case));
-        let hash =
-            host_key::authenticate(&document, &extra, &test_anchors(), judged_at()).expect("good").hash();
-        Some(Self { document, extra, hash, header: read(&dir, "se/z16/se_header.bin") })
-    }
-
-    fn answer(&self, flags: u64) -> Answer {
-        let mut additional = [self.hash.as_bytes().as_slice(); 2].concat();
-        additional.extend(vec![0x51; if flags & flag::SECRET_STORE_HASH == 0 { 0 } else { 64 }]);
-        additional.extend(vec![0x52; if flags & flag::FIRMWARE_STATE == 0 { 0 } else { 320 }]);
-        Answer {
-            request: make_request(flags, &[self.hash]),
-            header: self.header.clone(),
-            user_data: [REPORT_DATA.as_slice(), b"more"].concat(),
-            additional,
-            config_uid: UID.to_vec(),
-            nonce: if flags & flag::NONCE == 0 { Vec::new() } else { NONCE.to_vec() },
-        }
-    }
-
-    fn judge(&self, response: &[u8], own: &OwnRequest) -> Result<AuthenticMeasurement, SeError> {
-        let documents = [self.document.clone()];
-        authenticate_own_request(
-            response,
-            &self.header,
-            own,
-            &documents,
-            &self.extra,
-            &test_anchors(),
-            judged_at(),
-        )
-    }
-
-    fn policy(&self) -> SePolicy {
-        let hashes = |line| Placed { value: vec![self.hash], line };
-        let tags = ImageTags::of_header(&self.header).expect("a header");
-        SePolicy {
-            images: Placed { value: vec![tags], line: 1 },
-            image_host_keys: hashes(2),
-            attestation_host_keys: hashes(3),
-            config_uids: Placed { value: ConfigUids::OneOf(vec![UID]), line: 4 },
-        }
-    }
-}
 
 #[test]
 fn an_answer_to_an_own_request_is_authentic_whatever_the_request_asked_for() {
@@ -102,59 +36,6 @@ fn an_answer_to_an_own_request_is_authentic_whatever_the_request_asked_for() {
         );
         assert_eq!(claims.firmware_state(), (optional & flag::FIRMWARE_STATE != 0).then_some(&[0x52; 320]));
     }
-}
-
-#[test]
-fn an_answer_without_user_data_is_authentic_and_carries_no_report_data() {
-    let Some(machine) = Machine::new() else { return };
-    for length in [0, 63] {
-        let answer = Answer { user_data: vec![0x15; length], ..machine.answer(ALL_FLAGS) };
-        let authentic = machine.judge(&answer.response(), &own(&answer.request)).expect("authentic");
-        let refusal = appraise(authentic, &machine.policy()).expect_err("too short");
-        assert_eq!(refusal, SeRefusal::UserDataLength { got: length });
-        assert_eq!(refusal.line(), None);
-    }
-}
-
-#[test]
-fn each_rule_of_a_policy_refuses_alone() {
-    let Some(machine) = Machine::new() else { return };
-    let answer = machine.answer(ALL_FLAGS);
-    let authentic = machine.judge(&answer.response(), &own(&answer.request)).expect("authentic");
-    let appraisal = appraise(authentic.clone(), &machine.policy()).expect("accepted");
-    assert_eq!(appraisal.report_data(), ReportData(REPORT_DATA));
-    assert_eq!(appraisal.authentic(), &authentic);
-    let any = SePolicy { config_uids: Placed { value: ConfigUids::AnyRun, line: 4 }, ..machine.policy() };
-    appraise(authentic.clone(), &any).expect("accepted");
-
-    let judge = |policy: &SePolicy| appraise(authentic.clone(), policy).expect_err("refused");
-    let (got, tags) = (*authentic.claims().image(), *authentic.claims().image().as_bytes());
-    // Each of the four tags: 64, 64, 64 and 16 bytes.
-    for at in [0, 64, 128, 192] {
-        let mut other = tags;
-        other[at] ^= 1;
-        let wanted = vec![ImageTags::from_bytes(other)];
-        let policy = SePolicy { images: Placed { value: wanted.clone(), line: 1 }, ..machine.policy() };
-        assert_eq!(judge(&policy), SeRefusal::Image { got, wanted, line: 1 });
-    }
-    let nothing = SePolicy { images: Placed { value: Vec::new(), line: 1 }, ..machine.policy() };
-    assert_eq!(judge(&nothing), SeRefusal::Image { got, wanted: Vec::new(), line: 1 });
-
-    let (got, wanted) = (machine.hash, vec![Sha256Digest::of(b"another host key")]);
-    let policy = SePolicy { image_host_keys: Placed { value: wanted.clone(), line: 2 }, ..machine.policy() };
-    assert_eq!(judge(&policy), SeRefusal::ImageHostKey { got, wanted: wanted.clone(), line: 2 });
-    let policy =
-        SePolicy { attestation_host_keys: Placed { value: wanted.clone(), line: 3 }, ..machine.policy() };
-    assert_eq!(judge(&policy), SeRefusal::AttestationHostKey { got, wanted, line: 3 });
-
-    let other = ConfigUids::OneOf(vec![[0; 16]]);
-    let policy = SePolicy { config_uids: Placed { value: other, line: 4 }, ..machine.policy() };
-    let refusal = judge(&policy);
-    assert_eq!(refusal.line(), Some(4));
-    assert_eq!(
-        refusal,
-        SeRefusal::ConfigUid { got: hex::encode(UID), wanted: vec!["00".repeat(16)], line: 4 }
-    );
 }
 
 #[test]

@@ -182,6 +182,7 @@ fn a_policy_for_both_platforms_has_both_tables_and_all_roots() {
     let policy = written(Platforms {
         sev_snp: Some(PlatformValues { measurements: vec![measurement(9)] }),
         tdx: Some(TdxPlatformValues { measurements: vec![td()] }),
+        ..Platforms::default()
     });
     assert!(policy.snp().is_some() && policy.tdx().is_some());
     assert!(policy.anchors().accepts_intel() && policy.anchors().amd().len() == 3);
@@ -203,6 +204,7 @@ fn reference_values_of_no_platform_or_without_measurements_are_refused() {
         Platforms {
             sev_snp: Some(PlatformValues { measurements: vec![measurement(9)] }),
             tdx: Some(TdxPlatformValues { measurements: Vec::new() }),
+            ..Platforms::default()
         },
     ] {
         let answer = ReferenceValues::parse(&release(platforms).document());

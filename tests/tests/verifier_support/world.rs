@@ -163,6 +163,7 @@ impl World {
             request: Some(self.caller.sign(REQUEST_PAYLOAD_TYPE, self.request.document()).to_json()),
             signing_key: Some(self.signer.public.spki_der().to_vec()),
             caller_key: Some(self.caller.public.spki_der().to_vec()),
+            attestation_result: None,
         };
         let provenance = self.signer.sign(IN_TOTO_PAYLOAD_TYPE, payload);
         let sign = self.signer.sign(IN_TOTO_PAYLOAD_TYPE, cosign_sign_statement(&self.target()));

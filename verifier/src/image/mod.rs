@@ -19,10 +19,12 @@ pub use self::oci::MAX_MANIFEST;
 use self::oci::{Descriptor, Manifest};
 pub use self::signatures::SimpleSignature;
 use crate::bound::{self, BoundLeaf};
-use crate::built::{self, BoundStatement, RequestedStatement};
+use crate::built::{self, BoundStatement, Coverage, RequestedStatement};
 use crate::evidence::{self, AttestationResult, short_hex};
 use crate::policy::Policy;
 use crate::rejection::{Reason, Rejection};
+use crate::reliance::Grounds;
+use crate::secure_execution::OwnRequest;
 use crate::snp::Endorsements;
 use crate::verdict::{Link, Outcome, Report};
 
@@ -147,6 +149,17 @@ impl Verdict {
 /// the statement that it names. The first that holds decides, otherwise the one that came furthest is reported.
 #[must_use]
 pub fn verify_image(policy: &Policy, input: &ImageInput, now: Timestamp) -> Verdict {
+    verify_image_with_own_requests(policy, input, &[], now)
+}
+
+/// The same for the one who made attestation requests of Secure Execution: an answer to one of them needs no Verifier.
+#[must_use]
+pub fn verify_image_with_own_requests(
+    policy: &Policy,
+    input: &ImageInput,
+    own_requests: &[OwnRequest],
+    now: Timestamp,
+) -> Verdict {
     let fresh = || Report::new(policy, input.target, input.repository.clone(), now);
     let refuse = |report: Report, reason: Reason| report.refused(&Rejection::new(reason, policy));
     let refused = |report| Verdict { report, blobs: None };
@@ -165,6 +178,7 @@ pub fn verify_image(policy: &Policy, input: &ImageInput, now: Timestamp) -> Verd
     let mut furthest: Option<Report> = None;
     for collection in &input.evidence {
         let mut report = fresh();
+        let collection = Collection { bytes: collection, own_requests };
         match judge(policy, input, collection, &envelopes, &documents, now, &mut report) {
             Ok(blobs) => {
                 return Verdict { report: report.with_outcome(Outcome::BlobsNotChecked), blobs: Some(blobs) };
@@ -184,18 +198,35 @@ fn parse_envelope(bytes: &[u8]) -> Option<Envelope> {
     parse_bundle(bytes).ok().or_else(|| Envelope::parse(bytes, MAX_BUNDLE).ok())
 }
 
+/// One Evidence collection, and the own requests that it may answer.
+#[derive(Clone, Copy)]
+struct Collection<'a> {
+    bytes: &'a [u8],
+    own_requests: &'a [OwnRequest],
+}
+
 /// The chain, in its order. Each step consumes what the one before made.
 fn judge(
     policy: &Policy,
     input: &ImageInput,
-    collection: &[u8],
+    collection: Collection<'_>,
     envelopes: &[Envelope],
     documents: &BTreeMap<Sha256Digest, &[u8]>,
     now: Timestamp,
     report: &mut Report,
 ) -> Result<Vec<Blob>, Reason> {
-    let bundle = EvidenceBundle::parse(collection)?;
-    let authentic = evidence::authenticate(&bundle.evidence, &input.endorsements, policy.anchors(), now)?;
+    let bundle = EvidenceBundle::parse(collection.bytes)?;
+    let grounds = Grounds {
+        own_requests: collection.own_requests,
+        attestation_result: bundle.attestation_result.as_deref(),
+    };
+    let authentic = evidence::authenticate_with_grounds(
+        &bundle.evidence,
+        &input.endorsements,
+        grounds,
+        policy.anchors(),
+        now,
+    )?;
 
     let hardware = evidence::appraise_hardware(authentic, policy)?;
     report.accept(Link::Hardware, hardware.lines());
@@ -204,7 +235,7 @@ fn judge(
     accept_guest(report, &result, policy);
 
     let bound = bound::bind(result, &bundle)?;
-    let statement = built::bind_statement(bound, &bundle, envelopes)?;
+    let statement = built::bind_statement(bound, &bundle, envelopes, input.target, policy)?;
     accept_key(report, &statement);
 
     let requested = built::appraise_request(statement, &bundle, policy, input.expected_request)?;
@@ -234,6 +265,9 @@ fn accept_guest(report: &mut Report, result: &AttestationResult, policy: &Policy
     );
     report.accept(Link::Guest, vec![line]);
     let facts = report.facts_mut();
+    let reliance = result.reliance();
+    facts.reliance = Some(reliance.kind().name());
+    facts.relied_verifier = reliance.statement().map(|statement| statement.verifier.clone());
     facts.hardware = Some(result.hardware_name());
     facts.chip_id = result.chip_id();
     facts.tcb = Some(result.tcb());
@@ -248,10 +282,19 @@ fn accept_key(report: &mut Report, statement: &BoundStatement) {
     let lines = vec![
         format!("{} held by this guest when it signed; report names it", key.short()),
         format!("epoch {}: {}", instance.epoch, instance.key_origin.explanation()),
-        format!("report covers statement {}", statement.statement_sha256().short()),
+        match statement.coverage() {
+            Coverage::Build { .. } => {
+                format!("report covers statement {}", statement.statement_sha256().short())
+            }
+            Coverage::Key { .. } => format!(
+                "bound to the key, not to this build: nothing but that key vouches for statement {}",
+                statement.statement_sha256().short()
+            ),
+        },
     ];
     report.accept(Link::Key, lines);
     let facts = report.facts_mut();
+    facts.bound_to = Some(statement.coverage().name());
     facts.signing_key = Some(key);
     facts.statement = Some(statement.statement_sha256());
 }

@@ -8,6 +8,7 @@
 mod read;
 mod reference;
 mod render;
+mod secure_execution;
 mod snp;
 mod tdx;
 
@@ -25,13 +26,17 @@ use toml::de::DeTable;
 use self::read::{Field, Section, Source};
 pub use self::read::{Place, Placed};
 pub use self::reference::{
-    MAX_REFERENCE_VALUES, PlatformValues, Platforms, REFERENCE_VALUES_TYPE, ReferenceMeasurement,
-    ReferenceValues, ReferenceValuesError, TdxPlatformValues, TdxReferenceMeasurements,
+    HexDigits, MAX_REFERENCE_VALUES, PlatformValues, Platforms, REFERENCE_VALUES_TYPE, ReferenceMeasurement,
+    ReferenceValues, ReferenceValuesError, SePlatformValues, SeReferenceImage, TdxPlatformValues,
+    TdxReferenceMeasurements,
 };
 pub use self::render::{PolicyTemplate, policy_from_reference_values, usual_requirement};
+pub use self::secure_execution::{ConfigUids, SePolicy, VerifierRule};
 pub use self::snp::{GuestPolicyRule, MinimumTcb, PlatformRule, SnpPolicy};
 pub use self::tdx::{AcceptedModules, TdAttribute, TdxMeasurements, TdxPolicy, TdxRegister};
+use crate::reliance::{EvidenceKind, NamedVerifier};
 use crate::roots::{Anchors, Revocation};
+use crate::secure_execution::ImageTags;
 use crate::snp::Product;
 
 /// `format` of a policy.
@@ -122,6 +127,8 @@ pub enum Measurements {
     },
     /// TDX: each measurement register, 48 bytes.
     Tdx(Box<TdxMeasurements>),
+    /// Secure Execution: the four tags of the image, 208 bytes.
+    SecureExecution(Placed<ImageTags>),
 }
 
 /// A caller that the policy accepts.
@@ -187,6 +194,8 @@ pub struct Policy {
     roots_line: usize,
     snp: Option<SnpPolicy>,
     tdx: Option<TdxPolicy>,
+    secure_execution: Option<SePolicy>,
+    evidence_kinds: Placed<Vec<EvidenceKind>>,
     reference_values: Vec<ReferenceValue>,
     reference_values_line: usize,
     builder_ids: Placed<Vec<String>>,
@@ -212,7 +221,8 @@ impl Policy {
         one_of(&top.required("format")?, &[(POLICY_FORMAT, ())])?;
         // There is no other rule yet: no proof of an earlier time is read, so Evidence is judged as of today.
         one_of(&top.required("judged_at")?, &[("today", ())])?;
-        let (platforms, anchors, roots_line) = hardware(&top.required("hardware")?)?;
+        let Hardware { platforms, evidence_kinds, anchors, roots_line } =
+            hardware(&top.required("hardware")?)?;
         let accepts = |platform| platforms.iter().any(|accepted| accepted.value == platform);
         let snp = platform_table(&mut top, "sev-snp", accepts(Platform::SevSnp))?
             .map(|field| SnpPolicy::read(&field, &anchors))
@@ -220,6 +230,16 @@ impl Policy {
         let tdx = platform_table(&mut top, "tdx", accepts(Platform::Tdx))?
             .map(|field| TdxPolicy::read(&field))
             .transpose()?;
+        let secure_execution =
+            platform_table(&mut top, "secure-execution", accepts(Platform::SecureExecution))?
+                .map(|field| SePolicy::read(&field, &evidence_kinds.value))
+                .transpose()?;
+        let verifiers: Vec<NamedVerifier> = secure_execution
+            .iter()
+            .flat_map(|rules| &rules.verifiers.value)
+            .map(|rule| rule.verifier.clone())
+            .collect();
+        let anchors = anchors.with_verifiers(&verifiers);
         let references = top.required("reference_values")?;
         let reference_values = reference_values(&references)?;
         let (builder_ids, trust_configurations, build_policies) = guest(&top.required("guest")?)?;
@@ -234,6 +254,8 @@ impl Policy {
             roots_line,
             snp,
             tdx,
+            secure_execution,
+            evidence_kinds,
             reference_values,
             reference_values_line: references.place.line,
             builder_ids,
@@ -291,6 +313,18 @@ impl Policy {
     #[must_use]
     pub fn tdx(&self) -> Option<&TdxPolicy> {
         self.tdx.as_ref()
+    }
+
+    /// Rules for Secure Execution, there when the platform is accepted.
+    #[must_use]
+    pub fn secure_execution(&self) -> Option<&SePolicy> {
+        self.secure_execution.as_ref()
+    }
+
+    /// Kinds of Evidence accepted.
+    #[must_use]
+    pub fn evidence_kinds(&self) -> &Placed<Vec<EvidenceKind>> {
+        &self.evidence_kinds
     }
 
     /// Launch measurements accepted, at least one.
@@ -370,56 +404,95 @@ fn platform_table<'a>(
     }
 }
 
-type Hardware = (Vec<Placed<Platform>>, Anchors, usize);
+struct Hardware {
+    platforms: Vec<Placed<Platform>>,
+    evidence_kinds: Placed<Vec<EvidenceKind>>,
+    anchors: Anchors,
+    roots_line: usize,
+}
 
 fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
     let mut section = field.table()?;
     let platforms = section.required("platforms")?.parsed_list(|text| match text {
         "sev-snp" => Ok(Platform::SevSnp),
         "tdx" => Ok(Platform::Tdx),
-        "secure-execution" => Err(format!(
-            "is \"{text}\", which this verifier does not appraise yet; wanted \"sev-snp\" or \"tdx\""
-        )),
-        _ => Err(format!("is \"{text}\", wanted \"sev-snp\" or \"tdx\"")),
+        "secure-execution" => Ok(Platform::SecureExecution),
+        _ => Err(format!("is \"{text}\", wanted \"sev-snp\", \"tdx\" or \"secure-execution\"")),
     })?;
-    section.required("evidence")?.parsed_list(|text| match text {
-        "hardware" => Ok(()),
-        _ => Err(format!("is \"{text}\", wanted \"hardware\"")),
-    })?;
+    let evidence_kinds = evidence_kinds(&section.required("evidence")?, &platforms)?;
     let revocation = one_of(
         &section.required("revocation")?,
         &[("crl-required", Revocation::CrlRequired), ("crl-if-present", Revocation::CrlIfPresent)],
     )?;
     let roots_field = section.required("roots")?;
     let mut amd = Vec::new();
-    let mut intel = false;
+    let (mut intel, mut ibm) = (false, false);
     for item in roots_field.array()? {
         match item.parsed(vendor_root)? {
-            Some(product) => amd.push(product),
-            None => intel = true,
+            VendorRoot::Amd(product) => amd.push(product),
+            VendorRoot::Intel => intel = true,
+            VendorRoot::Ibm => ibm = true,
         }
     }
     let dangerous = match section.optional("dangerous_roots") {
         None => Vec::new(),
         Some(field) => field.parsed_list(digest)?.into_iter().map(|placed| placed.value).collect(),
     };
-    if amd.is_empty() && !intel && dangerous.is_empty() {
+    if amd.is_empty() && !intel && !ibm && dangerous.is_empty() {
         return Err(roots_field.error("is empty; name at least one vendor root, such as \"amd-milan\""));
     }
     section.finish()?;
     let anchors = Anchors::vendor(&amd, revocation).dangerous_with_roots(&dangerous);
     let anchors = if intel { anchors.with_intel() } else { anchors };
-    Ok((platforms, anchors, roots_field.place.line))
+    let anchors = if ibm { anchors.with_ibm() } else { anchors };
+    Ok(Hardware { platforms, evidence_kinds, anchors, roots_line: roots_field.place.line })
 }
 
-/// A product of AMD, or `None` for Intel.
-fn vendor_root(text: &str) -> Result<Option<Product>, String> {
-    if text == "intel-sgx" {
-        return Ok(None);
+/// Kinds of Evidence: "hardware" exactly when a platform signs by itself, the others only for Secure Execution.
+fn evidence_kinds(
+    field: &Field<'_>,
+    platforms: &[Placed<Platform>],
+) -> Result<Placed<Vec<EvidenceKind>>, PolicyError> {
+    let names = EvidenceKind::ALL.map(|kind| (kind.name(), kind));
+    let kinds: Vec<_> = field.array()?.iter().map(|item| one_of(item, &names)).collect::<Result<_, _>>()?;
+    if kinds.is_empty() {
+        return Err(field.error("is empty; at least one value is needed"));
+    }
+    let signs = platforms.iter().any(|platform| platform.value != Platform::SecureExecution);
+    let answers = platforms.iter().any(|platform| platform.value == Platform::SecureExecution);
+    let hardware = kinds.contains(&EvidenceKind::Hardware);
+    let others = kinds.iter().any(|kind| *kind != EvidenceKind::Hardware);
+    let problem = match (signs, hardware, answers, others) {
+        (true, false, ..) => "has no \"hardware\", the kind of Evidence that SEV-SNP and TDX give",
+        (false, true, ..) => {
+            "has \"hardware\", which Secure Execution cannot give; name \"own-request\" or \"attestation-result\""
+        }
+        (_, _, true, false) => {
+            "has neither \"own-request\" nor \"attestation-result\", the kinds of Evidence of Secure Execution"
+        }
+        (_, _, false, true) => "has a kind of Secure Execution, which `hardware.platforms` does not have",
+        _ => return Ok(field.placed(kinds)),
+    };
+    Err(field.error(problem))
+}
+
+enum VendorRoot {
+    Amd(Product),
+    Intel,
+    Ibm,
+}
+
+fn vendor_root(text: &str) -> Result<VendorRoot, String> {
+    match text {
+        "intel-sgx" => return Ok(VendorRoot::Intel),
+        "ibm-host-keys" => return Ok(VendorRoot::Ibm),
+        _ => {}
     }
     let amd = Product::ALL.into_iter().find(|product| text.strip_prefix("amd-") == Some(product.name()));
-    amd.map(Some).ok_or_else(|| {
-        format!("is \"{text}\", wanted \"amd-milan\", \"amd-genoa\", \"amd-turin\" or \"intel-sgx\"")
+    amd.map(VendorRoot::Amd).ok_or_else(|| {
+        format!(
+            "is \"{text}\", wanted \"amd-milan\", \"amd-genoa\", \"amd-turin\", \"intel-sgx\" or \"ibm-host-keys\""
+        )
     })
 }
 
@@ -446,9 +519,17 @@ fn reference_values(field: &Field<'_>) -> Result<Vec<ReferenceValue>, PolicyErro
 }
 
 fn measurements(platform: &Field<'_>, section: &mut Section<'_>) -> Result<Measurements, PolicyError> {
-    match one_of(platform, &[("sev-snp", Platform::SevSnp), ("tdx", Platform::Tdx)])? {
+    let names = [
+        ("sev-snp", Platform::SevSnp),
+        ("tdx", Platform::Tdx),
+        ("secure-execution", Platform::SecureExecution),
+    ];
+    match one_of(platform, &names)? {
+        Platform::SecureExecution => {
+            Ok(Measurements::SecureExecution(secure_execution::image_tags(section)?))
+        }
         Platform::Tdx => Ok(Measurements::Tdx(Box::new(TdxMeasurements::read(section)?))),
-        _ => {
+        Platform::SevSnp => {
             let measurement = section.required("measurement")?.parsed(parse_measurement)?;
             Ok(Measurements::SevSnp { measurement })
         }

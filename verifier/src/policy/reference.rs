@@ -6,7 +6,10 @@
 //! {"builder_ids":["https://…"],"build_policies":["sha256:…"],"guest_version":7,"name":"sealwright 0.4.0",
 //!  "platforms":{"sev-snp":{"measurements":["<96 hex digits>"]},
 //!               "tdx":{"measurements":[{"mrconfigid":"<96 hex digits>","mrowner":"…","mrownerconfig":"…","mrtd":"…",
-//!                                       "rtmr0":"…","rtmr1":"…","rtmr2":"…","rtmr3":"…"}]}},
+//!                                       "rtmr0":"…","rtmr1":"…","rtmr2":"…","rtmr3":"…"}]},
+//!               "secure-execution":{"host_keys":["sha256:…"],
+//!                                   "images":[{"address_list_digest":"<128 hex digits>","page_list_digest":"…",
+//!                                              "tag":"<32 hex digits>","tweak_list_digest":"…"}]}},
 //!  "trust_configurations":["sha256:…"],"type":"https://sealwright.dev/reference-values/v1"}
 //! ```
 //! `builder_ids`, `build_policies`, `trust_configurations` and `dangerous_roots` may be left out, and so may a platform
@@ -117,6 +120,66 @@ impl TdxReferenceMeasurements {
     }
 }
 
+/// Images of Secure Execution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SePlatformValues {
+    /// Hashes of the host keys that the images are made for; may be left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_keys: Vec<Sha256Digest>,
+    /// Images.
+    pub images: Vec<SeReferenceImage>,
+}
+
+/// The four tags of an image, lower-case hex. They are read when a policy is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeReferenceImage {
+    /// Address list digest, 64 bytes.
+    pub address_list_digest: HexDigits,
+    /// Page list digest, 64 bytes.
+    pub page_list_digest: HexDigits,
+    /// Tag of the header, 16 bytes.
+    pub tag: HexDigits,
+    /// Tweak list digest, 64 bytes.
+    pub tweak_list_digest: HexDigits,
+}
+
+/// Lower-case hex digits, 16 or 64 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HexDigits(String);
+
+impl HexDigits {
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for HexDigits {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let lower = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if lower && matches!(text.len(), 32 | 128) {
+            Ok(Self(text))
+        } else {
+            Err(format!(
+                "image has {} characters, wanted 128 lower-case hex digits, 32 of the tag",
+                text.len()
+            ))
+        }
+    }
+}
+
+impl From<HexDigits> for String {
+    fn from(digits: HexDigits) -> Self {
+        digits.0
+    }
+}
+
 /// Measurements by platform; a platform that the release has no guest for is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -127,6 +190,9 @@ pub struct Platforms {
     /// TDX.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tdx: Option<TdxPlatformValues>,
+    /// Secure Execution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_execution: Option<SePlatformValues>,
 }
 
 impl Platforms {
@@ -134,7 +200,8 @@ impl Platforms {
     fn counts(&self) -> impl Iterator<Item = usize> {
         let snp = self.sev_snp.as_ref().map(|values| values.measurements.len());
         let tdx = self.tdx.as_ref().map(|values| values.measurements.len());
-        snp.into_iter().chain(tdx)
+        let se = self.secure_execution.as_ref().map(|values| values.images.len());
+        snp.into_iter().chain(tdx).chain(se)
     }
 }
 

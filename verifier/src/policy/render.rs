@@ -109,13 +109,27 @@ fn write_policy(
     writeln!(out, "judged_at = \"today\"\n")?;
     writeln!(out, "[hardware]")?;
     let (snp, tdx) = (values.platforms.sev_snp.as_ref(), values.platforms.tdx.as_ref());
-    let platforms = [snp.map(|_| "sev-snp"), tdx.map(|_| "tdx")];
+    let se = values.platforms.secure_execution.as_ref();
+    let platforms = [snp.map(|_| "sev-snp"), tdx.map(|_| "tdx"), se.map(|_| "secure-execution")];
     writeln!(out, "platforms = {}", list(platforms.into_iter().flatten()))?;
     writeln!(out, "# Kinds of Evidence: \"hardware\" is a report signed by the platform itself.")?;
-    writeln!(out, "evidence = [\"hardware\"]")?;
+    let signed = (snp.is_some() || tdx.is_some()).then_some("hardware");
+    if se.is_some() {
+        writeln!(
+            out,
+            "# \"own-request\": an answer to your own attestation request, which convinces nobody else."
+        )?;
+        writeln!(out, "# \"attestation-result\" can be added: the word of a Verifier that you name.")?;
+    }
+    let kinds = signed.into_iter().chain(se.map(|_| "own-request"));
+    writeln!(out, "evidence = {}", list(kinds))?;
     if dangerous.is_empty() {
         let amd = snp.map_or(&[][..], |_| &["amd-milan", "amd-genoa", "amd-turin"]);
-        writeln!(out, "roots = {}", list(amd.iter().copied().chain(tdx.map(|_| "intel-sgx"))))?;
+        writeln!(
+            out,
+            "roots = {}",
+            list(amd.iter().copied().chain(tdx.map(|_| "intel-sgx")).chain(se.map(|_| "ibm-host-keys")))
+        )?;
     } else {
         writeln!(out, "roots = []")?;
         writeln!(
@@ -137,6 +151,10 @@ fn write_policy(
         write_tdx(out, dangerous.is_empty())?;
     }
 
+    if let Some(values) = se {
+        write_se(out, &values.host_keys)?;
+    }
+
     writeln!(out, "# Launch measurements of guests that you trust.")?;
     for measurement in snp.iter().flat_map(|values| &values.measurements) {
         write_reference(out, values, "sev-snp")?;
@@ -147,6 +165,19 @@ fn write_policy(
         for register in TdxRegister::ALL {
             let value = hex::encode(measurements.register(register).as_bytes());
             writeln!(out, "{} = \"{value}\"", register.name())?;
+        }
+        writeln!(out)?;
+    }
+
+    for image in se.iter().flat_map(|values| &values.images) {
+        write_reference(out, values, "secure-execution")?;
+        for (key, digits) in [
+            ("page_list_digest", &image.page_list_digest),
+            ("address_list_digest", &image.address_list_digest),
+            ("tweak_list_digest", &image.tweak_list_digest),
+            ("tag", &image.tag),
+        ] {
+            writeln!(out, "{key} = \"{}\"", digits.as_str())?;
         }
         writeln!(out)?;
     }
@@ -199,6 +230,22 @@ fn write_reference(out: &mut String, values: &ReferenceValues, platform: &str) -
     writeln!(out, "name = {}", quoted(&values.name))?;
     writeln!(out, "guest_version = {}", values.guest_version)?;
     writeln!(out, "platform = \"{platform}\"")
+}
+
+fn write_se(out: &mut String, host_keys: &[Sha256Digest]) -> std::fmt::Result {
+    writeln!(out, "[secure-execution]")?;
+    writeln!(
+        out,
+        "# Machines that may unpack the image, and that may answer, by the hash of their host key."
+    )?;
+    writeln!(out, "image_host_keys = {}", list(host_keys))?;
+    writeln!(out, "attestation_host_keys = {}", list(host_keys))?;
+    writeln!(out, "# \"any-run\", or a list of configuration unique ids.")?;
+    writeln!(out, "config_uids = \"any-run\"")?;
+    writeln!(out, "# Verifiers whose Attestation Results you rely on: name, public_key, policies.")?;
+    writeln!(out, "verifiers = []")?;
+    writeln!(out, "# A Result about the signing key alone says nothing about a single build.")?;
+    writeln!(out, "allow_key_only = false\n")
 }
 
 fn write_tdx(out: &mut String, vendor: bool) -> std::fmt::Result {

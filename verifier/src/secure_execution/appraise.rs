@@ -3,39 +3,47 @@
 use provenance::binding::ReportData;
 use provenance::digest::Sha256Digest;
 
-use super::exchange::CONFIG_UID_LEN;
 use super::{AuthenticMeasurement, ImageTags};
-use crate::policy::Placed;
+use crate::policy::{ConfigUids, Measurements, Placed, Policy, ReferenceValue, SePolicy};
+use crate::reliance::EvidenceKind;
 
 /// Length of the report data at the start of the user data, in bytes.
-const REPORT_DATA_LEN: usize = 64;
-
-/// Which runs of a guest a policy accepts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConfigUids {
-    /// Any run of an accepted image.
-    AnyRun,
-    /// These runs only.
-    OneOf(Vec<[u8; CONFIG_UID_LEN]>),
-}
-
-/// What a policy says about Secure Execution. An empty list accepts nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SePolicy {
-    /// Images accepted, by all four tags.
-    pub images: Placed<Vec<ImageTags>>,
-    /// Hashes of the host keys that may unpack the image.
-    pub image_host_keys: Placed<Vec<Sha256Digest>>,
-    /// Hashes of the host keys that may open the request.
-    pub attestation_host_keys: Placed<Vec<Sha256Digest>>,
-    /// Runs accepted.
-    pub config_uids: Placed<ConfigUids>,
-}
+pub(super) const REPORT_DATA_LEN: usize = 64;
 
 /// Why an authentic answer is refused. `line` is the line of the policy that refuses it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SeRefusal {
+    /// Convincing only in a way that the policy does not accept.
+    #[error("Evidence is of kind {got}, policy accepts {}", list(.wanted))]
+    Kind {
+        /// Kind seen.
+        got: EvidenceKind,
+        /// Kinds accepted.
+        wanted: Vec<EvidenceKind>,
+        /// Line of the policy.
+        line: usize,
+    },
+    /// The Verifier judged under a policy that is not accepted of it.
+    #[error("Verifier \"{verifier}\" judged under policy {got}, accepted of it are {}", list(.wanted))]
+    VerifierPolicy {
+        /// Name of the Verifier.
+        verifier: String,
+        /// Digest of its policy.
+        got: Sha256Digest,
+        /// Digests accepted.
+        wanted: Vec<Sha256Digest>,
+        /// Line of the policy.
+        line: usize,
+    },
+    /// The Result covers a key and not the build.
+    #[error(
+        "Attestation Result covers the signing key and not this build, policy accepts such of builds only"
+    )]
+    KeyOnly {
+        /// Line of the policy.
+        line: usize,
+    },
     /// The image is none of the Reference Values.
     #[error("image tags are {got}, policy accepts {}", list(.wanted))]
     Image {
@@ -90,7 +98,10 @@ impl SeRefusal {
     pub fn line(&self) -> Option<usize> {
         match self {
             Self::UserDataLength { .. } => None,
-            Self::Image { line, .. }
+            Self::Kind { line, .. }
+            | Self::VerifierPolicy { line, .. }
+            | Self::KeyOnly { line }
+            | Self::Image { line, .. }
             | Self::ImageHostKey { line, .. }
             | Self::AttestationHostKey { line, .. }
             | Self::ConfigUid { line, .. } => Some(*line),
@@ -102,10 +113,11 @@ fn list<T: std::fmt::Display>(values: &[T]) -> String {
     values.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// An answer that the policy accepts. It convinces the requester alone.
+/// An answer that the policy accepts, with the Reference Value that it matched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeAppraisal {
     measurement: AuthenticMeasurement,
+    reference: ReferenceValue,
     report_data: ReportData,
 }
 
@@ -116,6 +128,12 @@ impl SeAppraisal {
         &self.measurement
     }
 
+    /// The Reference Value that the image's tags equal.
+    #[must_use]
+    pub fn reference(&self) -> &ReferenceValue {
+        &self.reference
+    }
+
     /// The first 64 bytes of the user data, which the leaf's inclusion proof must lead to.
     #[must_use]
     pub fn report_data(&self) -> ReportData {
@@ -123,21 +141,36 @@ impl SeAppraisal {
     }
 }
 
-/// Compares image, both host keys and run with the policy, and reads the report data.
-pub fn appraise(measurement: AuthenticMeasurement, policy: &SePolicy) -> Result<SeAppraisal, SeRefusal> {
-    let claims = measurement.claims();
-    if !policy.images.value.contains(claims.image()) {
-        return Err(SeRefusal::Image {
-            got: *claims.image(),
-            wanted: policy.images.value.clone(),
-            line: policy.images.line,
-        });
+/// Compares what is relied on, both host keys and the run with the policy: everything but the image.
+pub(crate) fn appraise_hardware(
+    measurement: &AuthenticMeasurement,
+    kinds: &Placed<Vec<EvidenceKind>>,
+    rules: &SePolicy,
+) -> Result<(), SeRefusal> {
+    let (claims, reliance) = (measurement.claims(), measurement.reliance());
+    let got = reliance.kind();
+    if !kinds.value.contains(&got) {
+        return Err(SeRefusal::Kind { got, wanted: kinds.value.clone(), line: kinds.line });
     }
-    let (got, accepted) = (claims.image_host_key(), &policy.image_host_keys);
+    if let Some(statement) = reliance.statement() {
+        let named =
+            rules.verifiers.value.iter().find(|rule| rule.verifier.key.spki_sha256() == statement.key);
+        let (wanted, line) =
+            named.map_or((&[][..], rules.verifiers.line), |rule| (&rule.policies.value, rule.policies.line));
+        if !wanted.contains(&statement.policy_sha256) {
+            return Err(SeRefusal::VerifierPolicy {
+                verifier: statement.verifier.clone(),
+                got: statement.policy_sha256,
+                wanted: wanted.to_vec(),
+                line,
+            });
+        }
+    }
+    let (got, accepted) = (claims.image_host_key(), &rules.image_host_keys);
     if !accepted.value.contains(&got) {
         return Err(SeRefusal::ImageHostKey { got, wanted: accepted.value.clone(), line: accepted.line });
     }
-    let (got, accepted) = (claims.attestation_host_key(), &policy.attestation_host_keys);
+    let (got, accepted) = (claims.attestation_host_key(), &rules.attestation_host_keys);
     if !accepted.value.contains(&got) {
         return Err(SeRefusal::AttestationHostKey {
             got,
@@ -145,17 +178,35 @@ pub fn appraise(measurement: AuthenticMeasurement, policy: &SePolicy) -> Result<
             line: accepted.line,
         });
     }
-    if let ConfigUids::OneOf(accepted) = &policy.config_uids.value
+    if let ConfigUids::OneOf(accepted) = &rules.config_uids.value
         && !accepted.contains(claims.config_uid())
     {
         return Err(SeRefusal::ConfigUid {
             got: hex::encode(claims.config_uid()),
             wanted: accepted.iter().map(hex::encode).collect(),
-            line: policy.config_uids.line,
+            line: rules.config_uids.line,
         });
     }
-    let Some(report_data) = claims.user_data().first_chunk::<REPORT_DATA_LEN>() else {
+    Ok(())
+}
+
+/// Compares all four tags of the image with the policy's Reference Values, and reads the report data.
+pub(crate) fn appraise_guest(
+    measurement: AuthenticMeasurement,
+    policy: &Policy,
+) -> Result<SeAppraisal, SeRefusal> {
+    let claims = measurement.claims();
+    let Some(report_data) = claims.report_data().copied().map(ReportData) else {
         return Err(SeRefusal::UserDataLength { got: claims.user_data().len() });
     };
-    Ok(SeAppraisal { report_data: ReportData(*report_data), measurement })
+    let (got, mut wanted, mut line) = (*claims.image(), Vec::new(), None);
+    for reference in policy.reference_values() {
+        let Measurements::SecureExecution(tags) = &reference.measurements else { continue };
+        if tags.value == got {
+            return Ok(SeAppraisal { reference: reference.clone(), report_data, measurement });
+        }
+        wanted.push(tags.value);
+        line.get_or_insert(tags.line);
+    }
+    Err(SeRefusal::Image { got, wanted, line: line.unwrap_or(policy.reference_values_line()) })
 }

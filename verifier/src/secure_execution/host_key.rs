@@ -257,6 +257,16 @@ impl UncheckedHostKey {
     }
 }
 
+/// Whether this is the SPKI digest of the root that IBM's signing keys lead to.
+pub(super) fn is_vendor_root(spki_sha256: &Sha256Digest) -> bool {
+    spki_sha256.hex() == DIGICERT_TRUSTED_ROOT_G4
+}
+
+/// Whether a certificate has the form of a host key document: a P-521 key for key agreement.
+pub(super) fn is_document(certificate: &[u8]) -> bool {
+    host_key(certificate).is_ok()
+}
+
 fn refused(which: CertificateName) -> impl Fn(CertificateError) -> HostKeyError {
     move |error| HostKeyError::Certificate { which, error }
 }

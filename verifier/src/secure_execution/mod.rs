@@ -3,7 +3,8 @@
 //! This Evidence is not like that of other platforms. An answer is an HMAC under a key that the *requester* made and
 //! wrapped for host keys; the requester could have made any answer. It convinces the one who made the request, and
 //! nobody else. So [`authenticate_own_request`] wants an [`OwnRequest`], which only the holder of the request's
-//! protection key can make, and there is no function that does without.
+//! protection key can make. Others can rely on the word of a Verifier that made a request: an Attestation Result (see
+//! `result.rs`). There is no function that does without either.
 //!
 //! Steps of [`authenticate_own_request`], each with its own error:
 //! 1. the response is in the exchange format, the image's header is one;
@@ -19,23 +20,30 @@
 
 mod appraise;
 pub mod exchange;
+mod facts;
 pub mod host_key;
 pub mod image;
 mod measurement;
 pub mod request;
+mod result;
 
 use provenance::digest::Sha256Digest;
-use provenance::evidence::{Evidence, Platform};
+use provenance::evidence::Evidence;
+use provenance::secure_execution::{InvalidSeBytes, SecureExecutionEndorsements, SecureExecutionEvidence};
 use provenance::timestamp::Timestamp;
 
-pub use self::appraise::{ConfigUids, SeAppraisal, SePolicy, SeRefusal, appraise};
+use self::appraise::REPORT_DATA_LEN;
+pub use self::appraise::{SeAppraisal, SeRefusal};
+pub(crate) use self::appraise::{appraise_guest, appraise_hardware};
 pub use self::exchange::{ExchangeError, ExchangeRequest, ExchangeResponse};
 pub use self::host_key::{AuthenticHostKey, HostKeyAnchors, HostKeyError, HostKeyRoot, UncheckedHostKey};
 pub use self::image::{HeaderError, ImageTags};
 use self::measurement::AdditionalData;
 pub use self::measurement::{FIRMWARE_STATE_LEN, HOST_KEY_HASH_LEN, MEASUREMENT_LEN, SECRET_STORE_HASH_LEN};
 pub use self::request::{OwnRequest, ProtectionKey, RequestError};
-use crate::evidence::AuthenticationError;
+pub use self::result::ResultError;
+use crate::reliance::{Grounds, Reliance};
+use crate::roots::Anchors;
 use crate::snp::Endorsements;
 
 /// Most host key documents that are looked at: a request has at most 255 slots.
@@ -45,6 +53,23 @@ pub const MAX_HOST_KEYS: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SeError {
+    /// Evidence or endorsements are malformed.
+    #[error(transparent)]
+    Bytes(#[from] InvalidSeBytes),
+    /// Nothing at hand makes the answer convincing.
+    #[error(
+        "answer is to the attestation request {request}, which is not an own one, and no Attestation Result speaks for it: it convinces only the one who asked"
+    )]
+    Unconvincing {
+        /// SHA-256 of the request that is answered.
+        request: Sha256Digest,
+    },
+    /// The Attestation Result is not authentic.
+    #[error(transparent)]
+    Result(#[from] ResultError),
+    /// IBM's root, which the policy does not accept.
+    #[error("root is the one above IBM's signing keys, which the policy does not accept")]
+    RootNotAccepted,
     /// The response is malformed.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
@@ -119,8 +144,20 @@ impl SeError {
         match self {
             Self::UnknownSlot { .. } | Self::UnknownImageHostKey { .. } => true,
             Self::HostKey(error) => error.concerns_endorsements(),
+            Self::Result(error) => error.concerns_endorsements(),
             _ => false,
         }
+    }
+
+    /// Whether the Evidence may well be genuine, but the policy accepts nothing of its kind or it cannot convince.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Unconvincing { .. }
+                | Self::RootNotAccepted
+                | Self::Result(ResultError::UnknownVerifier { .. })
+        )
     }
 }
 
@@ -132,11 +169,13 @@ pub struct Claims {
     image: ImageTags,
     config_uid: [u8; exchange::CONFIG_UID_LEN],
     user_data: Vec<u8>,
+    /// Offset of the user data in the response, in bytes.
+    user_data_offset: usize,
     additional: AdditionalData,
 }
 
 impl Claims {
-    /// SHA-256 of the own request that is answered. Whoever holds its key could have made the answer.
+    /// SHA-256 of the request that is answered. Whoever holds its key could have made the answer.
     #[must_use]
     pub fn own_request(&self) -> Sha256Digest {
         self.request
@@ -172,6 +211,12 @@ impl Claims {
         &self.user_data
     }
 
+    /// The first 64 bytes of the user data, if there are as many.
+    #[must_use]
+    pub fn report_data(&self) -> Option<&[u8; REPORT_DATA_LEN]> {
+        self.user_data.first_chunk()
+    }
+
     /// Hash of the host key that unpacked the image.
     #[must_use]
     pub fn image_host_key(&self) -> Sha256Digest {
@@ -198,12 +243,13 @@ impl Claims {
     }
 }
 
-/// An answer to an own request under host keys that were traced to an accepted root. Made only by
-/// [`authenticate_own_request`].
+/// An answer under host keys that were traced to an accepted root, by oneself for an own request, or by a Verifier.
+/// Made only by [`authenticate_own_request`] and from an authentic Attestation Result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthenticMeasurement {
     claims: Claims,
     root: HostKeyRoot,
+    reliance: Reliance,
 }
 
 impl AuthenticMeasurement {
@@ -211,6 +257,12 @@ impl AuthenticMeasurement {
     #[must_use]
     pub fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    /// What is relied on.
+    #[must_use]
+    pub fn reliance(&self) -> &Reliance {
+        &self.reliance
     }
 
     /// The root of the host keys: a dangerous one if any of them has such a root.
@@ -262,7 +314,8 @@ pub fn authenticate_own_request(
     let roots = || host_keys.iter().map(AuthenticHostKey::root);
     let root = roots().find(|root| !root.is_hardware()).or_else(|| roots().next());
     let root = root.expect("a request has a slot, and step 6 found a document for it");
-    Ok(AuthenticMeasurement { claims, root })
+    let reliance = Reliance::OwnRequest { request: claims.request };
+    Ok(AuthenticMeasurement { claims, root, reliance })
 }
 
 /// The same without step 5, for looking at a recorded answer whose chain is not at hand. Whoever made the host key
@@ -284,9 +337,14 @@ pub fn dangerous_authenticate_with_unchecked_host_keys(
     Ok(HostKeysUnchecked(claims))
 }
 
+/// Offset of the user data: the configuration unique id comes after them and is the last part.
+fn user_data_offset(bytes: &[u8], response: &ExchangeResponse<'_>) -> usize {
+    bytes.len().saturating_sub(exchange::CONFIG_UID_LEN + response.user_data().len())
+}
+
 /// Steps 1 to 4.
-fn open(response: &[u8], header: &[u8], own: &OwnRequest) -> Result<Claims, SeError> {
-    let response = ExchangeResponse::parse(response)?;
+fn open(bytes: &[u8], header: &[u8], own: &OwnRequest) -> Result<Claims, SeError> {
+    let response = ExchangeResponse::parse(bytes)?;
     let image = ImageTags::of_header(header)?;
     if response.request() != own.bytes() {
         return Err(SeError::OtherRequest {
@@ -312,6 +370,7 @@ fn open(response: &[u8], header: &[u8], own: &OwnRequest) -> Result<Claims, SeEr
         image,
         config_uid: *response.config_uid(),
         user_data: response.user_data().to_vec(),
+        user_data_offset: user_data_offset(bytes, &response),
         additional,
     })
 }
@@ -340,7 +399,43 @@ fn check_host_keys(claims: &Claims, own: &OwnRequest, known: &[Sha256Digest]) ->
     Ok(())
 }
 
-/// Refuses all Secure Execution Evidence: without an own request it convinces nobody.
-pub(crate) fn authenticate<T>(_evidence: &Evidence) -> Result<T, AuthenticationError> {
-    Err(AuthenticationError::NotYetAppraised { platform: Platform::SecureExecution })
+/// Authenticates Evidence of a bundle: as the answer to an own request where it is one, otherwise by an Attestation
+/// Result that speaks for it.
+///
+/// Host key documents and their chain come with the Evidence; `extra` is looked at first.
+pub(crate) fn authenticate(
+    evidence: &Evidence,
+    extra: &Endorsements,
+    grounds: Grounds<'_>,
+    anchors: &Anchors,
+    now: Timestamp,
+) -> Result<AuthenticMeasurement, SeError> {
+    let SecureExecutionEvidence { response, header } = SecureExecutionEvidence::parse(&evidence.report)?;
+    let parsed = ExchangeResponse::parse(&response)?;
+    let own = grounds.own_requests.iter().find(|own| own.bytes() == parsed.request());
+    let measurement = match (own, grounds.attestation_result) {
+        (Some(own), _) => {
+            let sent = SecureExecutionEndorsements::parse(&evidence.endorsements)?;
+            let given = extra.certificates.iter().filter(|der| host_key::is_document(der)).cloned();
+            let documents: Vec<_> = given.chain(sent.host_keys).collect();
+            let extra = Endorsements {
+                certificates: [extra.certificates.clone(), sent.certificates].concat(),
+                crls: [extra.crls.clone(), sent.crls].concat(),
+                ..Endorsements::default()
+            };
+            let roots = HostKeyAnchors::vendor().dangerous_with_roots(anchors.dangerous());
+            authenticate_own_request(&response, &header, own, &documents, &extra, &roots, now)?
+        }
+        (None, Some(envelope)) => {
+            let offset = user_data_offset(&response, &parsed);
+            result::authenticate(&evidence.report, offset, envelope, anchors, now)?
+        }
+        (None, None) => {
+            return Err(SeError::Unconvincing { request: Sha256Digest::of(parsed.request()) });
+        }
+    };
+    if measurement.root.is_hardware() && !anchors.accepts_ibm() {
+        return Err(SeError::RootNotAccepted);
+    }
+    Ok(measurement)
 }

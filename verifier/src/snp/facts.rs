@@ -20,8 +20,8 @@ impl PlatformFacts for AuthenticReport {
         (self.report.report_data(), offset::REPORT_DATA)
     }
 
-    fn measurement(&self) -> &[u8; 48] {
-        self.report.measurement()
+    fn measurement(&self) -> String {
+        hex::encode(self.report.measurement())
     }
 
     fn hardware_name(&self) -> String {

@@ -270,7 +270,7 @@ pub(crate) fn appraise_guest(authentic: AuthenticQuote, policy: &Policy) -> Resu
         .iter()
         .filter_map(|reference| match &reference.measurements {
             Measurements::Tdx(registers) => Some((reference, registers)),
-            Measurements::SevSnp { .. } => None,
+            _ => None,
         })
         .collect();
     for register in TdxRegister::ALL {

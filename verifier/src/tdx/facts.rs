@@ -21,8 +21,8 @@ impl PlatformFacts for AuthenticQuote {
         (quote.report_data(), quote.body_offset(body::REPORTDATA))
     }
 
-    fn measurement(&self) -> &[u8; 48] {
-        self.quote().mrtd()
+    fn measurement(&self) -> String {
+        hex::encode(self.quote().mrtd())
     }
 
     fn hardware_name(&self) -> String {

@@ -12,7 +12,11 @@ use provenance::digest::Sha256Digest;
 use provenance::timestamp::Timestamp;
 use serde_json::Value;
 use verifier::Endorsements;
-use verifier::secure_execution::{HostKeyAnchors, OwnRequest, ProtectionKey};
+use verifier::secure_execution::request::flag;
+use verifier::secure_execution::{
+    AuthenticMeasurement, HostKeyAnchors, OwnRequest, ProtectionKey, SeError, authenticate_own_request,
+    host_key,
+};
 
 pub(crate) use fixture::{ALL_FLAGS, Answer, NONCE, PROTECTION_KEY, exchange, make_request};
 
@@ -91,4 +95,54 @@ pub(crate) fn own(request: &[u8]) -> OwnRequest {
 pub(crate) fn ibm_name(locality: &str, unit: &str) -> String {
     let ibm = "International Business Machines Corporation";
     format!("CN={ibm}, C=US, L={locality}, ST=New York, O={ibm}, OU={unit}")
+}
+
+pub(crate) const UID: [u8; 16] = [0x14; 16];
+pub(crate) const REPORT_DATA: [u8; 64] = [0x15; 64];
+
+/// A machine whose host key is the test PKI's.
+pub(crate) struct Machine {
+    pub(crate) document: Vec<u8>,
+    pub(crate) extra: Endorsements,
+    pub(crate) hash: Sha256Digest,
+    pub(crate) header: Vec<u8>,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Option<Self> {
+        let dir = vectors()?;
+        let cases = cases(&dir, "se-hkd");
+        let case = cases.iter().find(|case| case["id"] == "se-pki-ok").expect("the case");
+        let (document, extra) = (der(&input(&dir, case, "hkd")), endorsements(&dir, case));
+        let hash =
+            host_key::authenticate(&document, &extra, &test_anchors(), judged_at()).expect("good").hash();
+        Some(Self { document, extra, hash, header: read(&dir, "se/z16/se_header.bin") })
+    }
+
+    pub(crate) fn answer(&self, flags: u64) -> Answer {
+        let mut additional = [self.hash.as_bytes().as_slice(); 2].concat();
+        additional.extend(vec![0x51; if flags & flag::SECRET_STORE_HASH == 0 { 0 } else { 64 }]);
+        additional.extend(vec![0x52; if flags & flag::FIRMWARE_STATE == 0 { 0 } else { 320 }]);
+        Answer {
+            request: make_request(flags, &[self.hash]),
+            header: self.header.clone(),
+            user_data: [REPORT_DATA.as_slice(), b"more"].concat(),
+            additional,
+            config_uid: UID.to_vec(),
+            nonce: if flags & flag::NONCE == 0 { Vec::new() } else { NONCE.to_vec() },
+        }
+    }
+
+    pub(crate) fn judge(&self, response: &[u8], own: &OwnRequest) -> Result<AuthenticMeasurement, SeError> {
+        let documents = [self.document.clone()];
+        authenticate_own_request(
+            response,
+            &self.header,
+            own,
+            &documents,
+            &self.extra,
+            &test_anchors(),
+            judged_at(),
+        )
+    }
 }
