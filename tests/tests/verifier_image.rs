@@ -555,7 +555,7 @@ fn software_keys_say_so_in_the_verdict() {
     let verdict = world.make().verdict();
     let key = verdict.report().links().iter().find(|entry| entry.link == Link::Key).expect("a link");
     assert_eq!(key.state, State::Accepted);
-    assert!(key.lines[0].contains("NOT HARDWARE"), "{:?}", key.lines);
+    assert!(key.lines.iter().any(|line| line.contains("NOT HARDWARE")), "{:?}", key.lines);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #[path = "verifier_support/mod.rs"]
 mod support;
 #[path = "verifier_support/world.rs"]
+#[allow(dead_code, reason = "each test file uses its own part")]
 mod world;
 
 use base64::Engine as _;
@@ -20,12 +21,12 @@ use sealwright_tests::software_tee::se::fixture::{ALL_FLAGS, image_header};
 use sealwright_tests::software_tee::se::host_keys::HostKeyDocuments;
 use sealwright_tests::software_tee::se::{Requester, SoftwareUltravisor};
 use support::PolicyText;
-use verifier::bound::BindingError;
+use verifier::bound::{BindingError, RulesRefusal};
 use verifier::built::{RequestRefusal, StatementError};
 use verifier::evidence::{AppraisalError, AuthenticationError};
-use verifier::secure_execution::{ImageTags, OwnRequest, ProtectionKey, SeError, SeRefusal};
+use verifier::secure_execution::{ImageTags, OwnRequest, ProtectionKey, SeError, SeRefusal, vouch};
 use verifier::verdict::{Link, Outcome};
-use verifier::{Class, Reason, Verdict, verify_image_with_own_requests};
+use verifier::{Class, Endorsements, Reason, Verdict, verify_image, verify_image_with_own_requests};
 use world::{Made, World, now};
 
 /// A machine, who asks it, and a Verifier.
@@ -225,6 +226,63 @@ fn a_result_about_a_key_covers_the_project_s_own_signing_key_and_what_it_signed_
     let target = setting.world.target();
     let error = StatementError::NoStatementOfKey { target, key: spki_sha256, looked_at: 1 };
     assert_eq!(refused(&made, &[]), Reason::Statement(error));
+}
+
+#[test]
+fn a_verifier_vouches_for_what_it_accepts_and_its_word_is_then_relied_on() {
+    let setting = Setting::new();
+    let made = setting.made(None, false).with_bundle(|bundle| bundle.attestation_result = None);
+    let days = std::num::NonZeroU16::new(7).expect("not zero");
+    let none = Endorsements::default();
+    let judge = |made: &Made, text: &PolicyText| {
+        vouch(&text.parse(), &made.bundle.to_json(), &none, setting.own(), days, now())
+    };
+    let vouched = judge(&made, &made.policy).expect("accepted");
+    let result = vouched.result().clone();
+    assert_eq!(result.policy_sha256, made.parsed_policy().sha256());
+    assert_eq!(result.expires_at.unix() - result.issued_at.unix(), 7 * 86_400);
+    assert_eq!(result.host_key_root, setting.documents.root);
+
+    // Those who name this Verifier and its policy accept the build, without any request.
+    let its_policy = Sha256Digest::of(b"the auditor's policy").to_string();
+    let mut relying = made.policy.clone().with(&its_policy, &result.policy_sha256.to_string());
+    let envelope = setting.auditor.sign(ATTESTATION_RESULT_PAYLOAD_TYPE, result.document()).to_json();
+    let collection = vouched.into_collection(envelope);
+    let mut input = made.input.clone();
+    input.evidence = vec![collection];
+    let verdict = verify_image(&relying.parse(), &input, now());
+    assert_eq!(verdict.report().outcome(), Outcome::BlobsNotChecked, "{}", verdict.report());
+    assert_eq!(verdict.report().facts().relied_verifier.as_deref(), Some("auditor"));
+
+    // What the Verifier itself refuses it does not vouch for.
+    relying = made.policy.clone().with("builder_ids = [\"", "builder_ids = [\"x");
+    let reason = judge(&made, &relying).expect_err("refused").reason().clone();
+    assert!(matches!(reason, Reason::Rules(RulesRefusal::BuilderId { .. })), "{reason:?}");
+    let mut other = setting.made(None, false);
+    other.bundle.leaf[40] ^= 1;
+    let reason = judge(&other, &made.policy).expect_err("refused").reason().clone();
+    assert!(matches!(reason, Reason::Binding(BindingError::ReportData { .. })), "{reason:?}");
+    let stranger = Setting::new();
+    let foreign = vouch(&made.parsed_policy(), &made.bundle.to_json(), &none, stranger.own(), days, now());
+    let reason = foreign.expect_err("refused").reason().clone();
+    let request = Sha256Digest::of(&setting.requester.request);
+    assert_eq!(
+        reason,
+        Reason::Authentication(AuthenticationError::SecureExecution(SeError::Unconvincing { request }))
+    );
+    // Nor for hardware that signs by itself, or on another's word.
+    let world = World::new().make();
+    let snp = vouch(&world.parsed_policy(), &world.bundle.to_json(), &none, setting.own(), days, now());
+    let reason = snp.expect_err("refused").reason().clone();
+    let error = AuthenticationError::SpeaksForItself { platform: Platform::SevSnp };
+    assert_eq!((reason.class(), reason), (Class::RefusedByPolicy, Reason::Authentication(error)));
+    let of_another = setting.made(None, false);
+    let reason =
+        vouch(&of_another.parsed_policy(), &of_another.bundle.to_json(), &none, stranger.own(), days, now());
+    assert!(matches!(
+        reason.expect_err("refused").reason(),
+        Reason::Authentication(AuthenticationError::SecureExecution(SeError::Unconvincing { .. }))
+    ));
 }
 
 #[test]

@@ -26,6 +26,12 @@ pub enum AuthenticationError {
         /// The platform.
         platform: Platform,
     },
+    /// A Verifier is asked to vouch for what the hardware itself signs.
+    #[error("Evidence of {platform} speaks for itself: nobody needs an Attestation Result about it")]
+    SpeaksForItself {
+        /// The platform.
+        platform: Platform,
+    },
     /// SEV-SNP.
     #[error(transparent)]
     Snp(#[from] SnpError),
@@ -42,7 +48,7 @@ impl AuthenticationError {
     #[must_use]
     pub fn concerns_endorsements(&self) -> bool {
         match self {
-            Self::UnexpectedResult { .. } => false,
+            Self::UnexpectedResult { .. } | Self::SpeaksForItself { .. } => false,
             Self::Snp(error) => error.concerns_endorsements(),
             Self::Tdx(error) => error.concerns_endorsements(),
             Self::SecureExecution(error) => error.concerns_endorsements(),
@@ -54,6 +60,7 @@ impl AuthenticationError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::UnexpectedResult { .. } => false,
+            Self::SpeaksForItself { .. } => true,
             Self::Snp(error) => matches!(error, SnpError::RootNotAccepted { .. }),
             Self::Tdx(error) => error.is_refusal(),
             Self::SecureExecution(error) => error.is_refusal(),

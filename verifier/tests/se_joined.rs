@@ -367,6 +367,10 @@ fn host_key_documents_and_their_chain_may_be_given_beside_the_evidence() {
     assert!(matches!(se_error(judge(&extra)), SeError::UnknownSlot { .. }));
     extra.certificates.push(machine.document.clone());
     judge(&extra).expect("authentic");
+    // The command offers a bare DER file as both, and gives what is of other platforms too.
+    extra.crls.insert(0, machine.document.clone());
+    extra.certificates.insert(0, extra.crls[1].clone());
+    judge(&extra).expect("authentic");
 }
 
 #[test]

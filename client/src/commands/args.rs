@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// Verify an image, OCI layout or layout tar file under a policy
     Verify(VerifyArgs),
+    /// Judge Secure Execution Evidence that answers your own request, and sign an Attestation Result for others
+    Appraise(AppraiseArgs),
     /// Show everything about an image, without judging it
     Inspect(InspectArgs),
     /// Show a build
@@ -190,6 +192,28 @@ pub(crate) struct VerifyArgs {
     /// Request that must have been answered: its digest `sha256:…`
     #[arg(long, value_name = "DIGEST")]
     pub(crate) request: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct AppraiseArgs {
+    /// Evidence collection (CMW JSON); printed again with the Attestation Result in it
+    #[arg(value_name = "EVIDENCE")]
+    pub(crate) evidence: PathBuf,
+    /// Attestation request that you made and remembered, as pvattest writes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) request: PathBuf,
+    /// Its protection key, 32 bytes, as pvattest writes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) request_key: PathBuf,
+    /// Private key that signs the Attestation Result
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sign: PathBuf,
+    /// Days until the Attestation Result expires, 1 to 366
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=366))]
+    pub(crate) valid_for: u16,
+    /// Host key documents, certificates and revocation lists (PEM or DER) beside those in the Evidence, repeatable
+    #[arg(long = "endorsements", value_name = "FILE")]
+    pub(crate) endorsements: Vec<PathBuf>,
 }
 
 #[derive(Args)]

@@ -1,5 +1,6 @@
 //! The command layer: flags in, one library call after the other, exit code out.
 
+mod appraise;
 mod args;
 mod build;
 mod builds;
@@ -78,6 +79,7 @@ fn dispatch(command: Command, setup: Result<Setup, Failure>, output: &Output) ->
     match command {
         Command::Build(args) => build::run(&args, &setup, output),
         Command::Verify(args) => verify::run(&args, &setup, output),
+        Command::Appraise(args) => appraise::run(&args, &setup, output),
         Command::Inspect(args) => inspect::run(&args, output),
         Command::Get { build } => builds::get(&build, &setup, output),
         Command::List(args) => builds::list(&args, &setup, output),

@@ -282,7 +282,7 @@ pub(crate) fn credential(name: &ImageName) -> Result<Option<RegistryCredential>,
 }
 
 /// Certificates and revocation lists from files: PEM blocks, or DER; or framed TDX endorsements.
-fn endorsements(files: &[PathBuf]) -> Result<Endorsements, Failure> {
+pub(super) fn endorsements(files: &[PathBuf]) -> Result<Endorsements, Failure> {
     use base64::Engine as _;
     let mut found = Endorsements::default();
     for file in files {

@@ -262,9 +262,24 @@ pub(super) fn is_vendor_root(spki_sha256: &Sha256Digest) -> bool {
     spki_sha256.hex() == DIGICERT_TRUSTED_ROOT_G4
 }
 
+/// SHA-256 of the SPKI of a root.
+pub(super) fn root_digest(root: HostKeyRoot) -> Sha256Digest {
+    match root {
+        HostKeyRoot::DigiCertTrustedRootG4 => {
+            Sha256Digest::from_hex(DIGICERT_TRUSTED_ROOT_G4).expect("64 lower-case hex digits")
+        }
+        HostKeyRoot::Dangerous(digest) => digest,
+    }
+}
+
 /// Whether a certificate has the form of a host key document: a P-521 key for key agreement.
 pub(super) fn is_document(certificate: &[u8]) -> bool {
     host_key(certificate).is_ok()
+}
+
+/// Whether this is a revocation list of a kind that the chain has. What is of other vendors is none.
+pub(super) fn is_list(crl: &[u8]) -> bool {
+    UnauthenticatedList::parse(crl, Profile::Ibm).is_ok()
 }
 
 fn refused(which: CertificateName) -> impl Fn(CertificateError) -> HostKeyError {

@@ -26,6 +26,7 @@ pub mod image;
 mod measurement;
 pub mod request;
 mod result;
+mod vouch;
 
 use provenance::digest::Sha256Digest;
 use provenance::evidence::Evidence;
@@ -42,6 +43,7 @@ use self::measurement::AdditionalData;
 pub use self::measurement::{FIRMWARE_STATE_LEN, HOST_KEY_HASH_LEN, MEASUREMENT_LEN, SECRET_STORE_HASH_LEN};
 pub use self::request::{OwnRequest, ProtectionKey, RequestError};
 pub use self::result::ResultError;
+pub use self::vouch::{Vouched, vouch};
 use crate::reliance::{Grounds, Reliance};
 use crate::roots::Anchors;
 use crate::snp::Endorsements;
@@ -418,9 +420,11 @@ pub(crate) fn authenticate(
             let sent = SecureExecutionEndorsements::parse(&evidence.endorsements)?;
             let given = extra.certificates.iter().filter(|der| host_key::is_document(der)).cloned();
             let documents: Vec<_> = given.chain(sent.host_keys).collect();
+            // What was given may be for other platforms too; what came with the Evidence is for this one.
+            let lists = extra.crls.iter().filter(|der| host_key::is_list(der)).cloned();
             let extra = Endorsements {
                 certificates: [extra.certificates.clone(), sent.certificates].concat(),
-                crls: [extra.crls.clone(), sent.crls].concat(),
+                crls: lists.chain(sent.crls).collect(),
                 ..Endorsements::default()
             };
             let roots = HostKeyAnchors::vendor().dangerous_with_roots(anchors.dangerous());
