@@ -9,13 +9,17 @@ mod world;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use client::key::CallerKey;
 use provenance::binding::{KeyRole, Leaf, LeafBody};
 use provenance::digest::Sha256Digest;
-use provenance::evidence::{Evidence, Platform};
+use provenance::dsse::Envelope;
+use provenance::evidence::{Evidence, EvidenceBundle, Platform};
+use provenance::key::KeyAlgorithm;
 use provenance::secure_execution::{
     ATTESTATION_RESULT_PAYLOAD_TYPE, AttestationResult, SecureExecutionEndorsements, SecureExecutionEvidence,
 };
 use provenance::timestamp::Timestamp;
+use sealwright_tests::harness::sealwright;
 use sealwright_tests::release_fixture::FixtureKey;
 use sealwright_tests::software_tee::se::fixture::{ALL_FLAGS, image_header};
 use sealwright_tests::software_tee::se::host_keys::HostKeyDocuments;
@@ -294,4 +298,79 @@ fn a_result_beside_a_report_that_the_hardware_signed_is_refused() {
     let verdict = good.verdict();
     let facts = verdict.report().facts();
     assert_eq!((facts.reliance, facts.bound_to), (Some("hardware"), Some("build")));
+}
+
+/// A request as `pvattest create` writes it: it announces a measurement and additional data.
+fn request_file(request: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(request.len()).expect("short");
+    let words = [0x40 + length, 0, 0, length, 0x40, 64, 0, 448, 0, 0, 0, 0, 0];
+    let words = words.iter().flat_map(|word: &u32| word.to_be_bytes());
+    b"pvattest\x00\x00\x01\x00".iter().copied().chain(words).chain(request.iter().copied()).collect()
+}
+
+#[test]
+fn the_command_signs_for_what_the_verifier_accepts_and_for_nothing_else() {
+    let setting = Setting::new();
+    let made = setting.made(None, false).with_bundle(|bundle| bundle.attestation_result = None);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    let write = |name: &str, bytes: &[u8]| std::fs::write(path(name), bytes).expect("written");
+    let stranger = Setting::new();
+    let mut altered = made.bundle.clone();
+    altered.leaf[40] ^= 1;
+    write("policy.toml", made.policy.0.as_bytes());
+    write("evidence", &made.bundle.to_json());
+    write("altered", &altered.to_json());
+    write("bare", &setting.requester.request);
+    write("request", &request_file(&setting.requester.request));
+    write("other-request", &stranger.requester.request);
+    write("key", &setting.requester.protection_key);
+    write("other-key", &stranger.requester.protection_key);
+    write("short-key", &setting.requester.protection_key[1..]);
+    let signer = CallerKey::generate(KeyAlgorithm::EcdsaP256Sha256).expect("a key");
+    signer.save_new(&path("signer")).expect("saved");
+    let run = |evidence: &str, request: &str, key: &str, days: &str| {
+        let output = std::process::Command::new(sealwright())
+            .env("HOME", directory.path())
+            .arg("--policy")
+            .arg(path("policy.toml"))
+            .arg("appraise")
+            .arg(path(evidence))
+            .arg("--request")
+            .arg(path(request))
+            .arg("--request-key")
+            .arg(path(key))
+            .arg("--sign")
+            .arg(path("signer"))
+            .args(["--valid-for", days])
+            .output()
+            .expect("runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), output.stdout, text)
+    };
+    for request in ["request", "bare"] {
+        let (code, collection, said) = run("evidence", request, "key", "7");
+        assert_eq!(code, Some(0), "{request}: {said}");
+        assert!(said.contains("vouched") && said.contains("NOT HARDWARE"), "{said}");
+        let bundle = EvidenceBundle::parse(collection.trim_ascii_end()).expect("a collection");
+        let signed = bundle.attestation_result.clone().expect("a Result");
+        let envelope = Envelope::parse(&signed, 1 << 16).expect("an envelope");
+        let document = envelope.authenticate(ATTESTATION_RESULT_PAYLOAD_TYPE, signer.public());
+        let result = AttestationResult::parse(document.expect("signed with the key")).expect("a document");
+        assert_eq!(result.evidence_sha256, Sha256Digest::of(&made.bundle.evidence.report));
+        assert_eq!(EvidenceBundle { attestation_result: None, ..bundle }, made.bundle);
+    }
+    for (evidence, request, key, days, code, says) in [
+        ("evidence", "other-request", "other-key", "7", 3, "convinces only the one who asked"),
+        ("altered", "request", "key", "7", 4, "leaf and inclusion proof give"),
+        ("evidence", "request", "other-key", "7", 2, "does not open under the protection key"),
+        ("evidence", "request", "short-key", "7", 2, "31 bytes, wanted 32"),
+        ("evidence", "request", "key", "0", 2, "0 is not in 1..=366"),
+        ("evidence", "request", "key", "367", 2, "367 is not in 1..=366"),
+    ] {
+        let (got, stdout, said) = run(evidence, request, key, days);
+        assert_eq!(got, Some(code), "{evidence} {request} {key} {days}: {said}");
+        assert!(said.contains(says), "{said}");
+        assert!(stdout.is_empty(), "nothing is signed");
+    }
 }

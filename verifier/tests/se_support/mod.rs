@@ -3,6 +3,7 @@
 
 #[path = "../../../tests/src/software_tee/se/fixture.rs"]
 mod fixture;
+pub(crate) mod policy;
 
 use std::fs;
 use std::path::{Path, PathBuf};
