@@ -1,10 +1,12 @@
-//! Azure confidential machines with SEV-SNP: the guest runs behind Microsoft's paravisor (HCL), which holds a virtual
-//! TPM. The SEV-SNP report speaks of the paravisor; a quote of its TPM speaks of the guest. So Microsoft's paravisor
-//! is part of what is trusted.
+//! Azure confidential machines: the guest runs behind Microsoft's paravisor (HCL), which holds a virtual TPM. The
+//! SEV-SNP report or the TDX quote speaks of the paravisor; a quote of its TPM speaks of the guest. So Microsoft's
+//! paravisor is part of what is trusted.
 //!
-//! Steps of [`authenticate`], each with its own error:
-//! 1. the HCL report has its form and holds an SEV-SNP report and runtime data;
-//! 2. the SEV-SNP report is authentic ([`crate::snp`]);
+//! Steps of [`authenticate`] and [`authenticate_tdx`], each with its own error:
+//! 1. the HCL report has its form and holds a report of the hardware and runtime data;
+//! 2. the SEV-SNP report in it is authentic ([`crate::snp`]); or the TDX quote beside it is ([`crate::tdx`]), and has the
+//!    REPORTDATA of the TD report in it. A TD report is not signed: the quote was made of it, and nothing else of it is
+//!    looked at;
 //! 3. REPORT_DATA is SHA-256 of the runtime data and 32 zero bytes;
 //! 4. the runtime data name one attestation key (AK), of RSA;
 //! 5. the AK signs the quote;
@@ -30,6 +32,7 @@ pub use self::appraise::{AcceptedQuote, AzureRefusal, PinnedPcrs, appraise_pcrs}
 use crate::roots::Anchors;
 use crate::snp::report::REPORT_LEN;
 use crate::snp::{self, AuthenticReport, Endorsements, SnpError};
+use crate::tdx::{self, TdxError};
 
 /// PCRs of a TPM's bank.
 pub const PCRS: usize = 24;
@@ -50,13 +53,15 @@ pub mod offset {
     pub const REQUEST_TYPE: usize = 0x00c;
     /// Status, u32, and reserved, 12 bytes: zero.
     pub const STATUS: usize = 0x010;
-    /// The SEV-SNP report, 1184 bytes.
+    /// The SEV-SNP report, 1184 bytes; on TDX the TD report, 1024 bytes, and 160 more.
     pub const HARDWARE_REPORT: usize = 0x020;
+    /// REPORTDATA of the TD report, 64 bytes (Intel TDX Module ABI, REPORTMACSTRUCT).
+    pub const TD_REPORT_DATA: usize = HARDWARE_REPORT + 0x080;
     /// Length of the runtime part with its header, u32.
     pub const RUNTIME_SIZE: usize = 0x4c0;
     /// Version of the runtime part, u32: 1 or 2.
     pub const RUNTIME_VERSION: usize = 0x4c4;
-    /// Kind of the hardware report, u32: 2 is SEV-SNP.
+    /// Kind of the hardware report, u32: 2 is SEV-SNP, 4 is TDX.
     pub const REPORT_TYPE: usize = 0x4c8;
     /// Hash of the runtime data in REPORT_DATA, u32: 1 is SHA-256.
     pub const HASH_TYPE: usize = 0x4cc;
@@ -128,6 +133,17 @@ pub enum AzureError {
     /// The SEV-SNP report is not authentic.
     #[error(transparent)]
     Snp(#[from] SnpError),
+    /// The TDX quote is not authentic.
+    #[error(transparent)]
+    Tdx(#[from] TdxError),
+    /// The TDX quote was made of another TD report.
+    #[error("TDX quote has REPORTDATA {got}, the TD report {wanted} (HCL report offset 0xa0)")]
+    OtherTdReport {
+        /// REPORTDATA of the quote, hex.
+        got: String,
+        /// REPORTDATA of the TD report, hex.
+        wanted: String,
+    },
     /// REPORT_DATA is not the hash of the runtime data.
     #[error("REPORT_DATA begins with {got}, SHA-256 of the runtime data is {wanted}")]
     RuntimeDataHash {
@@ -232,10 +248,11 @@ pub struct AzureEvidence<'a> {
     pub pcrs: &'a [[u8; 32]; PCRS],
 }
 
-/// A quote of a TPM whose paravisor an authentic SEV-SNP report vouches for. Made only by [`authenticate`].
+/// A quote of a TPM whose paravisor an authentic SEV-SNP report or TDX quote vouches for. Made only by [`authenticate`]
+/// and [`authenticate_tdx`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuthenticQuote {
-    report: AuthenticReport,
+pub struct AuthenticQuote<Hardware = AuthenticReport> {
+    hardware: Hardware,
     runtime_data: Vec<u8>,
     extra_data: Vec<u8>,
     pcrs: [Option<[u8; 32]>; PCRS],
@@ -245,9 +262,19 @@ impl AuthenticQuote {
     /// The SEV-SNP report of the paravisor.
     #[must_use]
     pub fn report(&self) -> &AuthenticReport {
-        &self.report
+        &self.hardware
     }
+}
 
+impl AuthenticQuote<tdx::AuthenticQuote> {
+    /// The TDX quote of the paravisor.
+    #[must_use]
+    pub fn td_quote(&self) -> &tdx::AuthenticQuote {
+        &self.hardware
+    }
+}
+
+impl<Hardware> AuthenticQuote<Hardware> {
     /// The paravisor's runtime data, JSON: keys, configuration of the machine, user data.
     #[must_use]
     pub fn runtime_data(&self) -> &[u8] {
@@ -283,8 +310,13 @@ struct HclReport<'a> {
     runtime_data: &'a [u8],
 }
 
+/// Kind of the hardware report, and how messages name it.
+type ReportType = (u32, &'static str);
+const SNP_REPORT: ReportType = (2, "2, SEV-SNP");
+const TD_REPORT: ReportType = (4, "4, TDX");
+
 /// Step 1.
-fn parse_hcl(bytes: &[u8]) -> Result<HclReport<'_>, AzureError> {
+fn parse_hcl(bytes: &[u8], report_type: ReportType) -> Result<HclReport<'_>, AzureError> {
     let got = bytes.len();
     if !(offset::RUNTIME_DATA..=MAX_HCL_REPORT).contains(&got) {
         return Err(AzureError::Length { got });
@@ -296,7 +328,7 @@ fn parse_hcl(bytes: &[u8]) -> Result<HclReport<'_>, AzureError> {
         ("version", offset::VERSION, &[1, 2], "1 or 2"),
         ("request type", offset::REQUEST_TYPE, &[2], "2, attestation"),
         ("runtime version", offset::RUNTIME_VERSION, &[1, 2], "1 or 2"),
-        ("report type", offset::REPORT_TYPE, &[2], "2, SEV-SNP"),
+        ("report type", offset::REPORT_TYPE, &[report_type.0], report_type.1),
         ("hash type", offset::HASH_TYPE, &[1], "1, SHA-256"),
     ] {
         let got = u32_at(at);
@@ -457,11 +489,45 @@ pub fn authenticate(
     now: Timestamp,
 ) -> Result<AuthenticQuote, AzureError> {
     // Steps 1 and 2.
-    let hcl = parse_hcl(evidence.hcl_report)?;
+    let hcl = parse_hcl(evidence.hcl_report, SNP_REPORT)?;
     let report = snp::authenticate(hcl.hardware_report, table, extra, anchors, now)?;
+    let report_data = *report.report().report_data();
+    behind(report, &report_data, &hcl, evidence)
+}
 
+/// The same for a paravisor on TDX, whose quote (`td_quote`) comes beside the HCL report. `endorsements` are what came
+/// with it, in the form of the bundle; `extra` what they lack.
+pub fn authenticate_tdx(
+    evidence: &AzureEvidence<'_>,
+    td_quote: &[u8],
+    endorsements: &[u8],
+    extra: &Endorsements,
+    anchors: &Anchors,
+    now: Timestamp,
+) -> Result<AuthenticQuote<tdx::AuthenticQuote>, AzureError> {
+    // Steps 1 and 2.
+    let hcl = parse_hcl(evidence.hcl_report, TD_REPORT)?;
+    let quote = tdx::authenticate(td_quote, endorsements, &extra.tdx, anchors, now)?;
+    let report_data = *quote.quote().report_data();
+    let of_report = &evidence.hcl_report[offset::TD_REPORT_DATA..offset::TD_REPORT_DATA + 64];
+    if report_data != of_report {
+        return Err(AzureError::OtherTdReport {
+            got: hex::encode(report_data),
+            wanted: hex::encode(of_report),
+        });
+    }
+    behind(quote, &report_data, &hcl, evidence)
+}
+
+/// Steps 3 to 7.
+fn behind<Hardware>(
+    hardware: Hardware,
+    report_data: &[u8; 64],
+    hcl: &HclReport<'_>,
+    evidence: &AzureEvidence<'_>,
+) -> Result<AuthenticQuote<Hardware>, AzureError> {
     // Step 3.
-    let (hash, tail) = report.report().report_data().split_at(32);
+    let (hash, tail) = report_data.split_at(32);
     let wanted = Sha256Digest::of(hcl.runtime_data);
     if hash != wanted.as_bytes() {
         return Err(AzureError::RuntimeDataHash { got: hex::encode(hash), wanted: wanted.hex() });
@@ -494,7 +560,7 @@ pub fn authenticate(
         return Err(AzureError::PcrDigest { got: hex::encode(quote.pcr_digest), wanted: wanted.hex() });
     }
     Ok(AuthenticQuote {
-        report,
+        hardware,
         runtime_data: hcl.runtime_data.to_vec(),
         extra_data: quote.extra_data.to_vec(),
         pcrs,

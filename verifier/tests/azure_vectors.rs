@@ -1,9 +1,12 @@
-//! Evidence recorded on an Azure confidential machine with SEV-SNP, and altered copies.
+//! Evidence recorded on an Azure confidential machine with SEV-SNP, and altered copies; and the same paravisor as if it
+//! stood on TDX.
 //!
 //! The vectors are not part of the repository. `SEALWRIGHT_VECTORS` names their directory, by default
 //! `../shared/vectors` beside the repository. Without them the tests are skipped with a message, but fail in CI.
 
 mod se_support;
+#[path = "../../tests/src/software_tee/tdx/fixture.rs"]
+mod tdx_fixture;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -12,6 +15,7 @@ use provenance::digest::Sha256Digest;
 use provenance::timestamp::Timestamp;
 use se_support::{cases, input, now, read, vectors};
 use serde_json::Value;
+use tdx_fixture::{Made, Recipe};
 use verifier::Endorsements;
 use verifier::azure::{
     self, AuthenticQuote, AzureError, AzureEvidence, AzureRefusal, PCRS, PinnedPcrs, offset,
@@ -19,6 +23,8 @@ use verifier::azure::{
 use verifier::policy::Placed;
 use verifier::roots::{Anchors, Revocation, Root};
 use verifier::snp::{CertificateName, Product, SnpError};
+use verifier::tdx;
+use verifier::tdx::quote::body;
 
 /// End of the runtime data of the recorded report.
 const END: usize = 2346;
@@ -235,4 +241,128 @@ fn a_quote_is_accepted_by_the_pcrs_that_a_policy_pins() {
     assert_eq!(judge(&[(1, vec![one]), (4, vec![one])]), Err(refused(vec![hex::encode(one)])));
     let error = judge(&[(4, Vec::new())]).expect_err("nothing is accepted");
     assert_eq!((error.line(), error), (5, refused(Vec::new())));
+}
+
+/// The recorded paravisor as if it stood on TDX: its runtime data and TPM, with a TD report and a quote made of it under
+/// a fixture root. NOT HARDWARE: no genuine one is public.
+#[derive(Clone)]
+struct OnTdx {
+    recorded: Recorded,
+    recipe_report_data: [u8; 64],
+}
+
+impl OnTdx {
+    fn read() -> Option<Self> {
+        let mut recorded = Recorded::read()?;
+        let mut report_data = [0; 64];
+        let runtime_data = &recorded.hcl_report[offset::RUNTIME_DATA..END];
+        report_data[..32].copy_from_slice(Sha256Digest::of(runtime_data).as_bytes());
+        recorded.hcl_report[offset::HARDWARE_REPORT..offset::RUNTIME_SIZE].fill(0x77);
+        recorded.hcl_report[offset::REPORT_TYPE] = 4;
+        let mut on_tdx = Self { recorded, recipe_report_data: report_data };
+        on_tdx.set_td_report(&report_data);
+        Some(on_tdx)
+    }
+
+    fn set_td_report(&mut self, report_data: &[u8; 64]) {
+        let field = offset::TD_REPORT_DATA..offset::TD_REPORT_DATA + 64;
+        self.recorded.hcl_report[field].copy_from_slice(report_data);
+    }
+
+    fn judge(&self) -> Result<AuthenticQuote<tdx::AuthenticQuote>, AzureError> {
+        let mut recipe = Recipe::default();
+        recipe.body[body::REPORTDATA..body::REPORTDATA + 64].copy_from_slice(&self.recipe_report_data);
+        let made = recipe.make();
+        let root = made.root;
+        self.judge_quote(&made, &[root])
+    }
+
+    fn judge_quote(
+        &self,
+        made: &Made,
+        roots: &[Sha256Digest],
+    ) -> Result<AuthenticQuote<tdx::AuthenticQuote>, AzureError> {
+        let evidence = AzureEvidence {
+            hcl_report: &self.recorded.hcl_report,
+            quote: &self.recorded.quote,
+            signature: &self.recorded.signature,
+            pcrs: &self.recorded.pcrs,
+        };
+        let anchors = Anchors::vendor(&[], Revocation::CrlRequired).dangerous_with_roots(roots);
+        let (quote, sent) = (&made.evidence.report, &made.evidence.endorsements);
+        azure::authenticate_tdx(
+            &evidence,
+            quote,
+            sent,
+            &Endorsements::default(),
+            &anchors,
+            tdx_fixture::now(),
+        )
+    }
+}
+
+#[test]
+fn a_paravisor_on_tdx_is_traced_to_the_quote_of_its_td() {
+    let Some(good) = OnTdx::read() else { return };
+    let quote = good.judge().expect("authentic");
+    assert!(!quote.td_quote().root().is_hardware());
+    assert_eq!(quote.td_quote().quote().report_data(), &good.recipe_report_data);
+    assert_eq!(quote.extra_data(), b"attestation-test-fixture");
+    let pinned: PinnedPcrs = [(4, vec![good.recorded.pcrs[4]])].into_iter().collect();
+    azure::appraise_pcrs(quote, &Placed { value: pinned, line: 1 }).expect("accepted");
+}
+
+#[test]
+fn each_link_from_the_td_quote_to_the_tpm_counts() {
+    let Some(good) = OnTdx::read() else { return };
+    // Reports of the other hardware are not taken for each other.
+    let mut other = good.clone();
+    other.recorded.hcl_report[offset::REPORT_TYPE] = 2;
+    let field =
+        |got, wanted| AzureError::Field { field: "report type", got, wanted, offset: offset::REPORT_TYPE };
+    assert_eq!(other.judge().err(), Some(field(2, "4, TDX")));
+    assert_eq!(good.recorded.judge().err(), Some(field(4, "2, SEV-SNP")));
+
+    // The quote is of another TD report, and both are of other runtime data.
+    let mut altered = good.recipe_report_data;
+    altered[0] ^= 1;
+    let (got, wanted) = (hex::encode(good.recipe_report_data), hex::encode(altered));
+    let mut other = good.clone();
+    other.set_td_report(&altered);
+    assert_eq!(
+        other.judge().err(),
+        Some(AzureError::OtherTdReport { got: got.clone(), wanted: wanted.clone() })
+    );
+    let mut other = good.clone();
+    other.recipe_report_data = altered;
+    assert_eq!(
+        other.judge().err(),
+        Some(AzureError::OtherTdReport { got: wanted.clone(), wanted: got.clone() })
+    );
+    other.set_td_report(&altered);
+    let runtime = AzureError::RuntimeDataHash { got: wanted[..64].to_owned(), wanted: got[..64].to_owned() };
+    assert_eq!(other.judge().err(), Some(runtime));
+    let mut tail = good.recipe_report_data;
+    tail[63] = 1;
+    let mut other = good.clone();
+    other.recipe_report_data = tail;
+    other.set_td_report(&tail);
+    assert_eq!(other.judge().err(), Some(AzureError::ReportDataTail { got: hex::encode(&tail[32..]) }));
+
+    let mut other = good.clone();
+    other.recorded.quote[60] ^= 1;
+    assert_eq!(other.judge().err(), Some(AzureError::Signature));
+    let mut other = good.clone();
+    other.recorded.pcrs[4][0] ^= 1;
+    assert!(matches!(other.judge(), Err(AzureError::PcrDigest { .. })));
+
+    // The quote itself is held to all the rules of TDX.
+    let made = Recipe::default().make();
+    let unknown = tdx::TdxError::UnknownRoot { got: made.root };
+    assert_eq!(good.judge_quote(&made, &[]).err(), Some(unknown.into()));
+    let mut bare = Recipe::default().make();
+    bare.evidence.endorsements.clear();
+    let root = bare.root;
+    let answer = good.judge_quote(&bare, &[root]);
+    assert!(matches!(answer, Err(AzureError::Tdx(tdx::TdxError::MissingEndorsements { .. }))), "{answer:?}");
 }

@@ -1,10 +1,11 @@
 //! Comparing an authentic quote with a policy: what the guest measured into its virtual TPM. The paravisor itself is
-//! compared as every SEV-SNP report is.
+//! compared as every SEV-SNP report or TDX quote is.
 
 use std::collections::BTreeMap;
 
 use super::AuthenticQuote;
 use crate::policy::Placed;
+use crate::snp::AuthenticReport;
 
 /// Why an authentic quote is refused. `line` is the line of the policy that refuses it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,23 +52,23 @@ impl AzureRefusal {
 /// Values accepted for each PCR that a policy pins.
 pub type PinnedPcrs = BTreeMap<usize, Vec<[u8; 32]>>;
 
-/// A quote whose PCRs the policy accepts. The SEV-SNP report in it is not judged by that.
+/// A quote whose PCRs the policy accepts. The report or quote of the hardware in it is not judged by that.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AcceptedQuote(AuthenticQuote);
+pub struct AcceptedQuote<Hardware = AuthenticReport>(AuthenticQuote<Hardware>);
 
-impl AcceptedQuote {
+impl<Hardware> AcceptedQuote<Hardware> {
     /// The quote.
     #[must_use]
-    pub fn authentic(&self) -> &AuthenticQuote {
+    pub fn authentic(&self) -> &AuthenticQuote<Hardware> {
         &self.0
     }
 }
 
 /// Compares the PCRs of a quote with those that a policy pins. A PCR without a value accepts nothing.
-pub fn appraise_pcrs(
-    quote: AuthenticQuote,
+pub fn appraise_pcrs<Hardware>(
+    quote: AuthenticQuote<Hardware>,
     pinned: &Placed<PinnedPcrs>,
-) -> Result<AcceptedQuote, AzureRefusal> {
+) -> Result<AcceptedQuote<Hardware>, AzureRefusal> {
     let line = pinned.line;
     if pinned.value.is_empty() {
         return Err(AzureRefusal::NothingPinned { line });
