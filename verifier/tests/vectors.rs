@@ -236,3 +236,92 @@ fn no_byte_of_a_genuine_report_can_be_changed() {
         }
     }
 }
+
+/// Another folder of the same form: altered copies of good cases, with the reason that each must be refused for.
+#[test]
+fn another_folder_of_the_same_form_runs_without_a_change() {
+    let Some((folder, index)) = index() else { return };
+    type Alter = fn(&mut Vec<u8>);
+    let altered: [(&str, &str, &str, &str, Alter, &str); 7] = [
+        ("snp-genoa-v3", "report", "accept", "Nothing is altered.", |_| (), ""),
+        (
+            "snp-genoa-v3",
+            "report",
+            "reject",
+            "One trailing byte.",
+            |bytes| bytes.push(0),
+            "wanted exactly 1184",
+        ),
+        (
+            "snp-genoa-v3",
+            "report",
+            "reject",
+            "A reserved byte is set.",
+            |bytes| bytes[0x4c] = 1,
+            "does not verify",
+        ),
+        (
+            "snp-genoa-v3",
+            "report",
+            "reject",
+            "Padding is not zero.",
+            |bytes| bytes[0x330] = 1,
+            "offset 0x330",
+        ),
+        ("tdx-v4-uptodate", "quote", "accept", "Zero padding is fine.", |bytes| bytes.resize(8000, 0), ""),
+        (
+            "tdx-v4-uptodate",
+            "quote",
+            "reject",
+            "A byte after the quote.",
+            |bytes| bytes.extend([0, 0, 7]),
+            "follows the TDX quote",
+        ),
+        (
+            "tdx-v5-uptodate",
+            "quote",
+            "reject",
+            "XFAM bit flipped.",
+            |bytes| bytes[0xb8] ^= 1,
+            "does not verify",
+        ),
+    ];
+    let other = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("vectors-of-another-folder");
+    std::fs::create_dir_all(&other).expect("a directory");
+    let (mut files, mut cases) = (serde_json::Map::new(), Vec::new());
+    let mut add = |name: String, bytes: &[u8]| {
+        let entry = json!({
+            "what": "copy", "source": "test", "source_path": name, "licence": "none", "genuine": false,
+            "sha256": provenance::digest::Sha256Digest::of(bytes).hex(), "bytes": bytes.len(),
+        });
+        std::fs::write(other.join(&name), bytes).expect("written");
+        files.insert(name.clone(), entry);
+        Value::from(name)
+    };
+    for (number, (id, input, verdict, why, alter, _)) in altered.iter().enumerate() {
+        let mut case = with_case(&index, id, |_| ())["cases"][0].clone();
+        (case["id"], case["verdict"], case["why"]) =
+            (format!("altered-{number}").into(), (*verdict).into(), (*why).into());
+        for (name, path) in case["inputs"].as_object_mut().expect("inputs") {
+            let mut bytes = std::fs::read(folder.join(path.as_str().expect("a path"))).expect("a file");
+            if name == input {
+                alter(&mut bytes);
+            }
+            *path = add(format!("{number}-{name}"), &bytes);
+        }
+        if *verdict == "reject" {
+            // A refused form says nothing about the platform's TCB.
+            let fields = case["expected"].as_object_mut().expect("fields");
+            fields.retain(|name, _| !["tcb_status", "advisory_ids", "xfam"].contains(&name.as_str()));
+        }
+        cases.push(case);
+    }
+    let text = json!({ "note": "altered copies", "files": files, "cases": cases }).to_string();
+    std::fs::write(other.join("index.json"), text).expect("written");
+    let outcomes = vectors::run(&other).expect("an index");
+    for (outcome, (.., says)) in outcomes.iter().zip(&altered) {
+        assert!(outcome.is_as_expected() && outcome.answer.contains(says), "{outcome}");
+    }
+    assert_eq!(vectors::summary(&outcomes), "7/7 as expected");
+    std::fs::remove_dir_all(&other).expect("removed");
+}

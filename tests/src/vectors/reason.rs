@@ -83,7 +83,7 @@ pub(super) enum Stated {
     SeptVe,
     /// Bytes after the end, or another length.
     Trailing,
-    /// Reserved bytes that are not zero.
+    /// Reserved bytes that are not zero: where they are signed, altering them breaks the signature first.
     Reserved,
     /// A root that is not the pinned one.
     Root,
@@ -213,7 +213,9 @@ impl Stated {
             Self::Revoked => matches!(error, SnpError::Revoked { .. }),
             Self::Root => matches!(error, SnpError::UnknownRoot { .. }),
             Self::Trailing => matches!(error, SnpError::Report(ReportError::Length { .. })),
-            Self::Reserved => matches!(error, SnpError::Report(ReportError::Reserved { .. })),
+            Self::Reserved => {
+                matches!(error, SnpError::Report(ReportError::Reserved { .. }) | SnpError::Signature { .. })
+            }
             Self::Missing => matches!(error, SnpError::CrlMissing | SnpError::MissingCertificate { .. }),
             _ => false,
         }
@@ -243,7 +245,11 @@ impl Stated {
                 matches!(error, TdxError::Quote(QuoteError::Trailing { .. } | QuoteError::Truncated { .. }))
             }
             Self::Reserved => {
-                matches!(error, TdxError::Quote(QuoteError::Reserved { .. } | QuoteError::Trailing { .. }))
+                matches!(
+                    error,
+                    TdxError::Quote(QuoteError::Reserved { .. } | QuoteError::Trailing { .. })
+                        | TdxError::Signature { .. }
+                )
             }
             Self::Missing => matches!(error, TdxError::MissingEndorsements { .. }),
             _ => false,
