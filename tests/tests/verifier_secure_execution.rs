@@ -7,23 +7,27 @@ mod support;
 #[allow(dead_code, reason = "each test file uses its own part")]
 mod world;
 
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use client::key::CallerKey;
 use provenance::binding::{KeyRole, Leaf, LeafBody};
 use provenance::digest::Sha256Digest;
 use provenance::dsse::Envelope;
-use provenance::evidence::{Evidence, EvidenceBundle, Platform};
+use provenance::evidence::{CMW_MEDIA_TYPE, Evidence, EvidenceBundle, Platform};
 use provenance::key::KeyAlgorithm;
 use provenance::secure_execution::{
     ATTESTATION_RESULT_PAYLOAD_TYPE, AttestationResult, SecureExecutionEndorsements, SecureExecutionEvidence,
 };
+use provenance::sigstore::BUNDLE_MEDIA_TYPE;
 use provenance::timestamp::Timestamp;
 use sealwright_tests::harness::sealwright;
 use sealwright_tests::release_fixture::FixtureKey;
 use sealwright_tests::software_tee::se::fixture::{ALL_FLAGS, image_header};
 use sealwright_tests::software_tee::se::host_keys::HostKeyDocuments;
 use sealwright_tests::software_tee::se::{Requester, SoftwareUltravisor};
+use serde_json::json;
 use support::PolicyText;
 use verifier::bound::{BindingError, RulesRefusal};
 use verifier::built::{RequestRefusal, StatementError};
@@ -31,7 +35,7 @@ use verifier::evidence::{AppraisalError, AuthenticationError};
 use verifier::secure_execution::{ImageTags, OwnRequest, ProtectionKey, SeError, SeRefusal, vouch};
 use verifier::verdict::{Link, Outcome};
 use verifier::{Class, Endorsements, Reason, Verdict, verify_image, verify_image_with_own_requests};
-use world::{Made, World, now};
+use world::{MANIFEST_TYPE, Made, World, now};
 
 /// A machine, who asks it, and a Verifier.
 struct Setting {
@@ -336,9 +340,9 @@ fn the_command_signs_for_what_the_verifier_accepts_and_for_nothing_else() {
             .arg(path("policy.toml"))
             .arg("appraise")
             .arg(path(evidence))
-            .arg("--request")
+            .arg("--attestation-request")
             .arg(path(request))
-            .arg("--request-key")
+            .arg("--attestation-request-key")
             .arg(path(key))
             .arg("--sign")
             .arg(path("signer"))
@@ -373,4 +377,67 @@ fn the_command_signs_for_what_the_verifier_accepts_and_for_nothing_else() {
         assert!(said.contains(says), "{said}");
         assert!(stdout.is_empty(), "nothing is signed");
     }
+}
+
+/// The image with what is attached to it as an OCI layout.
+fn write_layout(setting: &Setting, made: &Made, root: &Path) {
+    let blobs = root.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("a directory");
+    let blob = |bytes: &[u8], media_type: &str| {
+        std::fs::write(blobs.join(Sha256Digest::of(bytes).hex()), bytes).expect("written");
+        json!({"mediaType": media_type, "digest": Sha256Digest::of(bytes), "size": bytes.len()})
+    };
+    for bytes in &setting.world.blobs {
+        blob(bytes, "");
+    }
+    let image = blob(&setting.world.manifest, MANIFEST_TYPE);
+    let mut manifests = vec![image.clone()];
+    let evidence = made.input.evidence.iter().map(|bytes| (bytes, CMW_MEDIA_TYPE));
+    let signed = made.input.envelopes.iter().map(|bytes| (bytes, BUNDLE_MEDIA_TYPE));
+    for (bytes, media_type) in evidence.chain(signed) {
+        let referrer = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "artifactType": media_type,
+            "config": blob(b"{}", "application/vnd.oci.empty.v1+json"),
+            "layers": [blob(bytes, media_type)], "subject": image,
+        });
+        let mut descriptor = blob(referrer.to_string().as_bytes(), MANIFEST_TYPE);
+        descriptor["artifactType"] = media_type.into();
+        manifests.push(descriptor);
+    }
+    let index = json!({"schemaVersion": 2, "manifests": manifests});
+    std::fs::write(root.join("index.json"), index.to_string()).expect("written");
+    std::fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("written");
+}
+
+#[test]
+fn the_command_verifies_an_image_with_an_own_request_or_by_a_result() {
+    let setting = Setting::new();
+    let with_result = setting.made(None, false);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    let write = |name: &str, bytes: &[u8]| std::fs::write(path(name), bytes).expect("written");
+    write("policy.toml", with_result.policy.0.as_bytes());
+    write("request", &request_file(&setting.requester.request));
+    write("key", &setting.requester.protection_key);
+    write_layout(&setting, &with_result, &path("with-result"));
+    let alone = with_result.with_bundle(|bundle| bundle.attestation_result = None);
+    write_layout(&setting, &alone, &path("alone"));
+    let run = |layout: &str, flags: &[&str]| {
+        let mut command = std::process::Command::new(sealwright());
+        command
+            .env("HOME", directory.path())
+            .arg("--policy")
+            .arg(path("policy.toml"))
+            .args(["--json", "verify"]);
+        command.arg(path(layout)).current_dir(directory.path()).args(flags);
+        let output = command.output().expect("runs");
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code(), document["facts"]["reliance"].clone())
+    };
+    let own = ["--attestation-request", "request", "--attestation-request-key", "key"];
+    assert_eq!(run("alone", &own), (Some(0), json!("own-request")));
+    assert_eq!(run("with-result", &own), (Some(0), json!("own-request")));
+    assert_eq!(run("with-result", &[]), (Some(0), json!("attestation-result")));
+    assert_eq!(run("alone", &[]), (Some(3), json!(null)));
+    assert_eq!(run("alone", &own[..2]).0, Some(2), "a request without its key");
 }

@@ -2,6 +2,7 @@
 //! judged, and what was seen is signed for others.
 
 use std::num::NonZeroU16;
+use std::path::Path;
 
 use client::key::CallerKey;
 use client::session::now;
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &AppraiseArgs, setup: &Setup, output: &Output) -> Result
     let signer = CallerKey::load(&args.sign)?;
     let evidence = read_file(&args.evidence, MAX_COLLECTION, "Evidence")?;
     let extra = endorsements(&args.endorsements)?;
-    let own = own_request(args)?;
+    let own = own_request(&args.attestation_request, &args.attestation_request_key)?;
     let days = NonZeroU16::new(args.valid_for).ok_or_else(|| Failure::usage("--valid-for is 0 days"))?;
     let vouched = vouch(&policy, &evidence, &extra, own, days, now()).map_err(|rejection| {
         let failure = Failure::new(rejection.class().exit_code(), "REFUSED", &rejection);
@@ -55,19 +56,19 @@ pub(crate) fn run(args: &AppraiseArgs, setup: &Setup, output: &Output) -> Result
 }
 
 /// The remembered request, opened with its key.
-fn own_request(args: &AppraiseArgs) -> Result<OwnRequest, Failure> {
-    let file = read_file(&args.request, MAX_REQUEST + 0x40, "attestation request")?;
+pub(super) fn own_request(request_file: &Path, key_file: &Path) -> Result<OwnRequest, Failure> {
+    let file = read_file(request_file, MAX_REQUEST + 0x40, "attestation request")?;
     let request = if file.starts_with(EXCHANGE_MAGIC) {
         let parsed = ExchangeRequest::parse(&file);
-        parsed.map_err(|error| Failure::usage(error).at(args.request.display()))?.request().to_vec()
+        parsed.map_err(|error| Failure::usage(error).at(request_file.display()))?.request().to_vec()
     } else {
         file
     };
-    let key = Zeroizing::new(read_file(&args.request_key, PROTECTION_KEY_LEN, "protection key")?);
+    let key = Zeroizing::new(read_file(key_file, PROTECTION_KEY_LEN, "protection key")?);
     let key: &[u8; PROTECTION_KEY_LEN] = key.as_slice().try_into().map_err(|_| {
         Failure::usage(format!("protection key has {} bytes, wanted {PROTECTION_KEY_LEN}", key.len()))
-            .at(args.request_key.display())
+            .at(key_file.display())
     })?;
     OwnRequest::open(&request, &ProtectionKey::new(*key))
-        .map_err(|error| Failure::usage(error).at(args.request.display()))
+        .map_err(|error| Failure::usage(error).at(request_file.display()))
 }

@@ -192,6 +192,12 @@ pub(crate) struct VerifyArgs {
     /// Request that must have been answered: its digest `sha256:…`
     #[arg(long, value_name = "DIGEST")]
     pub(crate) request: Option<String>,
+    /// Attestation request of Secure Execution that you made and remembered, as pvattest writes it
+    #[arg(long, value_name = "FILE", requires = "attestation_request_key")]
+    pub(crate) attestation_request: Option<PathBuf>,
+    /// Its protection key, 32 bytes, as pvattest writes it
+    #[arg(long, value_name = "FILE", requires = "attestation_request")]
+    pub(crate) attestation_request_key: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -199,12 +205,12 @@ pub(crate) struct AppraiseArgs {
     /// Evidence collection (CMW JSON); printed again with the Attestation Result in it
     #[arg(value_name = "EVIDENCE")]
     pub(crate) evidence: PathBuf,
-    /// Attestation request that you made and remembered, as pvattest writes it
+    /// Attestation request of Secure Execution that you made and remembered, as pvattest writes it
     #[arg(long, value_name = "FILE")]
-    pub(crate) request: PathBuf,
+    pub(crate) attestation_request: PathBuf,
     /// Its protection key, 32 bytes, as pvattest writes it
     #[arg(long, value_name = "FILE")]
-    pub(crate) request_key: PathBuf,
+    pub(crate) attestation_request_key: PathBuf,
     /// Private key that signs the Attestation Result
     #[arg(long, value_name = "KEY")]
     pub(crate) sign: PathBuf,

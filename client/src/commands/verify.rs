@@ -16,9 +16,11 @@ use provenance::digest::Sha256Digest;
 use provenance::tdx_endorsements::TdxEndorsements;
 use serde_json::json;
 use verifier::image::{Blob, BlobChecks, BlobError, BlobHasher, CheckedBlob, ImageInput};
+use verifier::secure_execution::OwnRequest;
 use verifier::verdict::Report;
-use verifier::{Endorsements, Policy, verify_image};
+use verifier::{Endorsements, Policy, verify_image_with_own_requests};
 
+use super::appraise::own_request;
 use super::args::VerifyArgs;
 use super::build::runtime;
 use super::failure::{Failure, exit};
@@ -101,6 +103,10 @@ pub(crate) fn run(args: &VerifyArgs, setup: &Setup, output: &Output) -> Result<u
         Some(text) => Some(text.parse().map_err(Failure::usage)?),
         None => None,
     };
+    let own: Vec<OwnRequest> = match (&args.attestation_request, &args.attestation_request_key) {
+        (Some(request), Some(key)) => vec![own_request(request, key)?],
+        _ => Vec::new(),
+    };
     let repository = match (&args.repository, &target) {
         (Some(text), _) => Some(text.parse::<ImageName>().map_err(Failure::usage)?.repository()),
         (None, Target::Remote(name)) => Some(name.repository()),
@@ -113,8 +119,8 @@ pub(crate) fn run(args: &VerifyArgs, setup: &Setup, output: &Output) -> Result<u
         ..input
     };
     let report = match target {
-        Target::Local(path, selector) => local(&path, selector.as_deref(), &policy, complete, output)?,
-        Target::Remote(name) => remote(&name, &policy, complete, output)
+        Target::Local(path, selector) => local(&path, selector.as_deref(), &policy, &own, complete, output)?,
+        Target::Remote(name) => remote(&name, &policy, &own, complete, output)
             .map_err(|failure| Target::taken_for_name(&args.target, &name, failure))?,
     };
     if output.is_json() {
@@ -130,6 +136,7 @@ fn local(
     path: &Path,
     selector: Option<&str>,
     policy: &Policy,
+    own: &[OwnRequest],
     complete: impl FnOnce(ImageInput) -> ImageInput,
     output: &Output,
 ) -> Result<Report, Failure> {
@@ -140,7 +147,7 @@ fn local(
     for error in damaged.iter().map(ToString::to_string).filter(|error| seen.insert(error.clone())) {
         output.status("damaged", &error);
     }
-    let verdict = verify_image(policy, &complete(input), now());
+    let verdict = verify_image_with_own_requests(policy, &complete(input), own, now());
     let checks = match verdict.into_blob_checks() {
         Ok(checks) => checks,
         Err(report) => return Ok(*report),
@@ -155,6 +162,7 @@ fn local(
 fn remote(
     name: &ImageName,
     policy: &Policy,
+    own: &[OwnRequest],
     complete: impl FnOnce(ImageInput) -> ImageInput,
     output: &Output,
 ) -> Result<Report, Failure> {
@@ -163,7 +171,7 @@ fn remote(
         let image = registry::fetch(name, credential.as_ref()).await?;
         let (input, damaged) = gather(&image, image.target, &image.attached)?;
         note_damage(&damaged, output);
-        let verdict = verify_image(policy, &complete(input), now());
+        let verdict = verify_image_with_own_requests(policy, &complete(input), own, now());
         let mut checks = match verdict.into_blob_checks() {
             Ok(checks) => checks,
             Err(report) => return Ok(*report),
