@@ -119,6 +119,7 @@ async fn start_keys(
     let (buildkitd, runc) = (operations.engine.buildkitd.clone(), operations.engine.runc.clone());
     let (trust_configuration, build_policy_sha256) = (trust.document(), trust.build_policy.sha256());
     let builder_id = trust.builder_id.clone();
+    let sealed = operations.state_directory.join("keys");
     let start = move || {
         let inputs = InstanceInputs {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -129,7 +130,7 @@ async fn start_keys(
             build_policy_sha256,
             started_at: clock::now(),
         };
-        Ok(KeyService::start(attester, inputs)?)
+        Ok(KeyService::start(attester, inputs, Some(&sealed))?)
     };
     tokio::task::spawn_blocking(start).await.map_err(|error| AssemblyError::Bug(error.to_string()))?
 }

@@ -277,7 +277,8 @@ pub fn facts(server: &Server, keys: &KeyService, operations: &Operations) -> Vec
     let (resumed, failed) = server.recovered();
     vec![
         format!("platform   {}", instance.platform),
-        format!("key        epoch {} ({})", instance.epoch, instance.key_origin.explanation()),
+        format!("key        epoch {}, {}", instance.epoch, keys.epoch_start()),
+        format!("           {}", instance.key_origin.explanation()),
         format!(
             "engine     buildkitd {} {}, runc {} {}",
             instance.buildkitd.version,

@@ -11,6 +11,7 @@ use provenance::statement::{InvalidStatement, MAX_SUBJECTS};
 
 use crate::attester::AttesterError;
 use crate::own_report::OwnReportError;
+use crate::sealing::EpochError;
 use crate::secret::NoRandom;
 use crate::tls::{CertificateError, NotCertificateVerify};
 
@@ -24,6 +25,9 @@ pub enum StartError {
     /// Environment: the first report is not about what was asked.
     #[error("first Evidence: {0}")]
     OwnReport(#[from] OwnReportError),
+    /// Environment: no epoch to sign in.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
     /// Environment: no random bytes.
     #[error(transparent)]
     NoRandom(#[from] NoRandom),

@@ -1,7 +1,7 @@
 //! Private keys and the TEE device (RATS role: Attester). Inside the TCB.
 //!
-//! [`KeyService`] holds this boot's keys: one P-256 signing key per project, derived from a random epoch secret,
-//! and the TLS key. It signs a statement only after the hardware has signed a leaf over key, nonce and statement,
+//! [`KeyService`] holds this boot's keys: one P-256 signing key per project, derived from a random epoch secret that is
+//! sealed to the hardware where the platform can, and the TLS key. It signs a statement only after the hardware has signed a leaf over key, nonce and statement,
 //! and it builds label and leaf itself. [`detect`] finds the TEE at fixed paths; nothing configures it.
 //!
 //! This crate must never use the network, return private bytes, or appraise Evidence. It is the only crate that
@@ -38,7 +38,10 @@ pub use own_report::{
     MEASUREMENT_LEN, Measurement, OwnReportError, SNP_NEWEST_VERSION, SNP_OLDEST_VERSION, SNP_REPORT_LEN,
     TDX_MAX_QUOTE,
 };
-pub use sealing::{InvalidRootMeasurement, RootKind, RootMeasurement, SealedUnder, SealingRoot};
+pub use sealing::{
+    EpochError, EpochStart, InvalidRootMeasurement, RootChange, RootKind, RootMeasurement, SealedFileError,
+    SealedHeader, SealedUnder, SealingRoot, StoreError,
+};
 pub use secret::NoRandom;
 pub use service::{InstanceInputs, KeyService};
 pub use tls::{CertificateError, NotCertificateVerify, TLS_SERVER_NAME};

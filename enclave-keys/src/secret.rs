@@ -10,6 +10,7 @@ use p256::elliptic_curve::bigint::{ArrayEncoding as _, NonZero, U256, U384};
 use provenance::frame::FrameWriter;
 use provenance::key::PublicKey;
 use provenance::project::ProjectId;
+use ring::aead::{Aad, LessSafeKey, Nonce};
 use ring::hkdf;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
@@ -21,6 +22,8 @@ const PROJECT_SIGNING: &[u8] = b"project-signing";
 
 /// Length of the epoch secret in bytes.
 const EPOCH_SECRET_LEN: usize = 32;
+/// Length of a sealed epoch secret in bytes: the secret, then the tag of AES-GCM.
+pub(crate) const SEALED_SECRET_LEN: usize = EPOCH_SECRET_LEN + 16;
 /// Random bits for a P-256 private key: 256 + 64 at least (FIPS 186-5 §A.2.1); 384 here.
 const WIDE_LEN: usize = 48;
 
@@ -51,6 +54,48 @@ impl EpochSecret {
     /// A fresh secret.
     pub(crate) fn random() -> Result<Self, NoRandom> {
         random().map(Self)
+    }
+
+    /// A secret that a test knows.
+    #[cfg(test)]
+    pub(crate) fn fixed(bytes: [u8; EPOCH_SECRET_LEN]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// Whether it is this one.
+    #[cfg(test)]
+    pub(crate) fn is(&self, bytes: &[u8; EPOCH_SECRET_LEN]) -> bool {
+        *self.0 == *bytes
+    }
+
+    /// AES-256-GCM over the secret: ciphertext, then tag.
+    pub(crate) fn seal(
+        &self,
+        key: &LessSafeKey,
+        nonce: Nonce,
+        aad: Aad<impl AsRef<[u8]>>,
+    ) -> [u8; SEALED_SECRET_LEN] {
+        let mut sealed = [0; SEALED_SECRET_LEN];
+        let (text, tag) = sealed.split_at_mut(EPOCH_SECRET_LEN);
+        text.copy_from_slice(self.0.as_ref());
+        let made =
+            key.seal_in_place_separate_tag(nonce, aad, text).expect("AES-GCM refuses only more than 64 GiB");
+        tag.copy_from_slice(made.as_ref());
+        sealed
+    }
+
+    /// Undoes [`Self::seal`]; `None` when key, nonce, `aad` or any bit is another.
+    pub(crate) fn open(
+        key: &LessSafeKey,
+        nonce: Nonce,
+        aad: Aad<impl AsRef<[u8]>>,
+        sealed: &[u8; SEALED_SECRET_LEN],
+    ) -> Option<Self> {
+        let mut buffer = Zeroizing::new(*sealed);
+        let text = key.open_in_place(nonce, aad, buffer.as_mut()).ok()?;
+        let mut secret = Zeroizing::new([0; EPOCH_SECRET_LEN]);
+        secret.copy_from_slice(text);
+        Some(Self(secret))
     }
 
     /// The signing key of a project in an epoch:

@@ -1,6 +1,7 @@
 //! The key service: one boot's keys, its instance document and the device behind one typed interface.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use provenance::binding::{KeyRole, LeafBody, Nonce};
@@ -15,11 +16,10 @@ use crate::batch::{Batcher, BoundLeaf};
 use crate::error::{KeyError, StartError};
 use crate::interface::{Health, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released};
 use crate::release::{CheckedRelease, OwnInstance};
-use crate::secret::{EpochSecret, SigningKey, random};
+use crate::sealing::{Epoch, EpochStart};
+use crate::secret::{SigningKey, random};
 use crate::tls::TlsIdentity;
 
-/// Epoch of a boot whose secret is never stored.
-const FIRST_EPOCH: u64 = 1;
 /// Most projects whose key Evidence is remembered; one more takes the place of another.
 const MAX_REMEMBERED_PROJECTS: usize = 4096;
 
@@ -48,7 +48,7 @@ pub struct KeyService(Arc<Inner>);
 
 struct Inner {
     own: OwnInstance,
-    secret: EpochSecret,
+    epoch: Epoch,
     tls: TlsIdentity,
     batcher: Batcher,
     projects: Mutex<BTreeMap<ProjectId, Arc<ProjectSlot>>>,
@@ -67,15 +67,27 @@ impl std::fmt::Debug for KeyService {
 }
 
 impl KeyService {
-    /// Makes the keys of this boot and obtains a first report, which fixes the own launch measurement.
-    pub fn start(attester: Box<dyn Attester>, inputs: InstanceInputs) -> Result<Self, StartError> {
+    /// Makes or unseals the keys of this boot and obtains a first report, which fixes the own launch measurement.
+    ///
+    /// `sealed`: directory of the sealed epoch, made when it is not there and held against other processes; without
+    /// one the epoch ends with this boot.
+    pub fn start(
+        attester: Box<dyn Attester>,
+        inputs: InstanceInputs,
+        sealed: Option<&Path>,
+    ) -> Result<Self, StartError> {
+        let epoch = Epoch::begin(&*attester, sealed, inputs.started_at)?;
+        match &epoch.start {
+            EpochStart::Next { .. } => tracing::warn!(epoch = epoch.number, "epoch is {}", epoch.start),
+            _ => tracing::info!(epoch = epoch.number, "epoch is {}", epoch.start),
+        }
         let document = InstanceDocument {
             boot_id: hex::encode(random::<32>()?),
             build_policy_sha256: inputs.build_policy_sha256,
             builder_id: inputs.builder_id,
             buildkitd: inputs.buildkitd,
-            epoch: FIRST_EPOCH,
-            key_origin: attester.key_origin(),
+            epoch: epoch.number,
+            key_origin: epoch.origin,
             platform: attester.platform(),
             runc: inputs.runc,
             started_at: inputs.started_at,
@@ -88,9 +100,8 @@ impl KeyService {
         let parsed = InstanceDocument::parse(&document)?;
         let own = OwnInstance { sha256: Sha256Digest::of(&document), document, parsed };
         let tls = TlsIdentity::generate(own.parsed.started_at)?;
-        let secret = EpochSecret::random()?;
         let batcher = Batcher::start(attester, own.sha256)?;
-        Ok(Self(Arc::new(Inner { own, secret, tls, batcher, projects: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { own, epoch, tls, batcher, projects: Mutex::default() })))
     }
 
     /// Any request in its serialisable form. The methods below are the same requests with their own types.
@@ -121,6 +132,12 @@ impl KeyService {
     #[must_use]
     pub fn instance(&self) -> &InstanceDocument {
         &self.0.own.parsed
+    }
+
+    /// How this boot's epoch began.
+    #[must_use]
+    pub fn epoch_start(&self) -> &EpochStart {
+        &self.0.epoch.start
     }
 
     /// A project's signing key and its Evidence, obtained once per boot.
@@ -166,7 +183,7 @@ impl Inner {
         if projects.len() >= MAX_REMEMBERED_PROJECTS {
             projects.pop_first();
         }
-        let key = self.secret.project_key(self.own.parsed.epoch, project);
+        let key = self.epoch.secret.project_key(self.epoch.number, project);
         let slot = Arc::new(ProjectSlot { key, evidence: Mutex::default() });
         projects.insert(*project, Arc::clone(&slot));
         slot

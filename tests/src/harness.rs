@@ -138,6 +138,8 @@ pub struct Settings {
     pub state: Option<&'static str>,
     /// Platform of the software TEE (`--tee`); the development server's default when absent.
     pub tee: Option<&'static str>,
+    /// Further variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// A development server with a state directory of its own; both go when it is dropped.
@@ -192,6 +194,12 @@ impl DevServer {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("state directory: {error}"),
             _ => {}
         }
+    }
+
+    /// What the server finds in its environment from its next start on.
+    pub fn set_environment(&mut self, environment: &[(&'static str, &str)]) {
+        self.settings.environment =
+            environment.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
     }
 
     /// Starts it again on the same state and the same address, after [`Self::kill9`], [`Self::terminate`] or its own
@@ -373,6 +381,7 @@ fn launch(directory: &Path, settings: &Settings, listen: &str) -> Result<(Superv
     if let Some(step) = settings.crash_at {
         environment.push(("SEALWRIGHT_DEV_CRASH_AT", OsStr::new(step)));
     }
+    environment.extend(settings.environment.iter().map(|(name, value)| (*name, OsStr::new(value))));
     let mut arguments =
         vec![OsStr::new("--state"), state.as_os_str(), OsStr::new("--listen"), OsStr::new(listen)];
     arguments.extend([OsStr::new("--tools"), tools.as_os_str()]);

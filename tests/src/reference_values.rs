@@ -11,8 +11,8 @@ use verifier::policy::{
 };
 
 use crate::release_fixture::FixtureKey;
+use crate::software_tee::SoftwareTee;
 use crate::software_tee::tdx::{SoftwareTdx, dangerous_measurements};
-use crate::software_tee::{DANGEROUS_SOFTWARE_MEASUREMENT, SoftwareTee};
 
 /// What a release of the software TEE's "guest" measures to on a platform, and the fixture root.
 pub struct SoftwareRelease {
@@ -24,7 +24,7 @@ impl SoftwareRelease {
     /// On SEV-SNP.
     #[must_use]
     pub fn snp(tee: &SoftwareTee) -> Self {
-        let measurements = vec![ReferenceMeasurement::from_bytes(DANGEROUS_SOFTWARE_MEASUREMENT)];
+        let measurements = vec![ReferenceMeasurement::from_bytes(tee.chip().measurement())];
         let platforms = Platforms { sev_snp: Some(PlatformValues { measurements }), ..Platforms::default() };
         Self { root: tee.root_spki_sha256(), platforms }
     }

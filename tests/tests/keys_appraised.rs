@@ -63,7 +63,7 @@ fn judge(evidence: &Evidence, policy: &Policy, now: Timestamp) -> Result<(), Ref
 }
 
 fn service() -> KeyService {
-    KeyService::start(Box::new(tee()), instance_inputs()).expect("started")
+    KeyService::start(Box::new(tee()), instance_inputs(), None).expect("started")
 }
 
 fn not_authentic(error: SnpError) -> Result<(), Refused> {
@@ -194,7 +194,7 @@ fn evidence_of_a_faked_kernel_interface_is_not_authentic_under_a_vendor_policy()
         // To the shipped Attester it looks like hardware, and the instance document says so.
         let attester = detect().expect("found");
         let evidence = attester.evidence(&DATA).expect("Evidence");
-        let keys = KeyService::start(attester, instance_inputs()).expect("started");
+        let keys = KeyService::start(attester, instance_inputs(), None).expect("started");
         assert_eq!(keys.instance().key_origin, provenance::instance::KeyOrigin::BootEphemeral);
         let wanted = SnpError::UnknownRoot { got: root };
         assert_eq!(judge(&evidence, &vendor_policy(&keys), now()), not_authentic(wanted));

@@ -27,7 +27,7 @@ fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::t
 /// A service whose device is held in a call for a project's key, so that what comes now waits.
 fn held() -> (ScriptedTee, KeyService, std::thread::JoinHandle<()>) {
     let tee = ScriptedTee::new(SoftwareTee::shared().expect("a software TEE"));
-    let keys = KeyService::start(Box::new(tee.clone()), instance_inputs()).expect("started");
+    let keys = KeyService::start(Box::new(tee.clone()), instance_inputs(), None).expect("started");
     assert_eq!(tee.calls(), 1, "the first report");
     tee.hold();
     let first = {
@@ -156,7 +156,7 @@ fn an_attester_that_panics_leaves_nobody_waiting() {
 #[test]
 fn the_device_thread_ends_with_the_last_handle() {
     let tee = ScriptedTee::new(SoftwareTee::shared().expect("a software TEE"));
-    let keys = KeyService::start(Box::new(tee.clone()), instance_inputs()).expect("started");
+    let keys = KeyService::start(Box::new(tee.clone()), instance_inputs(), None).expect("started");
     assert_eq!(tee.handles(), 2);
     drop(keys);
     wait_until("the thread's handle to go", || tee.handles() == 1);

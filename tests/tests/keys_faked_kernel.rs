@@ -104,7 +104,7 @@ fn without_a_tee_the_refusal_names_the_places_and_the_way_out() {
 fn the_shipped_attester_serves_the_key_service() {
     isolated("the_shipped_attester_serves_the_key_service", || {
         let kernel = fake();
-        let keys = KeyService::start(detect().expect("found"), instance_inputs()).expect("started");
+        let keys = KeyService::start(detect().expect("found"), instance_inputs(), None).expect("started");
         keys.release(Release::of(&keys, "build").to_request()).expect("released");
         assert_eq!(kernel.entries(), (3, 0));
     });

@@ -22,12 +22,12 @@ fn tee() -> SoftwareTee {
 }
 
 fn service() -> KeyService {
-    KeyService::start(Box::new(tee()), instance_inputs()).expect("started")
+    KeyService::start(Box::new(tee()), instance_inputs(), None).expect("started")
 }
 
 fn scripted() -> (ScriptedTee, KeyService) {
     let tee = ScriptedTee::new(tee());
-    let keys = KeyService::start(Box::new(tee.clone()), instance_inputs()).expect("started");
+    let keys = KeyService::start(Box::new(tee.clone()), instance_inputs(), None).expect("started");
     (tee, keys)
 }
 
@@ -397,10 +397,10 @@ fn the_service_does_not_start_without_a_first_report_over_what_it_asked() {
         evidence.report[0x50] ^= 1;
         Ok(evidence)
     });
-    let refused = KeyService::start(Box::new(tee.clone()), instance_inputs()).expect_err("refused");
+    let refused = KeyService::start(Box::new(tee.clone()), instance_inputs(), None).expect_err("refused");
     assert!(matches!(refused, StartError::OwnReport(OwnReportError::ReportData { .. })), "{refused}");
     tee.script(|_| Err(AttesterError::Device("no".to_owned())));
-    let refused = KeyService::start(Box::new(tee), instance_inputs()).expect_err("refused");
+    let refused = KeyService::start(Box::new(tee), instance_inputs(), None).expect_err("refused");
     assert_eq!(refused, StartError::Attester(AttesterError::Device("no".to_owned())));
 }
 
@@ -417,7 +417,7 @@ fn reports_of_every_generation_and_version_are_read() {
             data.copy_from_slice(&evidence.report[0x50..0x90]);
             Ok(chip.evidence(&provenance::binding::ReportData(data), |fields| fields.version = version))
         });
-        let keys = KeyService::start(Box::new(scripted), instance_inputs()).expect("started");
+        let keys = KeyService::start(Box::new(scripted), instance_inputs(), None).expect("started");
         keys.release(Release::of(&keys, "build").to_request()).expect("released");
     }
 }

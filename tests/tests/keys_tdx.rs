@@ -46,7 +46,7 @@ fn policy(keys: &KeyService, alter: impl FnOnce(&mut ReferenceValues)) -> Policy
 }
 
 fn service() -> KeyService {
-    KeyService::start(Box::new(tee()), instance_inputs()).expect("started")
+    KeyService::start(Box::new(tee()), instance_inputs(), None).expect("started")
 }
 
 fn judge(evidence: &Evidence, beside: &[TdxEndorsements], policy: &Policy) -> Result<(), Reason> {
@@ -128,7 +128,7 @@ fn the_key_service_signs_over_quotes_of_an_unchanged_td_only() {
             }
             Evidence { platform: Platform::Tdx, report: tee.quote(&recipe), endorsements: vec![] }
         });
-        let keys = KeyService::start(detect().expect("found"), instance_inputs()).expect("started");
+        let keys = KeyService::start(detect().expect("found"), instance_inputs(), None).expect("started");
         assert_eq!(keys.instance().platform, Platform::Tdx);
         keys.release(Release::of(&keys, "build").to_request()).expect("released");
         let health = keys.health();

@@ -33,7 +33,6 @@ impl SealingRoot {
         &self.under
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "sealed files are the next change"))]
     pub(crate) fn key(&self) -> &[u8; ROOT_LEN] {
         &self.key
     }

@@ -19,13 +19,19 @@ use enclave_keys::{Attester, KeyService};
 use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
 use provenance::key::KeyAlgorithm;
 use sealwright_tests::reference_values::SoftwareRelease;
-use sealwright_tests::software_tee::SoftwareTee;
 use sealwright_tests::software_tee::tdx::SoftwareTdx;
+use sealwright_tests::software_tee::{Product, SoftwareTee, Tcb};
 use tokio::signal::unix::{SignalKind, signal};
 use verifier::policy::{PolicyTemplate, ReferenceValues, policy_from_reference_values};
 
 /// Environment variable that names a pipeline step after which the server kills itself, once. For crash tests.
 const CRASH_AT: &str = "SEALWRIGHT_DEV_CRASH_AT";
+
+/// Environment variable with another launch measurement (96 hex digits), as a new guest image has.
+const MEASUREMENT: &str = "SEALWRIGHT_DEV_MEASUREMENT";
+
+/// Environment variable with another security version of the microcode (0 to 255), as a firmware update brings.
+const MICROCODE: &str = "SEALWRIGHT_DEV_MICROCODE";
 
 /// Sealwright's development server: a software TEE, NOT HARDWARE.
 #[derive(Parser)]
@@ -66,7 +72,7 @@ impl Platform {
         let directory = state.join("software-tee");
         Ok(match self {
             Self::Snp => {
-                let tee = SoftwareTee::open(&directory)?;
+                let tee = snp(&directory)?;
                 let release = SoftwareRelease::snp(&tee);
                 (Box::new(tee), release)
             }
@@ -77,6 +83,24 @@ impl Platform {
             }
         })
     }
+}
+
+/// The software TEE of SEV-SNP as the environment wants it.
+fn snp(directory: &Path) -> Result<SoftwareTee> {
+    let mut tee = SoftwareTee::open(directory)?;
+    if let Ok(text) = std::env::var(MICROCODE) {
+        let microcode = text
+            .parse()
+            .with_context(|| format!("{MICROCODE} is `{text}`, wanted a number from 0 to 255"))?;
+        tee = tee.with_tcb(Tcb { microcode, ..Tcb::of(Product::Milan) })?;
+    }
+    if let Ok(text) = std::env::var(MEASUREMENT) {
+        let mut measurement = [0; 48];
+        hex::decode_to_slice(&text, &mut measurement)
+            .with_context(|| format!("{MEASUREMENT} is `{text}`, wanted 96 hex digits"))?;
+        tee = tee.with_measurement(measurement);
+    }
+    Ok(tee)
 }
 
 fn main() -> ExitCode {
@@ -190,7 +214,8 @@ fn announce(keys: &KeyService, server: &build_server::service::Server) {
     let instance = keys.instance();
     let (resumed, failed) = server.recovered();
     eprintln!("platform   {} from a software TEE: NOT HARDWARE, for development only", instance.platform);
-    eprintln!("key        epoch {}, dangerous: everybody can know it", instance.epoch);
+    eprintln!("key        epoch {}, {}", instance.epoch, keys.epoch_start());
+    eprintln!("           {}", instance.key_origin.explanation());
     eprintln!(
         "engine     buildkitd {} {}, runc {} {}",
         instance.buildkitd.version,

@@ -13,14 +13,16 @@ pub mod tdx;
 use std::path::Path;
 
 use anyhow::Result;
-use enclave_keys::{Attester, AttesterError};
+use enclave_keys::{Attester, AttesterError, RootKind, RootMeasurement, SealedUnder, SealingRoot};
 use provenance::binding::ReportData;
 use provenance::digest::{Sha256Digest, sha512};
 use provenance::evidence::{Evidence, Platform, certificate_table};
+use provenance::frame::FrameWriter;
 use provenance::instance::KeyOrigin;
 use provenance::timestamp::Timestamp;
 use ring::rand::SystemRandom;
 use ring::signature::{EcdsaKeyPair, KeyPair as _};
+use zeroize::Zeroizing;
 
 pub use certificate::{FIXTURE_ORGANISATION, Validity, VekContents, VekOwner};
 pub use report::{REPORT_LEN, ReportFields, SIGNATURE_PART_LEN, SIGNED_LEN};
@@ -133,6 +135,9 @@ pub struct Chip {
     key: EcdsaKeyPair,
     product: Product,
     tcb: Tcb,
+    measurement: [u8; 48],
+    /// What sealing roots of this chip come from.
+    secret: Sha256Digest,
     vlek: bool,
     /// Certificate of the key, DER.
     pub certificate: Vec<u8>,
@@ -154,11 +159,32 @@ impl SoftwareTee {
             key: pki.chip_key()?,
             product: Product::Milan,
             tcb: Tcb::of(Product::Milan),
+            measurement: DANGEROUS_SOFTWARE_MEASUREMENT,
+            secret: pki.chip_secret(),
             vlek: false,
             certificate: pki.vcek.clone(),
             chain: [pki.ask.certificate.clone(), pki.ark.certificate.clone()],
         };
         Ok(Self { pki, chip })
+    }
+
+    /// The same chip with firmware of another TCB. Real chips have another VCEK for each TCB; here it is another
+    /// certificate of the same key.
+    pub fn with_tcb(mut self, tcb: Tcb) -> Result<Self> {
+        let chip = &mut self.chip;
+        let point = chip.key.public_key().as_ref();
+        let owner = VekOwner::Chip { hwid: chip.product.hwid(point) };
+        let contents = VekContents::new(chip.product.name_of_vcek(), tcb, validity_of_a_vcek(), &owner);
+        chip.certificate = contents.issue(&self.pki.ask, point);
+        chip.tcb = tcb;
+        Ok(self)
+    }
+
+    /// The same chip with another guest on it.
+    #[must_use]
+    pub fn with_measurement(mut self, measurement: [u8; 48]) -> Self {
+        self.chip.measurement = measurement;
+        self
     }
 
     /// The one that all tests of this repository share, below `target/`.
@@ -213,7 +239,8 @@ impl SoftwareTee {
         vlek: bool,
         alter: impl FnOnce(&mut VekContents),
     ) -> Result<Chip> {
-        let key = pki::p384_key(&pki::new_p384_key()?)?;
+        let pkcs8 = pki::new_p384_key()?;
+        let key = pki::p384_key(&pkcs8)?;
         let point = key.public_key().as_ref();
         let (issuer, name, validity, owner) = if vlek {
             let owner = VekOwner::Provider { csp_id: "CN=not-hardware.example".to_owned() };
@@ -226,11 +253,18 @@ impl SoftwareTee {
         alter(&mut contents);
         let certificate = contents.issue(issuer as &dyn Issuer, point);
         let chain = [issuer.certificate.clone(), self.pki.ark.certificate.clone()];
-        Ok(Chip { key, product, tcb, vlek, certificate, chain })
+        let (secret, measurement) = (Sha256Digest::of(&pkcs8), DANGEROUS_SOFTWARE_MEASUREMENT);
+        Ok(Chip { key, product, tcb, measurement, secret, vlek, certificate, chain })
     }
 }
 
 impl Chip {
+    /// Launch measurement of the guest on it.
+    #[must_use]
+    pub fn measurement(&self) -> [u8; 48] {
+        self.measurement
+    }
+
     /// What the chip reports about the software TEE over this report data.
     #[must_use]
     pub fn fields(&self, data: &ReportData) -> ReportFields {
@@ -239,7 +273,28 @@ impl Chip {
         chip_id[..hwid.len()].copy_from_slice(&hwid);
         let mut fields = ReportFields::of(self.product, self.tcb, chip_id, self.vlek);
         fields.report_data = data.0;
+        fields.measurement = self.measurement;
         fields
+    }
+
+    /// What the firmware would derive for this guest on this chip. Everybody who reads the fixture's files can know it.
+    #[must_use]
+    pub fn sealing_root(&self) -> SealingRoot {
+        let fields = self.fields(&ReportData([0; 64]));
+        let key = FrameWriter::new("NOT HARDWARE: sealing root")
+            .framed(self.secret.as_bytes())
+            .framed(&fields.policy.to_le_bytes())
+            .framed(&fields.measurement)
+            .framed(&fields.committed_tcb)
+            .finish();
+        let under = SealedUnder {
+            guest_policy: Some(fields.policy),
+            kind: RootKind::DangerousSoftware,
+            measurement: RootMeasurement::from_bytes(&fields.measurement).expect("48 bytes"),
+            platform: Platform::SevSnp,
+            tcb: Some(fields.committed_tcb),
+        };
+        SealingRoot::new(Zeroizing::new(*Sha256Digest::of(&key).as_bytes()), under)
     }
 
     /// A whole report over these bytes, whatever they are: signature R and S little-endian at 0x2a0 and 0x2e8.
@@ -291,6 +346,10 @@ impl Attester for Chip {
         KeyOrigin::DangerousSoftware
     }
 
+    fn sealing_root(&self) -> Result<Option<SealingRoot>, AttesterError> {
+        Ok(Some(Chip::sealing_root(self)))
+    }
+
     fn evidence(&self, data: &ReportData) -> Result<Evidence, AttesterError> {
         Ok(Chip::evidence(self, data, |_| ()))
     }
@@ -303,6 +362,10 @@ impl Attester for SoftwareTee {
 
     fn key_origin(&self) -> KeyOrigin {
         KeyOrigin::DangerousSoftware
+    }
+
+    fn sealing_root(&self) -> Result<Option<SealingRoot>, AttesterError> {
+        Attester::sealing_root(&self.chip)
     }
 
     fn evidence(&self, data: &ReportData) -> Result<Evidence, AttesterError> {

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use provenance::digest::Sha256Digest;
 use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, KeyPair as _, RsaKeyPair};
 
@@ -131,6 +132,11 @@ impl FixturePki {
             vcek_key: read("vcek.key")?,
             vcek: read("vcek.der")?,
         })
+    }
+
+    /// What sealing roots of the persistent chip come from.
+    pub(super) fn chip_secret(&self) -> Sha256Digest {
+        Sha256Digest::of(&self.vcek_key)
     }
 
     /// The key of the one persistent chip.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex};
 
-use enclave_keys::{Attester, AttesterError};
+use enclave_keys::{Attester, AttesterError, SealingRoot};
 use provenance::binding::ReportData;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
@@ -72,6 +72,10 @@ impl Attester for ScriptedTee {
 
     fn key_origin(&self) -> KeyOrigin {
         KeyOrigin::DangerousSoftware
+    }
+
+    fn sealing_root(&self) -> Result<Option<SealingRoot>, AttesterError> {
+        Attester::sealing_root(self.tee())
     }
 
     fn evidence(&self, data: &ReportData) -> Result<Evidence, AttesterError> {

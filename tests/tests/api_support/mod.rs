@@ -403,7 +403,7 @@ async fn start(state: &Path, options: &Options, runner: Arc<Runner>) -> Result<S
         started_at: now(0),
     };
     let tee = SoftwareTee::shared().expect("the software TEE opens");
-    let keys = KeyService::start(Box::new(tee), inputs).expect("the key service starts");
+    let keys = KeyService::start(Box::new(tee), inputs, None).expect("the key service starts");
     Server::start(state, &operations, &trust, keys, runner).await
 }
 
