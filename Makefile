@@ -46,7 +46,7 @@ tools: engine base-image
 
 # stdout belongs to the programs (make serve prints one JSON line there), so cargo talks on stderr only.
 binaries: engine
-	@cargo build --release --locked --quiet -p sealwright-client -p sealwright-build-server -p sealwright-tests --bins >&2
+	@cargo build --release --locked --quiet -p sealwright-client -p sealwright-build-server -p sealwright-enclave-keys -p sealwright-tests --bins >&2
 
 demo: binaries base-image
 	@TEE=$(TEE) scripts/demo.sh

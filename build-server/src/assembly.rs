@@ -1,13 +1,17 @@
 //! The whole server from its configuration and an Attester: engine, keys, pipeline, service. The shipped binary
 //! and the development server differ only in the Attester and the boundary that they hand in.
 
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use enclave_keys::{Attester, InstanceInputs, KeyService};
+use enclave_keys::InstanceInputs;
+use enclave_keys::process::{KeyClient, KeyFailure};
 use provenance::digest::{Sha256Digest, Sha256Hasher};
 use provenance::instance::Program;
+
+use tokio_util::sync::CancellationToken;
 
 use crate::buildkit::{Engine, EngineConfig, EngineError};
 use crate::clock;
@@ -29,7 +33,7 @@ pub enum AssemblyError {
     Engine(#[from] EngineError),
     /// No keys or no Evidence.
     #[error(transparent)]
-    Keys(#[from] enclave_keys::StartError),
+    Keys(#[from] KeyFailure),
     /// Registry settings.
     #[error(transparent)]
     Registries(#[from] PushError),
@@ -48,8 +52,8 @@ pub enum AssemblyError {
 
 /// What the two binaries decide for themselves.
 pub struct Parts {
-    /// The TEE.
-    pub attester: Box<dyn Attester>,
+    /// The connection to the key process.
+    pub keys: UnixStream,
     /// Called after each step of the pipeline.
     pub boundary: Boundary,
     /// Speak plain http to registries on loopback, as Docker does.
@@ -61,7 +65,7 @@ pub struct Assembled {
     /// The server, listening.
     pub server: Server,
     /// Keys and Evidence.
-    pub keys: KeyService,
+    pub keys: KeyClient,
 }
 
 /// Threads that may block beside those of a build: key requests, look-ups, downloads.
@@ -75,6 +79,12 @@ pub fn runtime(operations: &Operations) -> std::io::Result<tokio::runtime::Runti
     memory::keep_little();
     let blocking = BLOCKING.saturating_add(operations.builds.parallel.saturating_mul(BLOCKING_PER_BUILD));
     tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(blocking).build()
+}
+
+/// Directory of the sealed epoch, for the key process.
+#[must_use]
+pub fn sealed_directory(operations: &Operations) -> PathBuf {
+    operations.state_directory.join("keys")
 }
 
 /// Starts everything in the order in which it depends on each other; serves only once Evidence was obtained.
@@ -99,7 +109,8 @@ pub async fn assemble(
         plain_http_on_loopback: parts.plain_http_on_loopback,
         ..PublisherConfig::default()
     })?;
-    let keys = start_keys(operations, trust, parts.attester).await?;
+    let keys_ended = CancellationToken::new();
+    let keys = start_keys(operations, trust, parts.keys, keys_ended.clone()).await?;
     let pipeline = Pipeline {
         engine,
         keys: keys.clone(),
@@ -108,18 +119,19 @@ pub async fn assemble(
         boundary: parts.boundary,
     };
     let server = Server::start(state, operations, trust, keys.clone(), Arc::new(pipeline)).await?;
+    tokio::spawn(server.not_serving_after(keys_ended));
     Ok(Assembled { server, keys })
 }
 
 async fn start_keys(
     operations: &Operations,
     trust: &Trust,
-    attester: Box<dyn Attester>,
-) -> Result<KeyService, AssemblyError> {
+    connection: UnixStream,
+    ended: CancellationToken,
+) -> Result<KeyClient, AssemblyError> {
     let (buildkitd, runc) = (operations.engine.buildkitd.clone(), operations.engine.runc.clone());
     let (trust_configuration, build_policy_sha256) = (trust.document(), trust.build_policy.sha256());
     let builder_id = trust.builder_id.clone();
-    let sealed = operations.state_directory.join("keys");
     let start = move || {
         let inputs = InstanceInputs {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -130,7 +142,7 @@ async fn start_keys(
             build_policy_sha256,
             started_at: clock::now(),
         };
-        Ok(KeyService::start(attester, inputs, Some(&sealed))?)
+        Ok(KeyClient::connect(connection, &inputs, move || ended.cancel())?)
     };
     tokio::task::spawn_blocking(start).await.map_err(|error| AssemblyError::Bug(error.to_string()))?
 }

@@ -1,7 +1,7 @@
 //! Why a build failed, one variant per step of the pipeline, and what its owner is told: a stable reason, the
 //! message with the values seen and wanted, and what to do.
 
-use enclave_keys::KeyError;
+use enclave_keys::process::KeyFailure;
 use proto::v1;
 
 use crate::buildkit::EngineError;
@@ -37,7 +37,7 @@ pub enum BuildError {
     Materials(#[from] MaterialsError),
     /// No Evidence, so no signature.
     #[error("nothing was signed: {0}")]
-    Keys(#[from] KeyError),
+    Keys(#[from] KeyFailure),
     /// The result could not be written.
     #[error(transparent)]
     Layout(#[from] LayoutError),

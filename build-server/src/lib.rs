@@ -15,6 +15,7 @@ pub mod config;
 pub mod context_store;
 pub mod failure;
 pub mod jobs;
+pub mod launcher;
 pub mod materials;
 mod memory;
 pub mod pipeline;

@@ -3,16 +3,19 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
-use build_server::assembly::{Parts, assemble, runtime};
+use build_server::assembly::{Parts, assemble, runtime, sealed_directory};
 use build_server::config::{ConfigError, Operations, Trust};
+use build_server::launcher::{Programs, launch, own_connection};
 use build_server::service::facts;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Wrong arguments or configuration (sysexits.h EX_USAGE).
 const USAGE: u8 = 64;
+/// First argument of the process that the launcher starts.
+const SERVICE: &str = "service";
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
@@ -23,10 +26,13 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    let attester = match enclave_keys::detect() {
-        Ok(attester) => attester,
-        Err(no_tee) => {
-            eprintln!("refusing to start: {no_tee}");
+    if !role_is_service() {
+        return launch_both(&operations);
+    }
+    let keys = match own_connection() {
+        Ok(keys) => keys,
+        Err(error) => {
+            eprintln!("refusing to start: `{SERVICE}` is for the launcher, whose socket is stdin: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -37,7 +43,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let parts = Parts { attester, boundary: Arc::new(|_| ()), plain_http_on_loopback: false };
+    let parts = Parts { keys, boundary: Arc::new(|_| ()), plain_http_on_loopback: false };
     match runtime.block_on(serve(&operations, &trust, parts)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
@@ -65,10 +71,33 @@ async fn serve(operations: &Operations, trust: &Trust, parts: Parts) -> Result<(
     assembled.server.run_until(shutdown).await.map_err(|error| error.to_string())
 }
 
+fn role_is_service() -> bool {
+    std::env::args_os().nth(1).is_some_and(|first| first == SERVICE)
+}
+
+/// Starts the key process, which lies beside this program, and this program again as the service.
+fn launch_both(operations: &Operations) -> ExitCode {
+    let own = match std::env::current_exe() {
+        Ok(own) => own,
+        Err(error) => {
+            eprintln!("refusing to start: the own path is not known: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut keys = Command::new(own.with_file_name("enclave-keys"));
+    keys.arg("--sealed").arg(sealed_directory(operations));
+    let service = Box::new(move || {
+        let mut command = Command::new(&own);
+        command.arg(SERVICE).args(std::env::args_os().skip(1));
+        command
+    });
+    launch(Programs { keys, service, restart: true })
+}
+
 /// `--operations FILE --trust FILE`, nothing else.
 fn arguments() -> Result<(PathBuf, PathBuf), String> {
     let (mut operations, mut trust) = (None, None);
-    let mut arguments = std::env::args_os().skip(1);
+    let mut arguments = std::env::args_os().skip(1 + usize::from(role_is_service()));
     let usage = "usage: build-server --operations FILE --trust FILE";
     while let Some(argument) = arguments.next() {
         let place = match argument.to_str() {

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use enclave_keys::{ImageName as SignedName, KeyService, ProjectKey, ReleaseRequest, Released};
+use enclave_keys::process::KeyClient;
+use enclave_keys::{ImageName as SignedName, ProjectKey, ReleaseRequest, Released};
 use proto::v1;
 use provenance::request::{Output, Request};
 use provenance::statement::Statement;
@@ -37,7 +38,7 @@ pub struct Pipeline {
     /// The engine's daemons.
     pub engine: Engine,
     /// Keys and Evidence.
-    pub keys: KeyService,
+    pub keys: KeyClient,
     /// What may be built and released.
     pub policy: BuildPolicy,
     /// Pushes to registries.

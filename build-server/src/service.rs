@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use enclave_keys::KeyService;
+use enclave_keys::process::KeyClient;
 use proto::v1::attestation_service_server::AttestationServiceServer;
 use proto::v1::build_service_server::BuildServiceServer;
 use proto::v1::context_service_server::ContextServiceServer;
@@ -126,7 +126,7 @@ impl Server {
         state: State,
         operations: &Operations,
         trust: &Trust,
-        keys: KeyService,
+        keys: KeyClient,
         runner: Arc<dyn BuildRunner>,
     ) -> Result<Self, StartError> {
         let tls = server_config(&keys)?;
@@ -176,6 +176,24 @@ impl Server {
     #[must_use]
     pub fn recovered(&self) -> (usize, usize) {
         (self.resumed, self.failed)
+    }
+
+    /// Tells health, once `keys_ended`, that nothing is signed any more.
+    pub(crate) fn not_serving_after(
+        &self,
+        keys_ended: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        let (health, stop) = (self.health.clone(), self.stop.clone());
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = keys_ended.cancelled() => {}
+            }
+            tracing::error!("the key process has ended: nothing is signed any more, start the guest anew");
+            for service in SERVICES {
+                health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+            }
+        }
     }
 
     /// Serves until `shutdown`, then drains: no new connections or builds, running builds get the configured
@@ -272,7 +290,7 @@ async fn sweep(
 
 /// What the running server depends on, one line per fact, for its operator.
 #[must_use]
-pub fn facts(server: &Server, keys: &KeyService, operations: &Operations) -> Vec<String> {
+pub fn facts(server: &Server, keys: &KeyClient, operations: &Operations) -> Vec<String> {
     let instance = keys.instance();
     let (resumed, failed) = server.recovered();
     vec![

@@ -18,6 +18,7 @@ pub mod devices;
 mod error;
 mod interface;
 mod own_report;
+pub mod process;
 mod release;
 mod sealing;
 mod secret;

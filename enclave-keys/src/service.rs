@@ -10,6 +10,7 @@ use provenance::evidence::EvidenceBundle;
 use provenance::instance::{INSTANCE_TYPE, InstanceDocument, Program};
 use provenance::project::ProjectId;
 use provenance::timestamp::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::attester::Attester;
 use crate::batch::{Batcher, BoundLeaf};
@@ -24,7 +25,8 @@ use crate::tls::TlsIdentity;
 const MAX_REMEMBERED_PROJECTS: usize = 4096;
 
 /// What build-server says about itself; goes into the instance document.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct InstanceInputs {
     /// Version of build-server.
     pub version: String,

@@ -23,7 +23,7 @@ use rustix::process::Signal;
 use serde::Deserialize;
 
 use crate::tools::tool;
-use supervise::{Program, Supervised};
+use supervise::{Program, Supervised, wait_for};
 
 /// How long a server may take until it is ready, and until it has drained.
 const SERVER_LIMIT: Duration = Duration::from_secs(60);
@@ -140,6 +140,8 @@ pub struct Settings {
     pub tee: Option<&'static str>,
     /// Further variables of its environment.
     pub environment: Vec<(&'static str, String)>,
+    /// A killed service is started again (`--restart`).
+    pub restart: bool,
 }
 
 /// A development server with a state directory of its own; both go when it is dropped.
@@ -229,8 +231,46 @@ impl DevServer {
 
     /// Ends the server as a crash does.
     pub fn kill9(&self) {
+        let parts = [self.service_pid(), self.keys_pid()];
         self.process().signal(Signal::KILL);
         let _ = self.process().wait(SERVER_LIMIT);
+        // They are killed with the launcher, but not in the same moment.
+        wait_for("the end of both processes", SERVER_LIMIT, || {
+            parts.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+        });
+    }
+
+    /// The process that serves.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn service_pid(&self) -> u32 {
+        self.part("service")
+    }
+
+    /// The process that holds the keys.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn keys_pid(&self) -> u32 {
+        self.part("keys")
+    }
+
+    /// The launcher's child with this role.
+    fn part(&self, role: &str) -> u32 {
+        let parent = format!("PPid:\t{}", self.process().pid());
+        let is_part = |directory: &Path| -> Option<u32> {
+            let status = std::fs::read_to_string(directory.join("status")).ok()?;
+            let arguments = std::fs::read(directory.join("cmdline")).ok()?;
+            let last = arguments.strip_suffix(b"\0")?.rsplit(|byte| *byte == 0).next()?;
+            let ours = status.lines().any(|line| line == parent) && last == role.as_bytes();
+            ours.then(|| directory.file_name()?.to_str()?.parse().ok())?
+        };
+        wait_for(role, SERVER_LIMIT, || {
+            std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| is_part(&entry.path()))
+        })
     }
 
     /// Waits until the server has crashed by itself.
@@ -387,6 +427,9 @@ fn launch(directory: &Path, settings: &Settings, listen: &str) -> Result<(Superv
     arguments.extend([OsStr::new("--tools"), tools.as_os_str()]);
     if let Some(tee) = settings.tee {
         arguments.extend([OsStr::new("--tee"), OsStr::new(tee)]);
+    }
+    if settings.restart {
+        arguments.push(OsStr::new("--restart"));
     }
     let files = [("--trust", settings.trust), ("--operations", settings.operations)];
     let files = files.map(|(flag, text)| (flag, text, directory.join(format!("{}.toml", &flag[2..]))));

@@ -138,11 +138,17 @@ impl Release {
     /// A release that `keys` accepts.
     #[must_use]
     pub fn of(keys: &KeyService, build_id: &str) -> Self {
+        Self::of_instance(keys.instance(), build_id)
+    }
+
+    /// A release that the key service of `instance` accepts.
+    #[must_use]
+    pub fn of_instance(instance: &InstanceDocument, build_id: &str) -> Self {
         let caller = FixtureKey::new();
         let nonce = Nonce(*Sha256Digest::of(build_id.as_bytes()).as_bytes());
         let request = request(&caller.project("acme/app"), build_id, nonce);
         let image = Sha256Digest::of(format!("image of {build_id}").as_bytes());
-        let statement = statement(keys, &request, &caller.public, &[Subject::new(REPOSITORY, &image)]);
+        let statement = statement_of(instance, &request, &caller.public, &[Subject::new(REPOSITORY, &image)]);
         Self { caller, request, statement, image }
     }
 

@@ -229,7 +229,7 @@ fn two_servers_do_not_share_a_state_directory() {
     let said = server.second_on_same_state();
     assert!(said.contains(&server.state().display().to_string()), "the directory is named: {said}");
     assert!(
-        said.contains(&format!("is in use by process {}", server.process().pid())),
+        said.contains(&format!("is in use by process {}", server.service_pid())),
         "the other is named: {said}"
     );
     assert!(said.contains("stop it first, or choose another state directory"), "what to do: {said}");

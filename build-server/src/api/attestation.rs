@@ -1,7 +1,7 @@
 //! AttestationService: what a client asks before it trusts the connection with anything.
 
 use bytes::Bytes;
-use enclave_keys::KeyService;
+use enclave_keys::process::KeyClient;
 use proto::v1;
 use proto::v1::attestation_service_server::AttestationService;
 use provenance::binding::Nonce;
@@ -14,7 +14,7 @@ use super::names;
 /// The service.
 pub struct Attestation {
     /// Keys and Evidence.
-    pub keys: KeyService,
+    pub keys: KeyClient,
     /// Who may call.
     pub access: Access,
 }

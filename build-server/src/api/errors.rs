@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use enclave_keys::KeyError;
+use enclave_keys::process::KeyFailure;
 use provenance::digest::Sha256Digest;
 use provenance::project::{InvalidProject, ProjectId};
 use provenance::request::InvalidRequest;
@@ -145,7 +145,7 @@ pub enum ApiError {
     Contexts(#[from] StoreError),
     /// No Evidence.
     #[error(transparent)]
-    Keys(#[from] KeyError),
+    Keys(#[from] KeyFailure),
     /// The result's files were removed by retention.
     #[error("the result of {name} is not kept any more")]
     ResultExpired {
@@ -249,8 +249,10 @@ impl ApiError {
             Self::Jobs(error) => job_verdict(error),
             Self::Contexts(error) => context_verdict(error),
             Self::Keys(error) => match error {
-                KeyError::Busy { .. } => (Code::ResourceExhausted, "EVIDENCE_BUSY", "wait, then ask again"),
-                KeyError::Stopped => stopping(),
+                KeyFailure::Busy { .. } => (Code::ResourceExhausted, "EVIDENCE_BUSY", "wait, then ask again"),
+                KeyFailure::Stopped {} => {
+                    (Code::Unavailable, "KEYS_ENDED", "tell the operator: the guest must be started anew")
+                }
                 _ => (Code::Unavailable, "NO_EVIDENCE", "tell the operator; the server's log says more"),
             },
             Self::ResultExpired { .. } => {
@@ -269,13 +271,10 @@ impl ApiError {
     /// When to try again, where that helps.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::EvidenceRate { retry_after } | Self::Keys(KeyError::Busy { retry_after }) => {
-                Some(*retry_after)
-            }
+            Self::EvidenceRate { retry_after } => Some(*retry_after),
+            Self::Keys(failure) => failure.retry_after(),
             Self::Submit(SubmitError::QueueFull { .. }) => Some(Duration::from_secs(10)),
-            Self::Submit(SubmitError::Stopping) | Self::Stopping | Self::Keys(KeyError::Stopped) => {
-                Some(Duration::from_secs(5))
-            }
+            Self::Submit(SubmitError::Stopping) | Self::Stopping => Some(Duration::from_secs(5)),
             Self::Contexts(StoreError::UploadBusy { .. }) => Some(Duration::from_secs(2)),
             _ => None,
         }
@@ -308,9 +307,7 @@ impl ApiError {
             | Self::Jobs(JobError::Sqlite(_))
             | Self::Submit(SubmitError::Store(JobError::Sqlite(_))) => "the server failed".to_owned(),
             Self::Contexts(StoreError::Io { what, .. }) => format!("the server failed to {what}"),
-            Self::Keys(KeyError::Attester(_) | KeyError::OwnReport(_)) => {
-                "the server obtains no Evidence now".to_owned()
-            }
+            Self::Keys(KeyFailure::NoEvidence { .. }) => "the server obtains no Evidence now".to_owned(),
             other => other.to_string(),
         }
     }

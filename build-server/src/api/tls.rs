@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use enclave_keys::KeyService;
+use enclave_keys::process::KeyClient;
 use provenance::key::PublicKey;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
@@ -31,8 +31,8 @@ pub enum TlsError {
 }
 
 /// The server's TLS configuration for this boot.
-pub fn server_config(keys: &KeyService) -> Result<ServerConfig, TlsError> {
-    let certificate = CertificateDer::from(keys.tls_certificate());
+pub fn server_config(keys: &KeyClient) -> Result<ServerConfig, TlsError> {
+    let certificate = CertificateDer::from(keys.tls_certificate().to_vec());
     let spki = subject_public_key_info(&certificate).map_err(TlsError::Certificate)?;
     let key = GuestTlsKey { keys: keys.clone(), spki: spki.to_vec() };
     let certified = CertifiedKey::new(vec![certificate], Arc::new(key));
@@ -65,7 +65,7 @@ fn subject_public_key_info(
 
 /// The server's signing key, which lives in the key service.
 struct GuestTlsKey {
-    keys: KeyService,
+    keys: KeyClient,
     spki: Vec<u8>,
 }
 
@@ -92,7 +92,7 @@ impl SigningKey for GuestTlsKey {
 }
 
 struct GuestTlsSigner {
-    keys: KeyService,
+    keys: KeyClient,
 }
 
 impl fmt::Debug for GuestTlsSigner {

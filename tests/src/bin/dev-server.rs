@@ -6,16 +6,18 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use build_server::assembly::{Assembled, Parts, assemble, runtime};
+use build_server::assembly::{Assembled, Parts, assemble, runtime, sealed_directory};
 use build_server::config::{Operations, Trust};
+use build_server::launcher::{Programs, launch, own_connection};
 use build_server::pipeline::{Boundary, Step};
 use clap::{Parser, ValueEnum};
 use client::key::{CallerKey, public_pem};
-use enclave_keys::{Attester, KeyService};
+use enclave_keys::Attester;
+use enclave_keys::process::{KeyClient, KeyProcess, confine, protect};
 use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
 use provenance::key::KeyAlgorithm;
 use sealwright_tests::reference_values::SoftwareRelease;
@@ -55,6 +57,21 @@ struct Arguments {
     /// Trust configuration to use instead of the built-in one.
     #[arg(long)]
     trust: Option<PathBuf>,
+    /// Start the service again, with the same keys, when it was killed.
+    #[arg(long)]
+    restart: bool,
+    /// Which of its processes this is; the launcher sets it.
+    #[arg(long, value_enum, hide = true)]
+    role: Option<Role>,
+}
+
+/// What the launcher starts.
+#[derive(Clone, Copy, ValueEnum)]
+enum Role {
+    /// The key process.
+    Keys,
+    /// The service.
+    Service,
 }
 
 /// A platform of the software TEE.
@@ -111,7 +128,13 @@ fn main() -> ExitCode {
         )
         .without_time()
         .init();
-    match start(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let ended = match arguments.role {
+        None => return launch_both(arguments.restart),
+        Some(Role::Keys) => hold_keys(&arguments),
+        Some(Role::Service) => start(&arguments),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -120,11 +143,44 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: &Arguments) -> Result<()> {
+/// The shipped programs in one: this one three times.
+fn launch_both(restart: bool) -> ExitCode {
+    let own = match std::env::current_exe() {
+        Ok(own) => own,
+        Err(error) => {
+            eprintln!("error: the own path is not known: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let command = move |role: &str| {
+        let mut command = Command::new(&own);
+        command.args(std::env::args_os().skip(1)).args(["--role", role]);
+        command
+    };
+    launch(Programs { keys: command("keys"), service: Box::new(move || command("service")), restart })
+}
+
+/// The key process, as shipped but for the device behind it.
+fn hold_keys(arguments: &Arguments) -> Result<()> {
+    let control = own_connection().context("the launcher's socket is stdin")?;
+    protect()?;
+    let state = state_directory(arguments)?;
+    let (attester, _) = arguments.tee.open(&state)?;
+    let sealed = sealed_directory(&operations(arguments, &state)?);
+    confine()?;
+    KeyProcess::new(attester, Some(sealed)).run(control)?;
+    Ok(())
+}
+
+fn state_directory(arguments: &Arguments) -> Result<PathBuf> {
     std::fs::create_dir_all(&arguments.state)
         .and_then(|()| std::fs::set_permissions(&arguments.state, PermissionsExt::from_mode(0o700)))
         .with_context(|| format!("cannot make the state directory {}", arguments.state.display()))?;
-    let state = arguments.state.canonicalize()?;
+    Ok(arguments.state.canonicalize()?)
+}
+
+fn start(arguments: &Arguments) -> Result<()> {
+    let state = state_directory(arguments)?;
     let operations = operations(arguments, &state)?;
     let trust = match &arguments.trust {
         Some(path) => Trust::read(path)?,
@@ -171,9 +227,10 @@ fn text(path: &Path) -> Result<String> {
 async fn serve(tee: Platform, state: &Path, operations: &Operations, trust: &Trust) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (attester, release) = tee.open(state)?;
-    let parts = Parts { attester, boundary: boundary(state)?, plain_http_on_loopback: true };
+    let connection = own_connection().context("the launcher's socket is stdin")?;
+    let parts = Parts { keys: connection, boundary: boundary(state)?, plain_http_on_loopback: true };
     let Assembled { server, keys } = assemble(operations, trust, parts).await?;
+    let (_, release) = tee.open(state)?;
 
     let key_file = state.join("caller.key.pem");
     let key = own_key(&key_file)?;
@@ -210,7 +267,7 @@ async fn serve(tee: Platform, state: &Path, operations: &Operations, trust: &Tru
     Ok(())
 }
 
-fn announce(keys: &KeyService, server: &build_server::service::Server) {
+fn announce(keys: &KeyClient, server: &build_server::service::Server) {
     let instance = keys.instance();
     let (resumed, failed) = server.recovered();
     eprintln!("platform   {} from a software TEE: NOT HARDWARE, for development only", instance.platform);

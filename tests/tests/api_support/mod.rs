@@ -11,7 +11,8 @@ use std::time::Duration;
 use build_server::config::{Operations, Trust};
 use build_server::jobs::{BuildRunner, EventSink, Job};
 use build_server::service::{Server, StartError, State};
-use enclave_keys::{InstanceInputs, KeyService};
+use enclave_keys::InstanceInputs;
+use enclave_keys::process::{KeyClient, KeyProcess};
 use hyper_util::rt::TokioIo;
 use proto::v1;
 use proto::v1::build_event::Event;
@@ -403,7 +404,10 @@ async fn start(state: &Path, options: &Options, runner: Arc<Runner>) -> Result<S
         started_at: now(0),
     };
     let tee = SoftwareTee::shared().expect("the software TEE opens");
-    let keys = KeyService::start(Box::new(tee), inputs, None).expect("the key service starts");
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+    let process = KeyProcess::new(Box::new(tee), None);
+    std::thread::spawn(move || process.answer(theirs));
+    let keys = KeyClient::connect(ours, &inputs, || ()).expect("the instance starts");
     Server::start(state, &operations, &trust, keys, runner).await
 }
 

@@ -104,7 +104,7 @@ impl Bench {
             let started = Instant::now();
             self.server.restart();
             times.push(started.elapsed());
-            idle = idle.max(resident(self.server.process().pid())?.0);
+            idle = idle.max(resident(self.server.service_pid())?.0);
         }
         eprintln!("   {times:.2?}");
         report.time("server start to ready, without buildkitd", median(times), Duration::from_millis(500));
@@ -231,7 +231,7 @@ impl Bench {
     }
 
     pub(crate) fn gigabyte(&mut self, report: &mut Report) -> Result<()> {
-        let server = self.server.process().pid();
+        let server = self.server.service_pid();
         let (mut context, mut layer) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
         let mut again = (Vec::new(), Vec::new());
         let mut used = (Vec::new(), Vec::new());

@@ -1,0 +1,90 @@
+//! Why a question was not answered, as it travels.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{KeyError, StartError};
+
+/// Why the key process gave no answer. Nothing was signed then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum KeyFailure {
+    /// Too many wait already.
+    #[error("too many wait for Evidence; try again in {retry_after_millis} ms")]
+    Busy {
+        /// When to try again, in milliseconds.
+        retry_after_millis: u64,
+    },
+    /// The device gave no Evidence, or Evidence of something else.
+    #[error("{message}")]
+    NoEvidence {
+        /// What was seen and wanted.
+        message: String,
+    },
+    /// What was asked for contradicts itself or this instance.
+    #[error("{message}")]
+    Refused {
+        /// What was seen and wanted.
+        message: String,
+    },
+    /// Another instance runs than the one asked for.
+    #[error(
+        "the key process serves an instance with other configuration or programs; an instance lasts as long as the \
+         guest runs: start the guest anew"
+    )]
+    OtherInstance {},
+    /// The instance could not start.
+    #[error("{message}")]
+    NotStarted {
+        /// What was seen and wanted.
+        message: String,
+    },
+    /// A message that is none of ours.
+    #[error("between build-server and the key process: {message}")]
+    Protocol {
+        /// What was seen.
+        message: String,
+    },
+    /// The key process has ended: nothing is signed any more in this boot.
+    #[error("the key process has ended, so nothing is signed any more; start the guest anew")]
+    Stopped {},
+}
+
+impl KeyFailure {
+    /// When to try again, where that helps.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after_millis } => Some(Duration::from_millis(*retry_after_millis)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn protocol(problem: &dyn std::fmt::Display) -> Self {
+        Self::Protocol { message: problem.to_string() }
+    }
+}
+
+impl From<KeyError> for KeyFailure {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Busy { retry_after } => {
+                Self::Busy { retry_after_millis: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX) }
+            }
+            KeyError::Stopped => Self::Stopped {},
+            KeyError::Attester(_)
+            | KeyError::OwnReport(_)
+            | KeyError::DeviceTimeout { .. }
+            | KeyError::NoRandom(_) => Self::NoEvidence { message: error.to_string() },
+            _ => Self::Refused { message: error.to_string() },
+        }
+    }
+}
+
+impl From<StartError> for KeyFailure {
+    fn from(error: StartError) -> Self {
+        Self::NotStarted { message: error.to_string() }
+    }
+}

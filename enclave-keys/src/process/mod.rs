@@ -1,0 +1,24 @@
+//! The key service as a process of its own. It alone opens the TEE device and holds private bytes; build-server, which
+//! reads what strangers send, asks it over a socket pair and can neither read its memory nor outlive its answers.
+//!
+//! ```text
+//! launcher ──control socket──► enclave-keys          one byte `k` once a TEE is found; then connections come to it
+//!     └──────starts──────────► build-server ──────►  frames: the first starts the instance, each other is a request
+//! ```
+//!
+//! - [`KeyProcess`] answers; [`KeyClient`] asks; [`frame`] is what travels.
+//! - A build-server that ends loses no key: the launcher hands the next one a new connection, and the instance goes on
+//!   when it is asked for with the same inputs.
+//! - When the key process ends, every question is answered with [`KeyFailure::Stopped`] and nothing is signed any more.
+
+mod client;
+mod failure;
+mod frame;
+mod harden;
+mod server;
+
+pub use client::KeyClient;
+pub use failure::KeyFailure;
+pub use frame::{MAX_ANSWER, MAX_REQUEST};
+pub use harden::{NotHardened, confine, protect};
+pub use server::{ControlEnded, KeyProcess, hand_over, wait_until_ready};

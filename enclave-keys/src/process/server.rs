@@ -1,0 +1,271 @@
+//! Answers: one instance for as long as the process lives, any number of connections after each other.
+
+use std::io::{self, BufReader, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+use super::failure::KeyFailure;
+use super::frame::{Frame, MAX_ANSWER, MAX_REQUEST};
+use crate::attester::Attester;
+use crate::batch::{MAX_WAITING_BUILDS, MAX_WAITING_SESSIONS};
+use crate::interface::{KeyRequest, bytes_base64};
+use crate::service::{InstanceInputs, KeyService};
+
+/// Most questions that wait for the device at a time, over all connections; the batches' own limits come first.
+const MAX_OPEN: usize = MAX_WAITING_BUILDS + MAX_WAITING_SESSIONS;
+/// Bytes of stack of a thread that waits for the device.
+const STACK: usize = 512 << 10;
+/// What the launcher is told once a TEE was found.
+const READY: u8 = b'k';
+
+/// The launcher closed the control socket: there is nobody to answer any more.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ControlEnded;
+
+/// What the first question of a connection, the [`InstanceInputs`], gives.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Started {
+    /// The canonical instance document.
+    #[serde(with = "bytes_base64")]
+    pub(super) document: Vec<u8>,
+    /// X.509 DER.
+    #[serde(with = "bytes_base64")]
+    pub(super) certificate: Vec<u8>,
+    /// How this boot's epoch began, for people.
+    pub(super) epoch_start: String,
+}
+
+/// An answer as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Answer<T> {
+    Ok(T),
+    Failed(KeyFailure),
+}
+
+impl<T> Answer<T> {
+    pub(super) fn into_result(self) -> Result<T, KeyFailure> {
+        match self {
+            Self::Ok(answer) => Ok(answer),
+            Self::Failed(failure) => Err(failure),
+        }
+    }
+}
+
+impl<T> From<Result<T, KeyFailure>> for Answer<T> {
+    fn from(result: Result<T, KeyFailure>) -> Self {
+        result.map_or_else(Self::Failed, Self::Ok)
+    }
+}
+
+enum Instance {
+    Waiting(Box<dyn Attester>),
+    Runs { inputs: InstanceInputs, keys: KeyService },
+    Failed(KeyFailure),
+}
+
+struct Shared {
+    sealed: Option<PathBuf>,
+    instance: Mutex<Instance>,
+    open: AtomicUsize,
+}
+
+/// The side that holds the keys. Cheap to clone.
+#[derive(Clone)]
+pub struct KeyProcess(Arc<Shared>);
+
+impl KeyProcess {
+    /// Nothing starts before a connection brings the inputs. `sealed`: directory of the sealed epoch, as in
+    /// [`KeyService::start`].
+    #[must_use]
+    pub fn new(attester: Box<dyn Attester>, sealed: Option<PathBuf>) -> Self {
+        let instance = Mutex::new(Instance::Waiting(attester));
+        Self(Arc::new(Shared { sealed, instance, open: AtomicUsize::new(0) }))
+    }
+
+    /// Tells the launcher that a TEE was found, then answers the connections that it hands over, until it ends.
+    pub fn run(&self, mut control: UnixStream) -> io::Result<ControlEnded> {
+        control.write_all(&[READY])?;
+        while let Some(connection) = receive(&control)? {
+            let process = self.clone();
+            let thread = std::thread::Builder::new().name("connection".to_owned());
+            thread.spawn(move || process.answer(connection))?;
+        }
+        Ok(ControlEnded)
+    }
+
+    /// Answers one connection until it ends or sends what is no frame.
+    pub fn answer(&self, connection: UnixStream) {
+        let Ok(writer) = connection.try_clone() else { return };
+        let writer = Arc::new(Mutex::new(writer));
+        let mut reader = BufReader::new(connection);
+        let keys = match Frame::read(&mut reader, MAX_REQUEST) {
+            Ok(Some(frame)) => {
+                let started = frame
+                    .parse()
+                    .map_err(|error| KeyFailure::protocol(&error))
+                    .and_then(|inputs| self.start(inputs));
+                let answer = started.as_ref().map_err(Clone::clone).map(|keys| Started {
+                    document: keys.instance_document().to_vec(),
+                    certificate: keys.tls_certificate(),
+                    epoch_start: keys.epoch_start().to_string(),
+                });
+                if send(&writer, &Frame::of(frame.number, &Answer::from(answer))).is_err() {
+                    return;
+                }
+                started.ok()
+            }
+            _ => None,
+        };
+        let Some(keys) = keys else { return };
+        loop {
+            match Frame::read(&mut reader, MAX_REQUEST) {
+                Ok(Some(frame)) => self.question(&keys, &frame, &writer),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(%error, "build-server sent what is no request; the connection is closed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The instance with these inputs: the one that runs, or a new one when none has run.
+    fn start(&self, inputs: InstanceInputs) -> Result<KeyService, KeyFailure> {
+        let mut instance = self.0.instance.lock().unwrap_or_else(PoisonError::into_inner);
+        let attester = match &*instance {
+            Instance::Runs { inputs: running, keys } => {
+                let same = InstanceInputs { started_at: running.started_at, ..inputs } == *running;
+                return if same { Ok(keys.clone()) } else { Err(KeyFailure::OtherInstance {}) };
+            }
+            Instance::Failed(failure) => return Err(failure.clone()),
+            Instance::Waiting(_) => {
+                let starting = Instance::Failed(KeyFailure::Stopped {});
+                match std::mem::replace(&mut *instance, starting) {
+                    Instance::Waiting(attester) => attester,
+                    other => {
+                        *instance = other;
+                        return Err(KeyFailure::Stopped {});
+                    }
+                }
+            }
+        };
+        match KeyService::start(attester, inputs.clone(), self.0.sealed.as_deref()) {
+            Ok(keys) => {
+                *instance = Instance::Runs { inputs, keys: keys.clone() };
+                Ok(keys)
+            }
+            Err(error) => {
+                let failure = KeyFailure::from(error);
+                *instance = Instance::Failed(failure.clone());
+                Err(failure)
+            }
+        }
+    }
+
+    fn question(&self, keys: &KeyService, frame: &Frame, writer: &Arc<Mutex<UnixStream>>) {
+        let number = frame.number;
+        let answer = move |result: Result<_, KeyFailure>, writer: &Mutex<UnixStream>| {
+            // Nobody is there to read it when this fails, and the connection's own thread sees that too.
+            let _ = send(writer, &Frame::of(number, &Answer::from(result)));
+        };
+        let request: KeyRequest = match frame.parse() {
+            Ok(request) => request,
+            Err(error) => return answer(Err(KeyFailure::protocol(&error)), writer),
+        };
+        let waits = matches!(
+            request,
+            KeyRequest::ProjectKey { .. } | KeyRequest::Release(_) | KeyRequest::SessionEvidence { .. }
+        );
+        if !waits {
+            return answer(keys.handle(request).map_err(KeyFailure::from), writer);
+        }
+        let busy = || Err(KeyFailure::Busy { retry_after_millis: 500 });
+        let Some(place) = Place::take(&self.0) else { return answer(busy(), writer) };
+        let (keys, shared) = (keys.clone(), Arc::clone(writer));
+        let wait = move || {
+            let result = keys.handle(request).map_err(KeyFailure::from);
+            drop(place);
+            answer(result, &shared);
+        };
+        let thread = std::thread::Builder::new().name("question".to_owned()).stack_size(STACK);
+        if thread.spawn(wait).is_err() {
+            answer(busy(), writer);
+        }
+    }
+}
+
+/// One of the [`MAX_OPEN`] places.
+struct Place(Arc<Shared>);
+
+impl Place {
+    fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let taken = shared
+            .open
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < MAX_OPEN).then_some(open + 1));
+        taken.ok().map(|_| Self(Arc::clone(shared)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn send(writer: &Mutex<UnixStream>, frame: &Frame) -> io::Result<()> {
+    frame.write(&mut *writer.lock().unwrap_or_else(PoisonError::into_inner), MAX_ANSWER)
+}
+
+/// The launcher's side: waits until the key process has found a TEE. `false` when it ended instead; it has said why.
+pub fn wait_until_ready(control: &mut UnixStream) -> bool {
+    let mut byte = [0];
+    matches!(control.read_exact(&mut byte), Ok(()) if byte == [READY])
+}
+
+/// The launcher's side: gives the key process a connection (SCM_RIGHTS, unix(7)).
+pub fn hand_over(control: &UnixStream, connection: UnixStream) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [connection.as_fd()];
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("no room for one descriptor"));
+    }
+    sendmsg(control, &[IoSlice::new(&[READY])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next connection; `None` when the launcher has ended.
+fn receive(control: &UnixStream) -> io::Result<Option<UnixStream>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut buffer = [IoSliceMut::new(&mut byte)];
+    let received = loop {
+        match recvmsg(control, &mut buffer, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let descriptor: Option<OwnedFd> = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    descriptor.map(|descriptor| Some(UnixStream::from(descriptor))).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "the launcher sent a byte without a connection")
+    })
+}

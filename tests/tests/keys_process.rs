@@ -1,0 +1,165 @@
+//! The key process and its client over a socket pair: what does not parse is refused, an instance outlives its
+//! connections, and nothing is signed once the process has ended.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use enclave_keys::InstanceInputs;
+use enclave_keys::process::{KeyClient, KeyFailure, KeyProcess, MAX_REQUEST};
+use provenance::binding::Nonce;
+use provenance::digest::Sha256Digest;
+use provenance::dsse::IN_TOTO_PAYLOAD_TYPE;
+use provenance::project::ProjectId;
+use sealwright_tests::release_fixture::{Release, instance_inputs};
+use sealwright_tests::software_tee::SoftwareTee;
+
+/// Generous: two cores may be busy.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn process() -> KeyProcess {
+    KeyProcess::new(Box::new(SoftwareTee::shared().expect("the software TEE opens")), None)
+}
+
+/// A connection that the process answers on a thread of its own.
+fn connection(process: &KeyProcess) -> UnixStream {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    let process = process.clone();
+    std::thread::spawn(move || process.answer(theirs));
+    ours
+}
+
+fn client(process: &KeyProcess, inputs: &InstanceInputs) -> Result<KeyClient, KeyFailure> {
+    KeyClient::connect(connection(process), inputs, || ())
+}
+
+fn frame(number: u64, json: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(8 + json.len()).expect("short");
+    [&length.to_be_bytes()[..], &number.to_be_bytes(), json].concat()
+}
+
+/// Sends a frame and reads one.
+fn exchange(stream: &mut UnixStream, bytes: &[u8]) -> (u64, serde_json::Value) {
+    stream.write_all(bytes).expect("the process reads");
+    let (mut length, mut number) = ([0; 4], [0; 8]);
+    stream.read_exact(&mut length).expect("an answer");
+    stream.read_exact(&mut number).expect("a number");
+    let mut json = vec![0; u32::from_be_bytes(length) as usize - 8];
+    stream.read_exact(&mut json).expect("JSON");
+    (u64::from_be_bytes(number), serde_json::from_slice(&json).expect("JSON"))
+}
+
+fn started(process: &KeyProcess) -> UnixStream {
+    let mut stream = connection(process);
+    let inputs = serde_json::to_vec(&instance_inputs()).expect("inputs");
+    let (number, answer) = exchange(&mut stream, &frame(0, &inputs));
+    assert_eq!(number, 0);
+    assert!(answer["ok"]["document"].is_string(), "{answer}");
+    stream
+}
+
+#[test]
+fn a_release_over_the_socket_is_what_the_service_gives() {
+    let keys = client(&process(), &instance_inputs()).expect("connects");
+    let request = Release::of_instance(keys.instance(), "over-the-socket").to_request();
+    let released = keys.release(request.clone()).expect("released");
+    let key = keys.project_key(&request.project).expect("a key");
+    released
+        .provenance
+        .authenticate(IN_TOTO_PAYLOAD_TYPE, &key.public)
+        .expect("signed with the project's key");
+    let health = keys.health().expect("health");
+    assert_eq!(health.failing, None);
+    assert!(health.device_calls >= 2, "{health:?}");
+}
+
+#[test]
+fn an_instance_outlives_its_connections_and_no_other_takes_its_place() {
+    let process = process();
+    let first = client(&process, &instance_inputs()).expect("connects");
+    let project = ProjectId(Sha256Digest::of(b"a project"));
+    let (document, key) =
+        (first.instance_document().to_vec(), first.project_key(&project).expect("a key").public);
+    drop(first);
+
+    // A service that starts again does so at another time.
+    let mut later = instance_inputs();
+    later.started_at = provenance::timestamp::Timestamp::from_unix(4_000_000_000).expect("in range");
+    let second = client(&process, &later).expect("connects");
+    assert_eq!(second.instance_document(), document);
+    assert_eq!(second.project_key(&project).expect("a key").public, key);
+
+    let mut other = instance_inputs();
+    other.build_policy_sha256 = Sha256Digest::of(b"another policy");
+    assert_eq!(client(&process, &other).expect_err("another instance"), KeyFailure::OtherInstance {});
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_the_next_one_is_answered() {
+    let mut stream = started(&process());
+    for (number, json) in [
+        (1, &b"{"[..]),
+        (2, b"\xff"),
+        (3, br#""sign_anything""#),
+        (4, br#"{"health":{},"more":1}"#),
+        (5, br#"{"sign_tls":{"message":"AAAA","key":"AAAA"}}"#),
+        (6, br#"{"session_evidence":{"exporter":"AAAA","nonce":"AAAA"}}"#),
+        (7, br#"{"project_key":{"project":"../.."}}"#),
+    ] {
+        let (answered, answer) = exchange(&mut stream, &frame(number, json));
+        assert_eq!(answered, number);
+        assert!(answer["failed"]["protocol"]["message"].is_string(), "{number}: {answer}");
+    }
+    let (_, answer) = exchange(&mut stream, &frame(8, br#"{"sign_tls":{"message":"AAAA"}}"#));
+    assert!(answer["failed"]["refused"]["message"].is_string(), "{answer}");
+    let (_, answer) = exchange(&mut stream, &frame(9, br#"{"health":{}}"#));
+    assert!(answer["ok"].is_object(), "{answer}");
+}
+
+#[test]
+fn a_frame_with_a_wrong_length_ends_its_connection_and_no_other() {
+    let process = process();
+    let mut stream = started(&process);
+    let too_long = u32::try_from(MAX_REQUEST + 9).expect("fits");
+    for length in [0, 7, too_long, u32::MAX] {
+        let mut broken = started(&process);
+        broken.write_all(&length.to_be_bytes()).expect("the process reads");
+        broken.write_all(&[0; 64]).ok();
+        let mut rest = Vec::new();
+        // Ended with unread bytes is told as a reset.
+        let _ = broken.read_to_end(&mut rest);
+        assert!(rest.is_empty(), "{length}: {rest:?}");
+    }
+    let (_, answer) = exchange(&mut stream, &frame(1, br#"{"health":{}}"#));
+    assert!(answer["ok"].is_object(), "{answer}");
+}
+
+#[test]
+fn inputs_that_are_none_start_nothing() {
+    let process = process();
+    let mut stream = connection(&process);
+    let (_, answer) = exchange(&mut stream, &frame(0, br#"{"health":{}}"#));
+    assert!(answer["failed"]["protocol"]["message"].is_string(), "{answer}");
+    assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
+    client(&process, &instance_inputs()).expect("an instance can still start");
+}
+
+#[test]
+fn once_the_process_has_ended_every_question_says_so() {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    let shut = theirs.try_clone().expect("a descriptor");
+    let answering = process();
+    std::thread::spawn(move || answering.answer(theirs));
+    let (ended, end) = mpsc::channel();
+    let keys = KeyClient::connect(ours, &instance_inputs(), move || ended.send(()).expect("somebody waits"))
+        .expect("connects");
+    shut.shutdown(std::net::Shutdown::Both).expect("shut");
+    end.recv_timeout(LIMIT).expect("the client is told");
+    let project = ProjectId(Sha256Digest::of(b"a project"));
+    let stopped = KeyFailure::Stopped {};
+    assert_eq!(keys.project_key(&project).expect_err("ended"), stopped);
+    assert_eq!(keys.session_evidence([0; 32], Nonce([0; 32])).expect_err("ended"), stopped);
+    assert_eq!(keys.sign_tls(b"message").expect_err("ended"), stopped);
+    assert_eq!(keys.health().expect_err("ended"), stopped);
+}
