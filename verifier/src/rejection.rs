@@ -228,18 +228,18 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Rejection {
-    reason: Reason,
+    reason: Box<Reason>,
     policy: Option<Place>,
 }
 
 impl Rejection {
     pub(crate) fn new(reason: Reason, policy: &Policy) -> Self {
         let policy = reason.policy_line(policy).map(|line| Place { file: policy.file().to_owned(), line });
-        Self { reason, policy }
+        Self { reason: Box::new(reason), policy }
     }
 
     pub(crate) fn without_policy(reason: Reason) -> Self {
-        Self { reason, policy: None }
+        Self { reason: Box::new(reason), policy: None }
     }
 
     /// Why.

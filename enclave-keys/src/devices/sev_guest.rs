@@ -197,7 +197,8 @@ impl SevGuest {
                 Answer::CertificatesTooLong => {
                     let field = call.field(request, layout::EXTENDED_REQUEST_CERTIFICATES_LEN);
                     let wanted = u32::from_ne_bytes(field) as usize;
-                    let useful = wanted > length && wanted <= MAX_CERTIFICATES_LEN && wanted % PAGE == 0;
+                    let useful =
+                        wanted > length && wanted <= MAX_CERTIFICATES_LEN && wanted.is_multiple_of(PAGE);
                     if grown || !useful {
                         let (path, limit) = (self.path.clone(), MAX_CERTIFICATES_LEN);
                         return Err(AttesterError::CertificateBuffer {

@@ -3,6 +3,8 @@
 //!
 //! Exit code 0 when all are, 1 when one is not, 2 when there is no such folder or its index does not parse.
 
+#![allow(clippy::print_stdout, reason = "the lines are this program's data")]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
