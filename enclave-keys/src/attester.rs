@@ -6,6 +6,7 @@ use provenance::binding::ReportData;
 use provenance::evidence::certificate_table::InvalidTable;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
+use provenance::se_exchange::ExchangeError;
 
 use crate::own_report::OwnReportError;
 use crate::sealing::SealingRoot;
@@ -149,6 +150,19 @@ pub enum AttesterError {
         /// Return reason code.
         reason: u16,
     },
+    /// A call that this machine does not offer.
+    #[error("{}: the {who} does not offer `{call}`", path.display())]
+    NotSupported {
+        /// The device.
+        path: PathBuf,
+        /// `kernel's device` or `Ultravisor`.
+        who: &'static str,
+        /// The call.
+        call: &'static str,
+    },
+    /// An answer does not fit the exchange format.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
     /// The list of secrets is not whole.
     #[error("{}: {stored} of {total} secrets are listed, and at most {most} can be read", path.display())]
     SecretList {

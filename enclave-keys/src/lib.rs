@@ -22,6 +22,7 @@ pub mod process;
 mod release;
 mod sealing;
 mod secret;
+mod secure_execution;
 mod service;
 mod snp;
 mod tls;
@@ -44,5 +45,6 @@ pub use sealing::{
     SealedHeader, SealedUnder, SealingRoot, StoreError,
 };
 pub use secret::NoRandom;
+pub use secure_execution::SecureExecution;
 pub use service::{InstanceInputs, KeyService};
 pub use tls::{CertificateError, NotCertificateVerify, TLS_SERVER_NAME};

@@ -22,6 +22,7 @@ pub mod key;
 pub mod materials;
 pub mod project;
 pub mod request;
+pub mod se_exchange;
 pub mod secure_execution;
 pub mod sigstore;
 pub mod statement;

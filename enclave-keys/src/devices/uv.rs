@@ -162,6 +162,12 @@ impl Ultravisor {
         Self { path: path.to_owned(), device }
     }
 
+    /// The device, for messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Which calls work here.
     pub fn info(&self) -> Result<Supported, AttesterError> {
         let (mut call, argument) = control(layout::INFO, vec![0; layout::INFO_LEN]);

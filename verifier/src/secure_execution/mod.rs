@@ -19,7 +19,6 @@
 //! The state of the firmware is handed on unjudged: only a service of IBM can read it.
 
 mod appraise;
-pub mod exchange;
 mod facts;
 pub mod host_key;
 pub mod image;
@@ -47,6 +46,7 @@ pub use self::vouch::{Vouched, vouch};
 use crate::reliance::{Grounds, Reliance};
 use crate::roots::Anchors;
 use crate::snp::Endorsements;
+pub use provenance::se_exchange as exchange;
 
 /// Most host key documents that are looked at: a request has at most 255 slots.
 pub const MAX_HOST_KEYS: usize = 256;

@@ -1,4 +1,4 @@
-//! The pvattest exchange format, version 1: labelled blobs of an attestation request or of its answer, as the
+//! Secure Execution: the pvattest exchange format, version 1: labelled blobs of an attestation request or of its answer, as the
 //! `pvattest` tool of s390-tools writes them. All integers are big-endian.
 //!
 //! A header of [`HEADER_LEN`] bytes, then the parts in the order of [`Part`]. The header has an entry of size and
@@ -325,6 +325,51 @@ pub struct ExchangeResponse<'a> {
 }
 
 impl<'a> ExchangeResponse<'a> {
+    /// A response of these parts, each within its limit ([`Part::limit`]); request and measurement must not be empty.
+    pub fn new(
+        request: &'a [u8],
+        measurement: &'a [u8],
+        additional_data: &'a [u8],
+        user_data: &'a [u8],
+        config_uid: &'a [u8; CONFIG_UID_LEN],
+    ) -> Result<Self, ExchangeError> {
+        let response = Self { request, measurement, additional_data, user_data, config_uid };
+        for (part, bytes) in Part::ALL.into_iter().zip(response.parts()) {
+            let (limit, entry) = (part.limit(), part.entry());
+            if bytes.len() > limit {
+                let got = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                return Err(ExchangeError::TooLong { part, got, limit, entry });
+            }
+            if bytes.is_empty() && matches!(part, Part::Request | Part::Measurement) {
+                return Err(missing(part));
+            }
+        }
+        Ok(response)
+    }
+
+    /// In the order of [`Part`].
+    fn parts(&self) -> [&'a [u8]; 5] {
+        [self.request, self.measurement, self.additional_data, self.user_data, self.config_uid]
+    }
+
+    /// The response in the exchange format; parts that are empty are absent.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let size = |bytes: usize| u32::try_from(bytes).expect("five parts within their limits").to_be_bytes();
+        let total = HEADER_LEN + self.parts().iter().map(|part| part.len()).sum::<usize>();
+        let mut out = [&MAGIC[..], &VERSION.to_be_bytes(), &size(total), &[0; 8]].concat();
+        let mut next = HEADER_LEN;
+        for part in self.parts() {
+            out.extend_from_slice(&size(part.len()));
+            out.extend_from_slice(&size(if part.is_empty() { 0 } else { next }));
+            next += part.len();
+        }
+        for part in self.parts() {
+            out.extend_from_slice(part);
+        }
+        out
+    }
+
     /// Parses a response. Additional data and user data may be absent, which is as good as empty.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ExchangeError> {
         let [request, measurement, additional, user_data, config_uid] = parse(bytes)?;
@@ -372,5 +417,52 @@ impl<'a> ExchangeResponse<'a> {
     #[must_use]
     pub fn config_uid(&self) -> &'a [u8; CONFIG_UID_LEN] {
         self.config_uid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response<'a>(additional: &'a [u8], user_data: &'a [u8]) -> ExchangeResponse<'a> {
+        ExchangeResponse::new(b"request", &[1; 64], additional, user_data, &[9; 16])
+            .expect("within the limits")
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_again() {
+        for response in [response(b"additional", b"user"), response(b"", b"user"), response(b"", b"")] {
+            assert_eq!(ExchangeResponse::parse(&response.encode()), Ok(response));
+        }
+    }
+
+    #[test]
+    fn a_response_is_laid_out_as_the_tool_does() {
+        let bytes = response(b"", b"user").encode();
+        let header = "7076617474657374 00000100 0000009b 0000000000000000 00000007 00000040 00000040 00000047 \
+                      00000000 00000000 00000004 00000087 00000010 0000008b";
+        assert_eq!(hex::encode(&bytes[..HEADER_LEN]), header.replace(' ', ""));
+        let parts = [&b"request"[..], &[1; 64], b"user", &[9; 16]].concat();
+        assert_eq!(bytes[HEADER_LEN..], parts);
+    }
+
+    #[test]
+    fn a_response_has_a_request_a_measurement_and_limits() {
+        let long = vec![0; MAX_REQUEST + 1];
+        let made = |parts: [usize; 4]| {
+            let [request, measurement, additional, user_data] = parts.map(|length| &long[..length]);
+            ExchangeResponse::new(request, measurement, additional, user_data, &[0; 16]).map(|_| ())
+        };
+        assert_eq!(made([MAX_REQUEST, MAX_MEASUREMENT, MAX_ADDITIONAL_DATA, MAX_USER_DATA]), Ok(()));
+        assert_eq!(made([0, 64, 0, 0]), Err(missing(Part::Request)));
+        assert_eq!(made([1, 0, 0, 0]), Err(missing(Part::Measurement)));
+        let too_long = |part: Part| {
+            let got = u32::try_from(part.limit() + 1).expect("small");
+            Err(ExchangeError::TooLong { part, got, limit: part.limit(), entry: part.entry() })
+        };
+        assert_eq!(made([MAX_REQUEST + 1, 64, 0, 0]), too_long(Part::Request));
+        assert_eq!(made([1, MAX_MEASUREMENT + 1, 0, 0]), too_long(Part::Measurement));
+        assert_eq!(made([1, 64, MAX_ADDITIONAL_DATA + 1, 0]), too_long(Part::AdditionalData));
+        assert_eq!(made([1, 64, 0, MAX_USER_DATA + 1]), too_long(Part::UserData));
     }
 }
