@@ -42,6 +42,7 @@ base-image: prerequisites
 	@scripts/base-image.sh $(BASE_IMAGE)
 
 tools: engine base-image
+	@tests/tools/kernel-headers.sh $(TOOLS)
 	@tests/tools/build-tools.sh $(TOOLS)
 
 # stdout belongs to the programs (make serve prints one JSON line there), so cargo talks on stderr only.

@@ -1,4 +1,5 @@
-//! Where the tests find the real tools: buildkitd, buildctl, runc, crane, registry, cosign, cosign2, grpcurl.
+//! Where the tests find the real tools (buildkitd, buildctl, runc, crane, registry, cosign, cosign2, grpcurl) and a header
+//! of the kernel.
 
 use std::path::{Path, PathBuf};
 

@@ -3,12 +3,15 @@
 //! crate can reach it, and no shipped policy trusts its root.
 
 mod certificate;
+pub mod fake_devices;
 pub mod fake_kernel;
 mod pki;
 mod report;
 mod scripted;
 pub mod se;
+pub mod sev_guest;
 pub mod tdx;
+pub mod ultravisor;
 
 use std::path::Path;
 

@@ -1,0 +1,155 @@
+//! The shipped device code of Secure Execution over a faked `/dev/uv`, down to ioctl(2), and the verifier's word on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use enclave_keys::devices::uv::Ultravisor;
+use enclave_keys::{AttesterError, SecureExecution};
+use provenance::binding::ReportData;
+use provenance::se_exchange::{ExchangeRequest, ExchangeResponse};
+use provenance::timestamp::Timestamp;
+use ring::aead;
+use sealwright_tests::software_tee::fake_devices::FakeDevices;
+use sealwright_tests::software_tee::fake_kernel::isolated;
+use sealwright_tests::software_tee::ultravisor::{FakeUltravisor, Machine};
+use verifier::secure_execution::{
+    OwnRequest, ProtectionKey, dangerous_authenticate_with_unchecked_host_keys, host_key,
+};
+
+const DATA: ReportData = ReportData([7; 64]);
+const PROTECTION_KEY: [u8; 32] = [0x17; 32];
+const CONFIG_UID: [u8; 16] = [0x42; 16];
+/// Flags of a request: the hashes of both host keys, and a nonce.
+const FLAGS: u64 = 0x7000_0000_0000_0000;
+
+fn machine(header: Vec<u8>, host_key_hash: [u8; 32]) -> Machine {
+    Machine { protection_key: PROTECTION_KEY, header, host_key_hash, config_uid: CONFIG_UID, supported: 0x3f }
+}
+
+fn mounted(machine: Machine) -> (Ultravisor, FakeDevices) {
+    let devices = FakeDevices::mount(vec![("uv", Box::new(FakeUltravisor::new(machine)))]);
+    (Ultravisor::open(Path::new("/dev/uv")).expect("opened"), devices)
+}
+
+/// An attestation request for the host key with this hash. All integers are big-endian.
+fn attestation_request(host_key_hash: &[u8; 32]) -> Vec<u8> {
+    let mut bytes = [0_u64.to_be_bytes(), 0x100_u64.rotate_left(32).to_be_bytes()].concat();
+    bytes[12..16].copy_from_slice(&(0xe0_u32 + 80 + 80 + 16).to_be_bytes());
+    bytes.extend([[0x11; 12].as_slice(), &[0; 11], &[1], &[0; 4], &80_u32.to_be_bytes()].concat());
+    bytes.extend([FLAGS.to_be_bytes(), 1_u64.rotate_left(32).to_be_bytes()].concat());
+    bytes.extend([[0x22; 160].as_slice(), host_key_hash, &[0x33; 48]].concat());
+    let mut sealed = [[0x77; 64].as_slice(), &[0xab; 16]].concat();
+    let key = aead::UnboundKey::new(&aead::AES_256_GCM, &PROTECTION_KEY).expect("32 bytes");
+    let nonce = aead::Nonce::assume_unique_for_key([0x11; 12]);
+    aead::LessSafeKey::new(key)
+        .seal_in_place_append_tag(nonce, aead::Aad::from(&bytes), &mut sealed)
+        .expect("short enough");
+    [bytes, sealed].concat()
+}
+
+/// The same in the exchange format, with the lengths that the answer needs.
+fn exchange_request(request: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(request.len()).expect("small");
+    let numbers = [0x100, 0x40 + length, 0, 0, length, 0x40, 64, 0, 64, 0, 0, 0, 0, 0];
+    [b"pvattest".to_vec(), numbers.map(u32::to_be_bytes).concat(), request.to_vec()].concat()
+}
+
+/// Directory of the vectors; without them this test says so and fails under `CI`.
+fn vectors() -> Option<PathBuf> {
+    let dir = std::env::var_os("SEALWRIGHT_VECTORS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors"), PathBuf::from);
+    if dir.join("index.json").is_file() {
+        return Some(dir);
+    }
+    assert!(std::env::var_os("CI").is_none(), "no vectors at {}; set SEALWRIGHT_VECTORS", dir.display());
+    eprintln!("SKIPPED: no vectors at {}; set SEALWRIGHT_VECTORS", dir.display());
+    None
+}
+
+#[test]
+fn the_verifier_authenticates_what_the_device_answers() {
+    isolated("the_verifier_authenticates_what_the_device_answers", || {
+        let Some(dir) = vectors() else { return };
+        let read = |name: &str| fs::read(dir.join("se/z16").join(name)).expect("a vector");
+        let now = Timestamp::parse("2026-07-01T00:00:00Z").expect("a time");
+        let (header, document) = (read("se_header.bin"), der(&read("hkd.crt")));
+        let hash = *host_key::dangerous_unchecked(&document, now).expect("a host key").hash().as_bytes();
+        let (ultravisor, _devices) = mounted(machine(header.clone(), hash));
+
+        let attester = SecureExecution::new(ultravisor).expect("it attests");
+        let request = attestation_request(&hash);
+        let exchange = exchange_request(&request);
+        let parsed = ExchangeRequest::parse(&exchange).expect("a request");
+        let evidence = attester.answer(&parsed, &DATA).expect("Evidence");
+
+        let own = OwnRequest::open(&request, &ProtectionKey::new(PROTECTION_KEY)).expect("the key opens it");
+        let judge = |response: &[u8]| {
+            dangerous_authenticate_with_unchecked_host_keys(response, &header, &own, &[document.clone()], now)
+        };
+        let authentic = judge(&evidence.report).expect("authentic");
+        assert_eq!(authentic.claims().user_data(), DATA.0);
+        assert_eq!(*authentic.claims().config_uid(), CONFIG_UID);
+        let other = attester.answer(&parsed, &ReportData([8; 64])).expect("Evidence");
+        let mut mixed = evidence.report;
+        let user_data = mixed.len() - 16 - 64;
+        mixed[user_data..user_data + 64].copy_from_slice(&[8; 64]);
+        judge(&mixed).expect_err("user data of another answer");
+        judge(&other.report).expect("authentic");
+    });
+}
+
+/// A file of one PEM block, or of DER, as DER.
+fn der(bytes: &[u8]) -> Vec<u8> {
+    use base64::Engine as _;
+    let Some(text) = std::str::from_utf8(bytes).ok().filter(|text| text.contains("-----BEGIN ")) else {
+        return bytes.to_vec();
+    };
+    let body: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
+    base64::engine::general_purpose::STANDARD.decode(body).expect("base64")
+}
+
+#[test]
+fn a_request_that_the_ultravisor_cannot_open_is_refused_with_its_codes() {
+    isolated("a_request_that_the_ultravisor_cannot_open_is_refused_with_its_codes", || {
+        let (ultravisor, _devices) = mounted(machine(vec![0; 1040], [5; 32]));
+        let attester = SecureExecution::new(ultravisor).expect("it attests");
+        let refused = |request: &[u8]| {
+            let exchange = exchange_request(request);
+            let parsed = ExchangeRequest::parse(&exchange).expect("a request");
+            attester.answer(&parsed, &DATA)
+        };
+        let request = attestation_request(&[5; 32]);
+        let good = refused(&request).expect("Evidence");
+        assert_eq!(ExchangeResponse::parse(&good.report).expect("a response").measurement().len(), 64);
+        for at in 0..request.len() {
+            let mut altered = request.clone();
+            altered[at] ^= 1;
+            let path = || "/dev/uv".into();
+            let wanted = AttesterError::Ultravisor { path: path(), call: "attest", code: 0x010a, reason: 0 };
+            assert_eq!(refused(&altered), Err(wanted), "byte {at}");
+        }
+    });
+}
+
+#[test]
+fn secrets_are_added_listed_retrieved_and_locked() {
+    isolated("secrets_are_added_listed_retrieved_and_locked", || {
+        let (ultravisor, _devices) = mounted(machine(vec![0; 1040], [5; 32]));
+        assert_eq!(ultravisor.list_secrets(), Ok(vec![]));
+        for secret in 0..100 {
+            ultravisor.add_secret(&[[secret; 32].as_slice(), &[secret; 48]].concat()).expect("added");
+        }
+        let listed = ultravisor.list_secrets().expect("two pages");
+        assert_eq!((listed.len(), listed[99].index, listed[99].length), (100, 99, 48));
+        assert_eq!((listed[99].id, listed[99].kind), ([99; 32], 0x14));
+        let secret = ultravisor.retrieve_secret(&listed[99]).expect("retrieved");
+        assert_eq!(**secret, [99; 48]);
+
+        ultravisor.lock_secrets().expect("locked");
+        let locked =
+            |call| AttesterError::Ultravisor { path: "/dev/uv".into(), call, code: 0x0102, reason: 0 };
+        assert_eq!(ultravisor.add_secret(&[1; 33]), Err(locked("add secret")));
+        assert_eq!(ultravisor.lock_secrets(), Err(locked("lock secrets")));
+        assert_eq!(ultravisor.list_secrets().expect("still there").len(), 100);
+    });
+}
