@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::buildkit::{Engine, EngineConfig, EngineError};
 use crate::clock;
 use crate::config::{Operations, Trust};
+use crate::endorsements::TdxEndorsementsFile;
 use crate::memory;
 use crate::pipeline::{Boundary, Pipeline};
 use crate::publish::registry::{Publisher, PublisherConfig, PushError};
@@ -116,6 +117,7 @@ pub async fn assemble(
         keys: keys.clone(),
         policy: trust.build_policy.clone(),
         publisher,
+        endorsements: TdxEndorsementsFile::new(operations.tdx_endorsements.as_deref()),
         boundary: parts.boundary,
     };
     let server = Server::start(state, operations, trust, keys.clone(), Arc::new(pipeline)).await?;

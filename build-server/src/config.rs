@@ -135,6 +135,8 @@ pub struct Operations {
     /// How long running builds may go on after SIGTERM.
     #[serde(default = "default_drain")]
     pub drain: Span,
+    /// File of TDX endorsements for Evidence that has none, kept current by the operator; read when it is needed.
+    pub tdx_endorsements: Option<PathBuf>,
     /// The engine.
     pub engine: EngineOptions,
     /// Builds and their queue.

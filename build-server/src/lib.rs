@@ -13,6 +13,7 @@ pub mod clock;
 pub mod compress;
 pub mod config;
 pub mod context_store;
+pub mod endorsements;
 pub mod failure;
 pub mod jobs;
 pub mod launcher;

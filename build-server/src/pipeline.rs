@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use enclave_keys::process::KeyClient;
+use enclave_keys::process::{KeyClient, KeyFailure};
 use enclave_keys::{ImageName as SignedName, ProjectKey, ReleaseRequest, Released};
 use proto::v1;
 use provenance::request::{Output, Request};
@@ -20,6 +20,7 @@ use crate::buildkit::{
     self, Capture, ContextBlobs, Engine, EngineEvent, Export, FilesDescriptor, SolveInputs, Solved,
 };
 use crate::clock;
+use crate::endorsements::TdxEndorsementsFile;
 use crate::failure::BuildError;
 use crate::jobs::{BuildRunner, EventSink, Job};
 use crate::materials;
@@ -43,6 +44,8 @@ pub struct Pipeline {
     pub policy: BuildPolicy,
     /// Pushes to registries.
     pub publisher: Publisher,
+    /// Endorsements for Evidence without any.
+    pub endorsements: TdxEndorsementsFile,
     /// Called after each step; the development server stops the process here in crash tests.
     pub boundary: Boundary,
 }
@@ -236,8 +239,12 @@ impl Pipeline {
                 .map(|(repository, digest)| SignedName { repository, digest })
                 .collect(),
         };
-        let keys = self.keys.clone();
-        Ok(blocking(move || keys.release(request)).await??)
+        let (keys, endorsements) = (self.keys.clone(), self.endorsements.clone());
+        let released = blocking(move || -> Result<Released, KeyFailure> {
+            let released = keys.release(request)?;
+            Ok(Released { evidence: endorsements.complete(released.evidence), ..released })
+        });
+        Ok(released.await??)
     }
 
     fn describe_evidence(&self, released: &Released) -> String {

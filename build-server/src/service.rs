@@ -26,6 +26,7 @@ use crate::api::contexts::Contexts;
 use crate::api::tls::{TlsError, server_config};
 use crate::config::{Operations, Trust};
 use crate::context_store::{ContextStore, StoreError};
+use crate::endorsements::TdxEndorsementsFile;
 use crate::jobs::{BuildRunner, JobError, JobStore, Queue, StateLock};
 use crate::memory::give_back;
 
@@ -138,7 +139,8 @@ impl Server {
         let (resumed, failed) = queue.recover()?;
 
         let access = Access::new(trust.admission(), jobs.clone());
-        let attestation = Attestation { keys, access: access.clone() };
+        let endorsements = TdxEndorsementsFile::new(operations.tdx_endorsements.as_deref());
+        let attestation = Attestation { keys, access: access.clone(), endorsements };
         let builds =
             Builds { queue: queue.clone(), access: access.clone(), issued_window: trust.issued_window.0 };
         let upload = Contexts { store: contexts.clone(), access };

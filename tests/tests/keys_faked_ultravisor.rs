@@ -84,7 +84,13 @@ fn the_verifier_authenticates_what_the_device_answers() {
 
         let own = OwnRequest::open(&request, &ProtectionKey::new(PROTECTION_KEY)).expect("the key opens it");
         let judge = |response: &[u8]| {
-            dangerous_authenticate_with_unchecked_host_keys(response, &header, &own, &[document.clone()], now)
+            dangerous_authenticate_with_unchecked_host_keys(
+                response,
+                &header,
+                &own,
+                std::slice::from_ref(&document),
+                now,
+            )
         };
         let authentic = judge(&evidence.report).expect("authentic");
         assert_eq!(authentic.claims().user_data(), DATA.0);

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::access::{Access, connection};
 use super::errors::ApiError;
 use super::names;
+use crate::endorsements::TdxEndorsementsFile;
 
 /// The service.
 pub struct Attestation {
@@ -17,6 +18,8 @@ pub struct Attestation {
     pub keys: KeyClient,
     /// Who may call.
     pub access: Access,
+    /// Endorsements for Evidence without any.
+    pub endorsements: TdxEndorsementsFile,
 }
 
 #[tonic::async_trait]
@@ -36,8 +39,10 @@ impl AttestationService for Attestation {
         let exporter = connection
             .session_exporter(&nonce)
             .ok_or_else(|| ApiError::Internal("the connection gives no exporter".into()))?;
-        let keys = self.keys.clone();
-        let evidence = super::blocking(move || Ok(keys.session_evidence(exporter, nonce)?)).await?;
+        let (keys, endorsements) = (self.keys.clone(), self.endorsements.clone());
+        let evidence =
+            super::blocking(move || Ok(endorsements.complete(keys.session_evidence(exporter, nonce)?)))
+                .await?;
         Ok(Response::new(v1::GetEvidenceResponse { evidence: evidence.into() }))
     }
 

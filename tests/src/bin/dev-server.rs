@@ -74,6 +74,9 @@ enum Role {
     Service,
 }
 
+/// File in the state directory with what the software TD's vendor says about its platform.
+const TDX_ENDORSEMENTS: &str = "tdx-endorsements";
+
 /// A platform of the software TEE.
 #[derive(Clone, Copy, ValueEnum)]
 enum Platform {
@@ -95,6 +98,8 @@ impl Platform {
             }
             Self::Tdx => {
                 let tee = SoftwareTdx::open(&directory)?;
+                // What the operator of a real guest fetches from Intel.
+                replace(&state.join(TDX_ENDORSEMENTS), &tee.endorsements().encode())?;
                 let release = SoftwareRelease::tdx(&tee);
                 (Box::new(tee), release)
             }
@@ -181,12 +186,13 @@ fn state_directory(arguments: &Arguments) -> Result<PathBuf> {
 
 fn start(arguments: &Arguments) -> Result<()> {
     let state = state_directory(arguments)?;
+    let (_, release) = arguments.tee.open(&state)?;
     let operations = operations(arguments, &state)?;
     let trust = match &arguments.trust {
         Some(path) => Trust::read(path)?,
         None => Trust::parse(DEVELOPMENT_TRUST, "the development server's trust configuration")?,
     };
-    runtime(&operations)?.block_on(serve(arguments.tee, &state, &operations, &trust))
+    runtime(&operations)?.block_on(serve(release, &state, &operations, &trust))
 }
 
 /// Anyone who can make a key may build here, and push anywhere: it is for development.
@@ -213,6 +219,9 @@ fn operations(arguments: &Arguments, state: &Path) -> Result<Operations> {
     let mut table: toml::Table = base.parse()?;
     table.insert("listen".into(), arguments.listen.to_string().into());
     table.insert("state_directory".into(), text(state)?.into());
+    if matches!(arguments.tee, Platform::Tdx) {
+        table.insert("tdx_endorsements".into(), text(&state.join(TDX_ENDORSEMENTS))?.into());
+    }
     let engine = table.entry("engine").or_insert_with(|| toml::Table::new().into());
     let Some(engine) = engine.as_table_mut() else { bail!("`engine` must be a table") };
     engine.insert("buildkitd".into(), text(&tools.join("buildkitd"))?.into());
@@ -224,13 +233,12 @@ fn text(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-async fn serve(tee: Platform, state: &Path, operations: &Operations, trust: &Trust) -> Result<()> {
+async fn serve(release: SoftwareRelease, state: &Path, operations: &Operations, trust: &Trust) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let connection = own_connection().context("the launcher's socket is stdin")?;
     let parts = Parts { keys: connection, boundary: boundary(state)?, plain_http_on_loopback: true };
     let Assembled { server, keys } = assemble(operations, trust, parts).await?;
-    let (_, release) = tee.open(state)?;
 
     let key_file = state.join("caller.key.pem");
     let key = own_key(&key_file)?;

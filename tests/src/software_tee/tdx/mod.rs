@@ -30,6 +30,9 @@ const README: &str =
     "Fixture keys of Sealwright's software TEE. NOT HARDWARE: whoever can read them can make any Evidence.\n";
 const KEY_FILES: [&str; 5] = ["root.key", "pck-ca.key", "tcb-signing.key", "pck.key", "attestation.key"];
 
+/// MRSEAM: what stands for the TDX module.
+const SOFTWARE_MODULE: &[u8; 48] = b"NOT HARDWARE: Sealwright's stand-in for a module";
+
 /// Version of a quote, with the body that Intel's Quoting Enclave gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuoteVersion {
@@ -84,6 +87,7 @@ impl SoftwareTdx {
     #[must_use]
     pub fn recipe(&self, version: QuoteVersion, data: &ReportData) -> Recipe {
         let mut recipe = recipe(self.opened);
+        recipe.body[body::MRSEAM..][..48].copy_from_slice(SOFTWARE_MODULE);
         for (register, value) in registers() {
             recipe.body[register.offset()..][..48].copy_from_slice(&value);
         }
@@ -101,7 +105,7 @@ impl SoftwareTdx {
         recipe.quote(&self.keys, &self.issued.pck_chain)
     }
 
-    /// What the kernel's interface gives: a quote and nothing beside it.
+    /// What the kernel's interface gives, and so does the Attester: a quote and nothing beside it.
     #[must_use]
     pub fn bare_evidence(&self, version: QuoteVersion, data: &ReportData) -> Evidence {
         let report = self.quote(&self.recipe(version, data));
@@ -119,8 +123,7 @@ impl Attester for SoftwareTdx {
     }
 
     fn evidence(&self, data: &ReportData) -> Result<Evidence, AttesterError> {
-        let endorsements = self.issued.endorsements.encode();
-        Ok(Evidence { endorsements, ..self.bare_evidence(QuoteVersion::V5, data) })
+        Ok(self.bare_evidence(QuoteVersion::V5, data))
     }
 }
 
