@@ -180,6 +180,6 @@ const NOTES: &str = "How each is measured:
   finished layout at the client.
 - **Server start**: to the line that says it is ready. A daemon starts with a project's first build. The software TEE's
   own keys, which no real server makes, are there already.
-- **Resident memory** is that of the development server: build-server as a library, with the software TEE.
+- **Resident memory** is that of the service; the key process is beside it.
 - **Verify**: `sealwright verify` of the layout of the first row.
 ";
