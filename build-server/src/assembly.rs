@@ -120,8 +120,8 @@ pub async fn assemble(
         endorsements: TdxEndorsementsFile::new(operations.tdx_endorsements.as_deref()),
         boundary: parts.boundary,
     };
-    let server = Server::start(state, operations, trust, keys.clone(), Arc::new(pipeline)).await?;
-    tokio::spawn(server.not_serving_after(keys_ended));
+    let server =
+        Server::start(state, operations, trust, keys.clone(), keys_ended, Arc::new(pipeline)).await?;
     Ok(Assembled { server, keys })
 }
 

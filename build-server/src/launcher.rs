@@ -43,15 +43,6 @@ fn refuse(problem: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The service's side: the connection to the key process that the launcher gave it as stdin. It ends with the launcher.
-pub fn own_connection() -> io::Result<UnixStream> {
-    use std::os::fd::AsFd as _;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    stream.peer_addr()?;
-    Ok(stream)
-}
-
 async fn run(programs: Programs) -> Result<ExitCode, String> {
     let socket = |error: io::Error| format!("no socket pair: {error}");
     let (mut control, theirs) = UnixStream::pair().map_err(socket)?;

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use build_server::assembly::{Parts, assemble, runtime, sealed_directory};
 use build_server::config::{ConfigError, Operations, Trust};
-use build_server::launcher::{Programs, launch, own_connection};
+use build_server::launcher::{Programs, launch};
 use build_server::service::facts;
+use enclave_keys::process::own_socket;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Wrong arguments or configuration (sysexits.h EX_USAGE).
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     if !role_is_service() {
         return launch_both(&operations);
     }
-    let keys = match own_connection() {
+    let keys = match own_socket() {
         Ok(keys) => keys,
         Err(error) => {
             eprintln!("refusing to start: `{SERVICE}` is for the launcher, whose socket is stdin: {error}");

@@ -122,12 +122,14 @@ pub struct Server {
 
 impl Server {
     /// Takes up what an earlier process left, binds the address and serves. The keys have obtained Evidence
-    /// before, so nobody is ever served without.
+    /// before, so nobody is ever served without; once
+    /// `keys_ended`, health says so.
     pub async fn start(
         state: State,
         operations: &Operations,
         trust: &Trust,
         keys: KeyClient,
+        keys_ended: CancellationToken,
         runner: Arc<dyn BuildRunner>,
     ) -> Result<Self, StartError> {
         let tls = server_config(&keys)?;
@@ -163,6 +165,7 @@ impl Server {
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), finish.clone().cancelled_owned());
         let serving = tokio::spawn(server);
         tokio::spawn(sweep(jobs, contexts, operations.clone(), directory.join("results"), stop.clone()));
+        tokio::spawn(watch_keys(health.clone(), keys_ended, stop.clone()));
         tokio::spawn(give_back(queue.clone(), stop.clone()));
         let drain = operations.drain.0;
         Ok(Self { address, resumed, failed, queue, drain, stop, finish, serving, health, _lock: lock })
@@ -180,24 +183,6 @@ impl Server {
         (self.resumed, self.failed)
     }
 
-    /// Tells health, once `keys_ended`, that nothing is signed any more.
-    pub(crate) fn not_serving_after(
-        &self,
-        keys_ended: CancellationToken,
-    ) -> impl Future<Output = ()> + use<> {
-        let (health, stop) = (self.health.clone(), self.stop.clone());
-        async move {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = keys_ended.cancelled() => {}
-            }
-            tracing::error!("the key process has ended: nothing is signed any more, start the guest anew");
-            for service in SERVICES {
-                health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
-            }
-        }
-    }
-
     /// Serves until `shutdown`, then drains: no new connections or builds, running builds get the configured
     /// time, then they are ended; the engine is stopped; watchers see how their builds end.
     pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), EndedByItself> {
@@ -206,9 +191,7 @@ impl Server {
             ended = &mut self.serving => Err(EndedByItself { problem: format!("{ended:?}") }),
         };
         self.stop.cancel();
-        for service in SERVICES {
-            self.health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
-        }
+        not_serving(&self.health).await;
         self.queue.drain(self.drain).await;
         self.finish.cancel();
         if !self.serving.is_finished() {
@@ -217,6 +200,27 @@ impl Server {
             self.serving.abort();
         }
         outcome
+    }
+}
+
+async fn not_serving(health: &tonic_health::server::HealthReporter) {
+    for service in SERVICES {
+        health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+    }
+}
+
+/// Tells health, once `keys_ended`, that nothing is signed any more.
+async fn watch_keys(
+    health: tonic_health::server::HealthReporter,
+    keys_ended: CancellationToken,
+    stop: CancellationToken,
+) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = keys_ended.cancelled() => {
+            tracing::error!("the key process has ended: nothing is signed any more, start the guest anew");
+            not_serving(&health).await;
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub const MAX_WAITING_BUILDS: usize = MAX_LEAVES;
 /// How long a caller waits for its Evidence. The kernel itself retries a throttled request for 60 seconds.
 pub const EVIDENCE_DEADLINE: Duration = Duration::from_secs(150);
 /// What a refused caller is told to wait.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// A leaf that the hardware has signed, with its way to the root.
 pub(crate) struct BoundLeaf {

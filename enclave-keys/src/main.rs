@@ -2,13 +2,10 @@
 //! command line or in its environment selects another TEE. `--sealed DIR` names the directory of the sealed epoch.
 #![forbid(unsafe_code)]
 
-use std::io::stdin;
-use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use enclave_keys::process::{KeyProcess, confine, protect};
+use enclave_keys::process::{KeyProcess, confine, own_socket, protect};
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
@@ -27,13 +24,8 @@ fn run() -> Result<(), String> {
         (Some(flag), Some(directory), None) if flag == "--sealed" => PathBuf::from(directory),
         _ => return Err("usage: enclave-keys --sealed DIR (it is started by build-server)".to_owned()),
     };
-    let control = stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .map(UnixStream::from)
-        .ok()
-        .filter(|stream| stream.peer_addr().is_ok())
-        .ok_or("stdin is no socket; this program is started by build-server")?;
+    let control = own_socket()
+        .map_err(|error| format!("stdin is no socket ({error}); this program is started by build-server"))?;
     protect().map_err(|error| error.to_string())?;
     let attester = enclave_keys::detect().map_err(|error| error.to_string())?;
     confine().map_err(|error| error.to_string())?;

@@ -150,7 +150,7 @@ pub(crate) struct OwnReport {
 }
 
 /// `N` bytes at an offset that the caller has checked to lie inside.
-fn field<const N: usize>(report: &[u8], offset: usize) -> [u8; N] {
+pub(crate) fn field<const N: usize>(report: &[u8], offset: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&report[offset..offset + N]);
     out

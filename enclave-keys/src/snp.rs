@@ -8,7 +8,7 @@ use provenance::instance::KeyOrigin;
 use crate::attester::{Attester, AttesterError};
 use crate::configfs_tsm::ConfigfsTsm;
 use crate::devices::sev_guest::{KeyRequest, SevGuest, field};
-use crate::own_report::{self, SNP_REPORT_LEN};
+use crate::own_report;
 use crate::sealing::{RootKind, RootMeasurement, SealedUnder, SealingRoot};
 use crate::secret::random;
 
@@ -51,17 +51,17 @@ impl Attester for SnpAttester {
         let challenge = ReportData(*random().map_err(|error| AttesterError::Device(error.to_string()))?);
         let evidence = self.evidence(&challenge)?;
         let own = own_report::read(Platform::SevSnp, &evidence, &challenge)?;
-        let report: &[u8; SNP_REPORT_LEN] =
-            evidence.report.as_slice().try_into().expect("own_report::read has checked the length");
-        let tcb_version = bytes(report, COMMITTED_TCB);
+        // Its length has been checked.
+        let report = &evidence.report;
+        let tcb_version = own_report::field(report, COMMITTED_TCB);
         let key = device.derived_key(&KeyRequest {
             fields: SEALED_UNDER,
             vmpl: own.vmpl.expect("a SEV-SNP report has a VMPL"),
-            guest_svn: u32::from_le_bytes(bytes(report, GUEST_SVN)),
+            guest_svn: u32::from_le_bytes(own_report::field(report, GUEST_SVN)),
             tcb_version,
         })?;
         let under = SealedUnder {
-            guest_policy: Some(u64::from_le_bytes(bytes(report, POLICY))),
+            guest_policy: Some(u64::from_le_bytes(own_report::field(report, POLICY))),
             kind: RootKind::VcekDerivedKey,
             measurement: RootMeasurement::from_bytes(&own.measurement.0).expect("48 bytes"),
             platform: Platform::SevSnp,
@@ -76,12 +76,6 @@ impl Attester for SnpAttester {
             Self::Device(device) => device.evidence(data),
         }
     }
-}
-
-fn bytes<const N: usize>(report: &[u8; SNP_REPORT_LEN], offset: usize) -> [u8; N] {
-    let mut out = [0; N];
-    out.copy_from_slice(&report[offset..offset + N]);
-    out
 }
 
 #[cfg(test)]

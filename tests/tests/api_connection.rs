@@ -418,3 +418,19 @@ async fn an_oversized_header_list_is_refused_and_a_large_project_is_not() {
     let refused = huge.builds().list_builds(huge.ask(list(&project))).await.expect_err("too large");
     assert!(refused.message().contains("HTTP status code 431"), "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_the_key_process_has_ended_health_says_that_nothing_is_served() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let directory = state();
+    let server = TestServer::start(directory.path());
+    let mut health = HealthClient::new(server.channel(&Caller::new()).await);
+    let request = HealthCheckRequest { service: "sealwright.v1.BuildService".to_owned() };
+    let mut watch = health.watch(request).await.expect("watched").into_inner();
+    let first = watch.message().await.expect("an answer").expect("a status");
+    assert_eq!(first.status(), ServingStatus::Serving);
+    server.end_keys();
+    let second = watch.message().await.expect("an answer").expect("a status");
+    assert_eq!(second.status(), ServingStatus::NotServing);
+}

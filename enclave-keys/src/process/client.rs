@@ -74,9 +74,7 @@ impl Connection {
         let (sender, answer) = sync_channel(1);
         self.waiting().as_mut().ok_or(KeyFailure::Stopped {})?.insert(number, sender);
         if let Err(error) = frame.write(&mut *self.writer(), MAX_REQUEST) {
-            if let Some(waiting) = self.waiting().as_mut() {
-                waiting.remove(&number);
-            }
+            self.forget(number);
             return Err(match error.kind() {
                 std::io::ErrorKind::InvalidInput => KeyFailure::protocol(&error),
                 _ => KeyFailure::Stopped {},
@@ -84,11 +82,18 @@ impl Connection {
         }
         let frame = answer.recv_timeout(ANSWER_DEADLINE).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
+                self.forget(number);
                 KeyFailure::protocol(&format!("no answer within {} s", ANSWER_DEADLINE.as_secs()))
             }
             RecvTimeoutError::Disconnected => KeyFailure::Stopped {},
         })?;
         frame.parse::<Answer<T>>().map_err(|error| KeyFailure::protocol(&error))?.into_result()
+    }
+
+    fn forget(&self, number: u64) {
+        if let Some(waiting) = self.waiting().as_mut() {
+            waiting.remove(&number);
+        }
     }
 
     /// Hands answers to those who wait until the connection ends.

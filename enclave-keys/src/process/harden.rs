@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal,
-    setrlimit,
-};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
@@ -30,7 +27,7 @@ pub enum NotHardened {
     Filter(String),
 }
 
-/// Before there is a key: no debugger, no core dump, no swap (proc(5), core(5), mlockall(2)); ends with its parent.
+/// Before there is a key: no debugger, no core dump, no swap (proc(5), core(5), mlockall(2)).
 pub fn protect() -> Result<(), NotHardened> {
     let refused = |what| move |error: rustix::io::Errno| NotHardened::Refused { what, source: error.into() };
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(refused("make the process not dumpable"))?;
@@ -38,8 +35,7 @@ pub fn protect() -> Result<(), NotHardened> {
     setrlimit(Resource::Core, none).map_err(refused("forbid core dumps"))?;
     // On fault: the stacks of threads that wait are large and mostly unused.
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
-        .map_err(refused("lock memory (mlockall; raise RLIMIT_MEMLOCK)"))?;
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(refused("end with its parent"))
+        .map_err(refused("lock memory (mlockall; raise RLIMIT_MEMLOCK)"))
 }
 
 /// After the device is open: the system calls of [`ALLOWED`] and no others, for all threads and for good (seccomp(2)).

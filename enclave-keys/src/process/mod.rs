@@ -21,4 +21,4 @@ pub use client::KeyClient;
 pub use failure::KeyFailure;
 pub use frame::{MAX_ANSWER, MAX_REQUEST};
 pub use harden::{NotHardened, confine, protect};
-pub use server::{ControlEnded, KeyProcess, hand_over, wait_until_ready};
+pub use server::{ControlEnded, KeyProcess, hand_over, own_socket, wait_until_ready};

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::failure::KeyFailure;
 use super::frame::{Frame, MAX_ANSWER, MAX_REQUEST};
 use crate::attester::Attester;
-use crate::batch::{MAX_WAITING_BUILDS, MAX_WAITING_SESSIONS};
+use crate::batch::{MAX_WAITING_BUILDS, MAX_WAITING_SESSIONS, RETRY_AFTER};
+use crate::error::KeyError;
 use crate::interface::{KeyRequest, bytes_base64};
 use crate::service::{InstanceInputs, KeyService};
 
@@ -70,8 +71,12 @@ impl<T> From<Result<T, KeyFailure>> for Answer<T> {
 }
 
 enum Instance {
-    Waiting(Box<dyn Attester>),
-    Runs { inputs: InstanceInputs, keys: KeyService },
+    /// Nothing is left of the Attester once a start has begun.
+    Waiting(Option<Box<dyn Attester>>),
+    Runs {
+        inputs: InstanceInputs,
+        keys: KeyService,
+    },
     Failed(KeyFailure),
 }
 
@@ -90,7 +95,7 @@ impl KeyProcess {
     /// [`KeyService::start`].
     #[must_use]
     pub fn new(attester: Box<dyn Attester>, sealed: Option<PathBuf>) -> Self {
-        let instance = Mutex::new(Instance::Waiting(attester));
+        let instance = Mutex::new(Instance::Waiting(Some(attester)));
         Self(Arc::new(Shared { sealed, instance, open: AtomicUsize::new(0) }))
     }
 
@@ -144,33 +149,22 @@ impl KeyProcess {
     /// The instance with these inputs: the one that runs, or a new one when none has run.
     fn start(&self, inputs: InstanceInputs) -> Result<KeyService, KeyFailure> {
         let mut instance = self.0.instance.lock().unwrap_or_else(PoisonError::into_inner);
-        let attester = match &*instance {
+        if let Instance::Waiting(attester) = &mut *instance
+            && let Some(attester) = attester.take()
+        {
+            *instance = match KeyService::start(attester, inputs.clone(), self.0.sealed.as_deref()) {
+                Ok(keys) => Instance::Runs { inputs: inputs.clone(), keys },
+                Err(error) => Instance::Failed(error.into()),
+            };
+        }
+        match &*instance {
             Instance::Runs { inputs: running, keys } => {
                 let same = InstanceInputs { started_at: running.started_at, ..inputs } == *running;
-                return if same { Ok(keys.clone()) } else { Err(KeyFailure::OtherInstance {}) };
+                if same { Ok(keys.clone()) } else { Err(KeyFailure::OtherInstance {}) }
             }
-            Instance::Failed(failure) => return Err(failure.clone()),
-            Instance::Waiting(_) => {
-                let starting = Instance::Failed(KeyFailure::Stopped {});
-                match std::mem::replace(&mut *instance, starting) {
-                    Instance::Waiting(attester) => attester,
-                    other => {
-                        *instance = other;
-                        return Err(KeyFailure::Stopped {});
-                    }
-                }
-            }
-        };
-        match KeyService::start(attester, inputs.clone(), self.0.sealed.as_deref()) {
-            Ok(keys) => {
-                *instance = Instance::Runs { inputs, keys: keys.clone() };
-                Ok(keys)
-            }
-            Err(error) => {
-                let failure = KeyFailure::from(error);
-                *instance = Instance::Failed(failure.clone());
-                Err(failure)
-            }
+            Instance::Failed(failure) => Err(failure.clone()),
+            // The first start has panicked.
+            Instance::Waiting(_) => Err(KeyFailure::Stopped {}),
         }
     }
 
@@ -191,7 +185,7 @@ impl KeyProcess {
         if !waits {
             return answer(keys.handle(request).map_err(KeyFailure::from), writer);
         }
-        let busy = || Err(KeyFailure::Busy { retry_after_millis: 500 });
+        let busy = || Err(KeyError::Busy { retry_after: RETRY_AFTER }.into());
         let Some(place) = Place::take(&self.0) else { return answer(busy(), writer) };
         let (keys, shared) = (keys.clone(), Arc::clone(writer));
         let wait = move || {
@@ -226,6 +220,15 @@ impl Drop for Place {
 
 fn send(writer: &Mutex<UnixStream>, frame: &Frame) -> io::Result<()> {
     frame.write(&mut *writer.lock().unwrap_or_else(PoisonError::into_inner), MAX_ANSWER)
+}
+
+/// The started process's side: the socket that the launcher gave it as stdin. The process ends with the launcher.
+pub fn own_socket() -> io::Result<UnixStream> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // Fails when it is none.
+    socket.peer_addr()?;
+    Ok(socket)
 }
 
 /// The launcher's side: waits until the key process has found a TEE. `false` when it ended instead; it has said why.

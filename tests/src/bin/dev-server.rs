@@ -12,12 +12,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use build_server::assembly::{Assembled, Parts, assemble, runtime, sealed_directory};
 use build_server::config::{Operations, Trust};
-use build_server::launcher::{Programs, launch, own_connection};
+use build_server::launcher::{Programs, launch};
 use build_server::pipeline::{Boundary, Step};
 use clap::{Parser, ValueEnum};
 use client::key::{CallerKey, public_pem};
 use enclave_keys::Attester;
-use enclave_keys::process::{KeyClient, KeyProcess, confine, protect};
+use enclave_keys::process::{KeyClient, KeyProcess, confine, own_socket, protect};
 use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
 use provenance::key::KeyAlgorithm;
 use sealwright_tests::reference_values::SoftwareRelease;
@@ -167,7 +167,7 @@ fn launch_both(restart: bool) -> ExitCode {
 
 /// The key process, as shipped but for the device behind it.
 fn hold_keys(arguments: &Arguments) -> Result<()> {
-    let control = own_connection().context("the launcher's socket is stdin")?;
+    let control = own_socket().context("the launcher's socket is stdin")?;
     protect()?;
     let state = state_directory(arguments)?;
     let (attester, _) = arguments.tee.open(&state)?;
@@ -236,7 +236,7 @@ fn text(path: &Path) -> Result<String> {
 async fn serve(release: SoftwareRelease, state: &Path, operations: &Operations, trust: &Trust) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let connection = own_connection().context("the launcher's socket is stdin")?;
+    let connection = own_socket().context("the launcher's socket is stdin")?;
     let parts = Parts { keys: connection, boundary: boundary(state)?, plain_http_on_loopback: true };
     let Assembled { server, keys } = assemble(operations, trust, parts).await?;
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -287,6 +288,7 @@ pub struct TestServer {
     pub state: PathBuf,
     pub runner: Arc<Runner>,
     pub recovered: (usize, usize),
+    keys: UnixStream,
     stop: CancellationToken,
     running: Option<tokio::task::JoinHandle<Result<(), build_server::service::EndedByItself>>>,
     runtime: Option<tokio::runtime::Runtime>,
@@ -329,8 +331,8 @@ impl TestServer {
             let start = scope.spawn(|| runtime.block_on(start(&directory, &options, running)));
             start.join().expect("the server starts without a panic")
         });
-        let server = match started {
-            Ok(server) => server,
+        let (server, keys) = match started {
+            Ok(started) => started,
             Err(error) => {
                 runtime.shutdown_background();
                 return Err(error);
@@ -339,7 +341,21 @@ impl TestServer {
         let (address, recovered) = (server.local_addr(), server.recovered());
         let stop = CancellationToken::new();
         let running = runtime.spawn(server.run_until(stop.clone().cancelled_owned()));
-        Ok(Self { address, state, runner, recovered, stop, running: Some(running), runtime: Some(runtime) })
+        Ok(Self {
+            address,
+            state,
+            runner,
+            recovered,
+            keys,
+            stop,
+            running: Some(running),
+            runtime: Some(runtime),
+        })
+    }
+
+    /// The key process ends.
+    pub fn end_keys(&self) {
+        self.keys.shutdown(std::net::Shutdown::Both).expect("a socket");
     }
 
     /// SIGTERM.
@@ -383,7 +399,12 @@ impl Drop for TestServer {
     }
 }
 
-async fn start(state: &Path, options: &Options, runner: Arc<Runner>) -> Result<Server, StartError> {
+/// The server, and the key process's end of their connection.
+async fn start(
+    state: &Path,
+    options: &Options,
+    runner: Arc<Runner>,
+) -> Result<(Server, UnixStream), StartError> {
     let operations = format!(
         "listen = \"127.0.0.1:0\"\nstate_directory = \"{}\"\ndrain = \"2s\"\n{}\n[engine]\nbuildkitd = \"/b\"\nrunc = \"/r\"\n",
         state.display(),
@@ -404,11 +425,16 @@ async fn start(state: &Path, options: &Options, runner: Arc<Runner>) -> Result<S
         started_at: now(0),
     };
     let tee = SoftwareTee::shared().expect("the software TEE opens");
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     let process = KeyProcess::new(Box::new(tee), None);
+    let end_of_keys = theirs.try_clone().expect("a descriptor");
     std::thread::spawn(move || process.answer(theirs));
-    let keys = KeyClient::connect(ours, &inputs, || ()).expect("the instance starts");
-    Server::start(state, &operations, &trust, keys, runner).await
+    let keys_ended = CancellationToken::new();
+    let ended = keys_ended.clone();
+    let keys = KeyClient::connect(ours, &inputs, move || ended.cancel()).expect("the instance starts");
+    Server::start(state, &operations, &trust, keys, keys_ended, runner)
+        .await
+        .map(|server| (server, end_of_keys))
 }
 
 pub async fn connect(

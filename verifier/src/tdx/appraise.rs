@@ -286,11 +286,7 @@ pub(crate) fn appraise_guest(authentic: AuthenticQuote, policy: &Policy) -> Resu
         }
         candidates = same;
     }
-    match candidates.first() {
-        Some((reference, _)) => {
-            let reference = (*reference).clone();
-            Ok(TdxAppraisal { quote: authentic, reference })
-        }
-        None => unreachable!("a register that nothing matches has been refused above"),
-    }
+    let (reference, _) = candidates.first().expect("each register has left one, or was refused");
+    let reference = (*reference).clone();
+    Ok(TdxAppraisal { quote: authentic, reference })
 }
