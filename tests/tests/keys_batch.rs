@@ -6,6 +6,7 @@ use std::time::Duration;
 use enclave_keys::{Health, KeyError, KeyService, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH};
 use provenance::binding::{Leaf, Nonce};
 use provenance::evidence::EvidenceBundle;
+use sealwright_tests::harness::supervise;
 use sealwright_tests::release_fixture::{FixtureKey, Release, instance_inputs};
 use sealwright_tests::software_tee::{ScriptedTee, SoftwareTee};
 
@@ -13,11 +14,7 @@ use sealwright_tests::software_tee::{ScriptedTee, SoftwareTee};
 const HANGS: Duration = Duration::from_secs(120);
 
 fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
-    while !reached() {
-        assert!(start.elapsed() < HANGS, "never reached: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    supervise::wait_for(what, HANGS, || reached().then_some(()));
 }
 
 fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {

@@ -1,7 +1,7 @@
 //! The shipped device code of Secure Execution over a faked `/dev/uv`, down to ioctl(2), and the verifier's word on it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use enclave_keys::devices::uv::Ultravisor;
 use enclave_keys::{AttesterError, SecureExecution};
@@ -12,6 +12,7 @@ use ring::aead;
 use sealwright_tests::software_tee::fake_devices::FakeDevices;
 use sealwright_tests::software_tee::fake_kernel::isolated;
 use sealwright_tests::software_tee::ultravisor::{FakeUltravisor, Machine};
+use sealwright_tests::vectors;
 use verifier::secure_execution::{
     OwnRequest, ProtectionKey, dangerous_authenticate_with_unchecked_host_keys, host_key,
 };
@@ -54,22 +55,10 @@ fn exchange_request(request: &[u8]) -> Vec<u8> {
     [b"pvattest".to_vec(), numbers.map(u32::to_be_bytes).concat(), request.to_vec()].concat()
 }
 
-/// Directory of the vectors; without them this test says so and fails under `CI`.
-fn vectors() -> Option<PathBuf> {
-    let dir = std::env::var_os("SEALWRIGHT_VECTORS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors"), PathBuf::from);
-    if dir.join("index.json").is_file() {
-        return Some(dir);
-    }
-    assert!(std::env::var_os("CI").is_none(), "no vectors at {}; set SEALWRIGHT_VECTORS", dir.display());
-    eprintln!("SKIPPED: no vectors at {}; set SEALWRIGHT_VECTORS", dir.display());
-    None
-}
-
 #[test]
 fn the_verifier_authenticates_what_the_device_answers() {
     isolated("the_verifier_authenticates_what_the_device_answers", || {
-        let Some(dir) = vectors() else { return };
+        let Some(dir) = vectors::folder() else { return };
         let read = |name: &str| fs::read(dir.join("se/z16").join(name)).expect("a vector");
         let now = Timestamp::parse("2026-07-01T00:00:00Z").expect("a time");
         let (header, document) = (read("se_header.bin"), der(&read("hkd.crt")));

@@ -11,13 +11,15 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, OpenFlags, ReplyAttr, ReplyEntry, ReplyIoctl, ReplyOpen, Request,
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    IoctlFlags, OpenFlags, ReplyAttr, ReplyEntry, ReplyIoctl, ReplyOpen, Request,
 };
 use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive};
+
+use super::fake_kernel::entry_attributes;
 
 /// Answers ioctls as a driver with its firmware would. It must not start programs: a new process closes its copy of the
 /// caller's file first, which waits for this very file system.
@@ -109,24 +111,7 @@ struct Device {
 struct Served(BTreeMap<u64, Device>);
 
 fn attributes(inode: INodeNo) -> FileAttr {
-    let directory = inode == INodeNo::ROOT;
-    FileAttr {
-        ino: inode,
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: if directory { FileType::Directory } else { FileType::RegularFile },
-        perm: if directory { 0o755 } else { 0o600 },
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
+    entry_attributes(inode, inode == INodeNo::ROOT)
 }
 
 impl Filesystem for Served {

@@ -142,7 +142,11 @@ const INODES: u64 = 16;
 const TTL: Duration = Duration::ZERO;
 
 fn attributes(inode: INodeNo) -> FileAttr {
-    let directory = inode == INodeNo::ROOT || inode.0.is_multiple_of(INODES);
+    entry_attributes(inode, inode == INodeNo::ROOT || inode.0.is_multiple_of(INODES))
+}
+
+/// What a faked file system says of a directory or a file of root's.
+pub(super) fn entry_attributes(inode: INodeNo, directory: bool) -> FileAttr {
     FileAttr {
         ino: inode,
         size: 0,

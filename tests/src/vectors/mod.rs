@@ -6,6 +6,7 @@
 //! no case can pass because it was not understood.
 
 mod azure;
+mod folder;
 mod input;
 mod policy;
 mod reason;
@@ -13,9 +14,11 @@ mod secure_execution;
 mod snp;
 mod tdx;
 
+pub use folder::folder;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -174,28 +177,6 @@ pub fn answer_index(folder: &Path, index: &[u8]) -> Result<Vec<Outcome>, String>
 pub fn summary(outcomes: &[Outcome]) -> String {
     let good = outcomes.iter().filter(|outcome| outcome.is_as_expected()).count();
     format!("{good}/{} as expected", outcomes.len())
-}
-
-/// The folder that `SEALWRIGHT_VECTORS` names, by default `../shared/vectors` beside the repository; `None` with a
-/// message when there is none.
-///
-/// # Panics
-///
-/// In CI, when there is none.
-#[must_use]
-pub fn folder() -> Option<PathBuf> {
-    let dir = std::env::var_os("SEALWRIGHT_VECTORS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors"), PathBuf::from);
-    if dir.join("index.json").is_file() {
-        return Some(dir);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "no vectors at {}; set SEALWRIGHT_VECTORS to the directory that holds index.json",
-        dir.display()
-    );
-    eprintln!("SKIPPED: no vectors at {}; set SEALWRIGHT_VECTORS", dir.display());
-    None
 }
 
 fn answer(folder: &Path, files: &BTreeMap<String, FileEntry>, case: &Case) -> Outcome {

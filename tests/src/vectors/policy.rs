@@ -1,12 +1,14 @@
 //! Text of a complete policy around the rules of one platform. Who asked for what is not judged in vectors.
 
-use verifier::Policy;
+#[path = "../policy_text.rs"]
+mod policy_text;
 
-const NOBODY: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+use policy_text::PolicyText;
+use verifier::Policy;
 
 /// A policy from the `[hardware]` lines, the platform's tables and one reference value.
 pub(super) fn policy(hardware: &str, tables: &str, reference: &str) -> Result<Policy, String> {
-    let text = format!(
+    let platform = format!(
         r#"format = "sealwright-policy/1"
 judged_at = "today"
 
@@ -20,27 +22,8 @@ evidence = ["hardware"]
 name = "recorded guest"
 guest_version = 1
 {reference}
-
-[guest]
-builder_ids = ["https://builder.example"]
-trust_configurations = ["{NOBODY}"]
-build_policies = ["{NOBODY}"]
-
-[request]
-callers = [{{ name = "nobody", spki_sha256 = "{NOBODY}" }}]
-
-[materials]
-context = "observed"
-named-contexts = "observed"
-base-images = "observed"
-sources = "observed"
-network = "observed"
-cache = "observed"
-parameters = "observed"
-secrets = "committed"
-ssh = "none"
-engine = "observed"
 "#
     );
+    let text = PolicyText::of_nobody(&platform).0;
     Policy::parse(&text, "strict default of the vectors").map_err(|error| error.to_string())
 }

@@ -2,7 +2,10 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
-use verifier::Policy;
+#[path = "../../src/policy_text.rs"]
+mod policy_text;
+
+pub use policy_text::PolicyText;
 
 /// A complete policy for vendor roots. `MEASUREMENT`, `CALLER` and digests are placeholders.
 const COMPLETE: &str = r#"format = "sealwright-policy/1"
@@ -54,63 +57,16 @@ name = "sealwright test guest"
 guest_version = 1
 platform = "sev-snp"
 measurement = "MEASUREMENT"
-
-[guest]
-builder_ids = ["BUILDER"]
-trust_configurations = ["TRUST"]
-build_policies = ["RULES"]
-
-[request]
-callers = [{ name = "ci", spki_sha256 = "CALLER" }]
-
-[materials]
-context = "observed"
-named-contexts = "observed"
-base-images = "observed"
-sources = "observed"
-network = "observed"
-cache = "observed"
-parameters = "observed"
-secrets = "committed"
-ssh = "none"
-engine = "observed"
 "#;
-
-const NOBODY: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
-
-/// The text of a complete policy that a test may change.
-#[derive(Clone)]
-pub struct PolicyText(pub String);
 
 impl PolicyText {
     /// For vendor roots, with nobody as caller.
     pub fn vendor(measurement: &str) -> Self {
-        Self(COMPLETE.replace("MEASUREMENT", measurement))
-            .with("BUILDER", "https://builder.example")
-            .with("TRUST", NOBODY)
-            .with("RULES", NOBODY)
-            .with("CALLER", NOBODY)
+        Self::of_nobody(COMPLETE).with("MEASUREMENT", measurement)
     }
 
     /// The bare text with its placeholders.
     pub fn template() -> Self {
-        Self(COMPLETE.to_owned())
-    }
-
-    /// Replaces the one place where `from` stands.
-    #[must_use]
-    pub fn with(self, from: &str, to: &str) -> Self {
-        assert_eq!(self.0.matches(from).count(), 1, "`{from}` must stand in the policy exactly once");
-        Self(self.0.replacen(from, to, 1))
-    }
-
-    /// Line on which `text` first stands, counted from 1.
-    pub fn line_of(&self, text: &str) -> usize {
-        1 + self.0.lines().position(|line| line.contains(text)).expect("the text stands in the policy")
-    }
-
-    /// The policy.
-    pub fn parse(&self) -> Policy {
-        Policy::parse(&self.0, "test.toml").unwrap_or_else(|error| panic!("{error}"))
+        Self::open(COMPLETE)
     }
 }

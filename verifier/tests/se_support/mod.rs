@@ -3,10 +3,12 @@
 
 #[path = "../../../tests/src/software_tee/se/fixture.rs"]
 mod fixture;
+#[path = "../../../tests/src/vectors/folder.rs"]
+mod folder;
 pub(crate) mod policy;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine as _;
 use provenance::digest::Sha256Digest;
@@ -20,22 +22,7 @@ use verifier::secure_execution::{
 };
 
 pub(crate) use fixture::{ALL_FLAGS, Answer, NONCE, PROTECTION_KEY, exchange, make_request};
-
-/// Directory of the vectors, `../../shared/vectors` beside the repository unless `SEALWRIGHT_VECTORS` names another.
-pub(crate) fn vectors() -> Option<PathBuf> {
-    let dir = std::env::var_os("SEALWRIGHT_VECTORS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors"), PathBuf::from);
-    if dir.join("index.json").is_file() {
-        return Some(dir);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "no vectors at {}; set SEALWRIGHT_VECTORS to the directory that holds index.json",
-        dir.display()
-    );
-    eprintln!("SKIPPED: no vectors at {}; set SEALWRIGHT_VECTORS", dir.display());
-    None
-}
+pub(crate) use folder::folder as vectors;
 
 pub(crate) fn read(dir: &Path, path: &str) -> Vec<u8> {
     fs::read(dir.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

@@ -11,6 +11,11 @@ use verifier::reliance::Grounds;
 use verifier::secure_execution::{ImageTags, OwnRequest};
 use verifier::{Endorsements, Policy};
 
+#[path = "../../../tests/src/policy_text.rs"]
+mod policy_text;
+
+pub(crate) use policy_text::PolicyText;
+
 use super::{Answer, Machine, UID, judged_at, test_root};
 
 /// SHA-256 of the policy that the made-up Verifier judges under.
@@ -44,26 +49,6 @@ page_list_digest = "PAGES"
 address_list_digest = "ADDRESSES"
 tweak_list_digest = "TWEAKS"
 tag = "TAG"
-
-[guest]
-builder_ids = ["https://builder.example"]
-trust_configurations = ["sha256:0000000000000000000000000000000000000000000000000000000000000000"]
-build_policies = ["sha256:0000000000000000000000000000000000000000000000000000000000000000"]
-
-[request]
-callers = [{ name = "ci", spki_sha256 = "sha256:0000000000000000000000000000000000000000000000000000000000000000" }]
-
-[materials]
-context = "observed"
-named-contexts = "observed"
-base-images = "observed"
-sources = "observed"
-network = "observed"
-cache = "observed"
-parameters = "observed"
-secrets = "committed"
-ssh = "none"
-engine = "observed"
 "#;
 
 pub(crate) fn verifier_key(seed: u8) -> Ed25519KeyPair {
@@ -78,9 +63,6 @@ fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
-
-#[derive(Clone)]
-pub(crate) struct PolicyText(pub(crate) String);
 
 impl PolicyText {
     pub(crate) fn of(machine: &Machine) -> Self {
@@ -98,21 +80,7 @@ impl PolicyText {
             ("TAG", hex::encode(tags.tag())),
         ]
         .into_iter()
-        .fold(Self(COMPLETE.to_owned()), |text, (from, to)| text.with(from, &to))
-    }
-
-    /// Replaces the one place where `from` stands.
-    pub(crate) fn with(self, from: &str, to: &str) -> Self {
-        assert_eq!(self.0.matches(from).count(), 1, "`{from}` must stand in the policy exactly once");
-        Self(self.0.replacen(from, to, 1))
-    }
-
-    pub(crate) fn line_of(&self, text: &str) -> usize {
-        1 + self.0.lines().position(|line| line.contains(text)).expect("the text stands in the policy")
-    }
-
-    pub(crate) fn parse(&self) -> Policy {
-        Policy::parse(&self.0, "test.toml").unwrap_or_else(|error| panic!("{error}"))
+        .fold(Self::of_nobody(COMPLETE), |text, (from, to)| text.with(from, &to))
     }
 
     pub(crate) fn error(&self) -> String {

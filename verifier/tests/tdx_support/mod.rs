@@ -1,9 +1,14 @@
 //! Vectors of TDX and a policy for them: one complete text, of which a test changes one line.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its own part")]
+
+#[path = "../../../tests/src/vectors/folder.rs"]
+mod folder;
+#[path = "../../../tests/src/policy_text.rs"]
+mod policy_text;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use provenance::evidence::{Evidence, Platform};
 use provenance::tdx_endorsements::TdxEndorsements;
@@ -12,6 +17,9 @@ use serde_json::Value;
 use verifier::policy::TdxRegister;
 use verifier::tdx::AuthenticQuote;
 use verifier::{Endorsements, Policy, Reason};
+
+pub use folder::folder as vectors;
+pub use policy_text::PolicyText;
 
 const COMPLETE: &str = r#"format = "sealwright-policy/1"
 judged_at = "today"
@@ -42,36 +50,12 @@ rtmr0 = "RTMR0"
 rtmr1 = "RTMR1"
 rtmr2 = "RTMR2"
 rtmr3 = "RTMR3"
-
-[guest]
-builder_ids = ["https://builder.example"]
-trust_configurations = ["sha256:0000000000000000000000000000000000000000000000000000000000000000"]
-build_policies = ["sha256:0000000000000000000000000000000000000000000000000000000000000000"]
-
-[request]
-callers = [{ name = "ci", spki_sha256 = "sha256:0000000000000000000000000000000000000000000000000000000000000000" }]
-
-[materials]
-context = "observed"
-named-contexts = "observed"
-base-images = "observed"
-sources = "observed"
-network = "observed"
-cache = "observed"
-parameters = "observed"
-secrets = "committed"
-ssh = "none"
-engine = "observed"
 "#;
-
-/// The text of a complete policy that a test may change.
-#[derive(Clone)]
-pub struct PolicyText(pub String);
 
 impl PolicyText {
     /// The strict default, with the registers that a case expects.
     pub fn for_case(case: &Case) -> Self {
-        TdxRegister::ALL.into_iter().fold(Self(COMPLETE.to_owned()), |text, register| {
+        TdxRegister::ALL.into_iter().fold(Self::of_nobody(COMPLETE), |text, register| {
             let wanted = case.0["expected"][register.name()].as_str().expect("a register");
             text.with(&format!("\"{register}\""), &format!("\"{wanted}\""))
         })
@@ -79,43 +63,10 @@ impl PolicyText {
 
     /// The strict default with zeros in all registers, for tests of the policy alone.
     pub fn zero() -> Self {
-        TdxRegister::ALL.into_iter().fold(Self(COMPLETE.to_owned()), |text, register| {
+        TdxRegister::ALL.into_iter().fold(Self::of_nobody(COMPLETE), |text, register| {
             text.with(&format!("\"{register}\""), &format!("\"{}\"", "00".repeat(48)))
         })
     }
-
-    /// Replaces the one place where `from` stands.
-    #[must_use]
-    pub fn with(self, from: &str, to: &str) -> Self {
-        assert_eq!(self.0.matches(from).count(), 1, "`{from}` must stand in the policy exactly once");
-        Self(self.0.replacen(from, to, 1))
-    }
-
-    /// Line on which `text` first stands, counted from 1.
-    pub fn line_of(&self, text: &str) -> usize {
-        1 + self.0.lines().position(|line| line.contains(text)).expect("the text stands in the policy")
-    }
-
-    /// The policy.
-    pub fn parse(&self) -> Policy {
-        Policy::parse(&self.0, "test.toml").unwrap_or_else(|error| panic!("{error}"))
-    }
-}
-
-/// The directory of the vectors, or `None` with a message. Without them CI fails.
-pub fn vectors() -> Option<PathBuf> {
-    let dir = std::env::var_os("SEALWRIGHT_VECTORS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors"), PathBuf::from);
-    if dir.join("index.json").is_file() {
-        return Some(dir);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "no vectors at {}; set SEALWRIGHT_VECTORS to the directory that holds index.json",
-        dir.display()
-    );
-    eprintln!("SKIPPED: no vectors at {}; set SEALWRIGHT_VECTORS", dir.display());
-    None
 }
 
 fn read(dir: &Path, path: &str) -> Vec<u8> {

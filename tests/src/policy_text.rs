@@ -1,0 +1,83 @@
+//! Text of a complete policy, of which a test changes one line: what is about one platform comes before what is the
+//! same for all.
+
+#![allow(dead_code, unreachable_pub, reason = "each test that includes it uses its own part")]
+
+use verifier::Policy;
+
+/// The digest of nothing in particular.
+const NOBODY: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+const REST: &str = r#"
+[guest]
+builder_ids = ["BUILDER"]
+trust_configurations = ["TRUST"]
+build_policies = ["RULES"]
+
+[request]
+callers = [{ name = "ci", spki_sha256 = "CALLER" }]
+
+[materials]
+context = "observed"
+named-contexts = "observed"
+base-images = "observed"
+sources = "observed"
+network = "observed"
+cache = "observed"
+parameters = "observed"
+secrets = "committed"
+ssh = "none"
+engine = "observed"
+"#;
+
+/// The text of a complete policy that a test may change.
+#[derive(Clone)]
+pub struct PolicyText(pub String);
+
+impl PolicyText {
+    /// With placeholders for builder, trust configuration, build policy and caller.
+    #[must_use]
+    pub fn open(platform: &str) -> Self {
+        Self(format!("{platform}{REST}"))
+    }
+
+    /// With nobody as caller, of a guest that is not judged.
+    #[must_use]
+    pub fn of_nobody(platform: &str) -> Self {
+        Self::open(platform)
+            .with("BUILDER", "https://builder.example")
+            .with("TRUST", NOBODY)
+            .with("RULES", NOBODY)
+            .with("CALLER", NOBODY)
+    }
+
+    /// Replaces the one place where `from` stands.
+    ///
+    /// # Panics
+    ///
+    /// When it does not stand there exactly once.
+    #[must_use]
+    pub fn with(self, from: &str, to: &str) -> Self {
+        assert_eq!(self.0.matches(from).count(), 1, "`{from}` must stand in the policy exactly once");
+        Self(self.0.replacen(from, to, 1))
+    }
+
+    /// Line on which `text` first stands, counted from 1.
+    ///
+    /// # Panics
+    ///
+    /// When it does not stand there.
+    #[must_use]
+    pub fn line_of(&self, text: &str) -> usize {
+        1 + self.0.lines().position(|line| line.contains(text)).expect("the text stands in the policy")
+    }
+
+    /// The policy.
+    ///
+    /// # Panics
+    ///
+    /// When it is none.
+    pub fn parse(&self) -> Policy {
+        Policy::parse(&self.0, "test.toml").unwrap_or_else(|error| panic!("{error}"))
+    }
+}
