@@ -55,7 +55,8 @@ demo: binaries base-image
 serve: binaries
 	@exec $(RELEASE)/dev-server --state $(STATE) --listen $(ADDR) --tools $(TOOLS) --tee $(TEE)
 
-test: tools
+# Tests of a started server want the binaries beside their own, and cargo builds those of other packages only if asked.
+test: tools binaries
 	cargo test --release --locked --workspace --no-fail-fast
 
 vectors: prerequisites
