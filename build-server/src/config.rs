@@ -437,8 +437,9 @@ impl Trust {
         let trust: Self = parse(text, path)?;
         let key = |key, problem: String| Err(ConfigError::Key { path: path.to_owned(), key, problem });
         let id = &trust.builder_id;
-        if !id.contains("://") || id.len() > 512 || id.chars().any(|c| c.is_control() || c == ' ') {
-            return key("builder_id", format!("is `{id}`, wanted a URI of at most 512 characters"));
+        // Certificates hold it, in ASCII.
+        if !id.contains("://") || id.len() > 512 || !id.chars().all(|c| c.is_ascii_graphic()) {
+            return key("builder_id", format!("is `{id}`, wanted a URI of at most 512 ASCII characters"));
         }
         if trust.admit_any_project && !trust.admitted_projects.is_empty() {
             return key(

@@ -10,10 +10,11 @@ use provenance::request::InvalidRequest;
 use provenance::statement::{InvalidStatement, MAX_SUBJECTS};
 
 use crate::attester::AttesterError;
+use crate::certificates::CertificateError;
 use crate::own_report::OwnReportError;
 use crate::sealing::EpochError;
 use crate::secret::NoRandom;
-use crate::tls::{CertificateError, NotCertificateVerify};
+use crate::tls::NotCertificateVerify;
 
 /// Why the service does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -160,6 +161,9 @@ pub enum KeyError {
     /// No random bytes.
     #[error(transparent)]
     NoRandom(#[from] NoRandom),
+    /// No certificate for a project's key.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The service has ended.
     #[error("the key service has stopped")]
     Stopped,

@@ -78,14 +78,32 @@ pub enum KeyResponse {
     Health(Health),
 }
 
-/// A project's public signing key and the Evidence that this guest holds it.
+/// A project's public signing key, the Evidence that this guest holds it, and certificates for tools that know nothing
+/// else. The same bytes for the whole boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProjectKey {
     /// P-256 public key.
     #[serde(with = "spki_base64")]
     pub public: PublicKey,
-    /// CMW JSON over a key leaf; the same bytes for the whole boot.
+    /// CMW JSON over a key leaf.
+    #[serde(with = "bytes_base64")]
+    pub evidence: Vec<u8>,
+    /// The project's certificate, issued by the enclave CA: X.509 DER.
+    #[serde(with = "bytes_base64")]
+    pub certificate: Vec<u8>,
+    /// The enclave CA of this boot, the same for all projects.
+    pub authority: Authority,
+}
+
+/// The enclave CA: who certifies the keys of projects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authority {
+    /// Its certificate, issued by itself: X.509 DER.
+    #[serde(with = "bytes_base64")]
+    pub certificate: Vec<u8>,
+    /// CMW JSON over the leaf of its key.
     #[serde(with = "bytes_base64")]
     pub evidence: Vec<u8>,
 }

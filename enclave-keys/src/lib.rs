@@ -12,6 +12,7 @@
 
 mod attester;
 mod batch;
+mod certificates;
 mod configfs_tsm;
 mod detect;
 pub mod devices;
@@ -31,10 +32,11 @@ pub use attester::{Attester, AttesterError, WipedBy};
 pub use batch::{
     DEVICE_INTERVAL, EVIDENCE_DEADLINE, MAX_WAITING_BUILDS, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH,
 };
+pub use certificates::CertificateError;
 pub use detect::{NoTee, detect};
 pub use error::{KeyError, StartError};
 pub use interface::{
-    Health, ImageName, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released, SignedImage,
+    Authority, Health, ImageName, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released, SignedImage,
 };
 pub use own_report::{
     MEASUREMENT_LEN, Measurement, OwnReportError, SNP_NEWEST_VERSION, SNP_OLDEST_VERSION, SNP_REPORT_LEN,
@@ -47,4 +49,4 @@ pub use sealing::{
 pub use secret::NoRandom;
 pub use secure_execution::SecureExecution;
 pub use service::{InstanceInputs, KeyService};
-pub use tls::{CertificateError, NotCertificateVerify, TLS_SERVER_NAME};
+pub use tls::{NotCertificateVerify, TLS_SERVER_NAME};

@@ -7,6 +7,7 @@ use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{DerSignature, SigningKey as P256SigningKey};
 use p256::elliptic_curve::Curve as _;
 use p256::elliptic_curve::bigint::{ArrayEncoding as _, NonZero, U256, U384};
+use provenance::digest::Sha256Digest;
 use provenance::frame::FrameWriter;
 use provenance::key::PublicKey;
 use provenance::project::ProjectId;
@@ -19,6 +20,8 @@ use zeroize::Zeroizing;
 const DERIVATION_LABEL: &str = "sealwright/key-derivation/v1";
 /// Purpose of a project's signing key.
 const PROJECT_SIGNING: &[u8] = b"project-signing";
+/// Purpose of the enclave CA's key.
+const ENCLAVE_CA: &[u8] = b"enclave-ca";
 
 /// Length of the epoch secret in bytes.
 const EPOCH_SECRET_LEN: usize = 32;
@@ -101,29 +104,35 @@ impl EpochSecret {
     /// The signing key of a project in an epoch:
     ///
     /// ```text
-    /// info = F("sealwright/key-derivation/v1") ‖ F("project-signing") ‖ u64be(epoch) ‖ project_id(32)
+    /// info = F("sealwright/key-derivation/v1") ‖ F(purpose) ‖ u64be(epoch) ‖ scope(32)
+    ///        purpose "project-signing", scope the project id
     /// wide = HKDF-SHA-256(salt = "", ikm = epoch secret, info, 48 bytes)        (RFC 5869)
     /// d    = (wide mod (n − 1)) + 1                                             (FIPS 186-5 §A.2.1)
     /// ```
     pub(crate) fn project_key(&self, epoch: u64, project: &ProjectId) -> SigningKey {
-        SigningKey::from_wide(&self.wide(epoch, project))
+        SigningKey::from_wide(&self.wide(PROJECT_SIGNING, epoch, &project.0))
     }
 
-    fn wide(&self, epoch: u64, project: &ProjectId) -> Zeroizing<[u8; WIDE_LEN]> {
+    /// The enclave CA's key in an epoch: the same with purpose `enclave-ca` and the SHA-256 of the builder id as scope.
+    pub(crate) fn authority_key(&self, epoch: u64, scope: &Sha256Digest) -> SigningKey {
+        SigningKey::from_wide(&self.wide(ENCLAVE_CA, epoch, scope))
+    }
+
+    fn wide(&self, purpose: &[u8], epoch: u64, scope: &Sha256Digest) -> Zeroizing<[u8; WIDE_LEN]> {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(self.0.as_ref());
         let mut wide = Zeroizing::new([0; WIDE_LEN]);
-        prk.expand(&[&derivation_info(epoch, project)], WideLength)
+        prk.expand(&[&derivation_info(purpose, epoch, scope)], WideLength)
             .and_then(|okm| okm.fill(wide.as_mut()))
             .expect("48 bytes are within HKDF-SHA-256's limit of 255 × 32");
         wide
     }
 }
 
-fn derivation_info(epoch: u64, project: &ProjectId) -> Vec<u8> {
+fn derivation_info(purpose: &[u8], epoch: u64, scope: &Sha256Digest) -> Vec<u8> {
     FrameWriter::new(DERIVATION_LABEL)
-        .framed(PROJECT_SIGNING)
+        .framed(purpose)
         .fixed(&epoch.to_be_bytes())
-        .fixed(project.0.as_bytes())
+        .fixed(scope.as_bytes())
         .finish()
 }
 
@@ -172,9 +181,8 @@ impl SigningKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use provenance::digest::Sha256Digest;
 
-    const VECTORS: &str = include_str!("../vectors/project-key-v1.json");
+    const VECTORS: &str = include_str!("../vectors/derived-keys-v1.json");
 
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -191,7 +199,8 @@ mod tests {
         name: String,
         epoch_secret: String,
         epoch: u64,
-        project: String,
+        purpose: String,
+        scope: String,
         info: String,
         wide: String,
         spki: String,
@@ -221,10 +230,15 @@ mod tests {
     fn derived_keys_and_their_signatures_are_those_of_the_vectors() {
         for case in vectors().derivation {
             let secret = EpochSecret(Zeroizing::new(array(&case.epoch_secret)));
-            let project = ProjectId(Sha256Digest::from_bytes(array(&case.project)));
-            assert_eq!(hex::encode(derivation_info(case.epoch, &project)), case.info, "{}", case.name);
-            assert_eq!(hex::encode(*secret.wide(case.epoch, &project)), case.wide, "{}", case.name);
-            let key = secret.project_key(case.epoch, &project);
+            let scope = Sha256Digest::from_bytes(array(&case.scope));
+            let purpose = case.purpose.as_bytes();
+            assert_eq!(hex::encode(derivation_info(purpose, case.epoch, &scope)), case.info, "{}", case.name);
+            assert_eq!(hex::encode(*secret.wide(purpose, case.epoch, &scope)), case.wide, "{}", case.name);
+            let key = match purpose {
+                PROJECT_SIGNING => secret.project_key(case.epoch, &ProjectId(scope)),
+                ENCLAVE_CA => secret.authority_key(case.epoch, &scope),
+                other => panic!("vector of purpose {other:?}"),
+            };
             assert_eq!(hex::encode(key.public().spki_der()), case.spki, "{}", case.name);
             let message = hex::decode(&case.message).expect("hex");
             let signature = key.sign(&message);
@@ -242,8 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn secret_epoch_and_project_each_give_another_key() {
-        let keys: Vec<_> = vectors().derivation.into_iter().take(4).map(|case| case.spki).collect();
+    fn secret_epoch_purpose_and_scope_each_give_another_key() {
+        let keys: Vec<_> = vectors()
+            .derivation
+            .into_iter()
+            .filter(|case| case.name != "empty message")
+            .map(|case| case.spki)
+            .collect();
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
     }

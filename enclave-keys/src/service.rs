@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use provenance::binding::{KeyRole, LeafBody, Nonce};
+use provenance::certificate::authority_scope;
 use provenance::digest::Sha256Digest;
 use provenance::evidence::EvidenceBundle;
 use provenance::instance::{INSTANCE_TYPE, InstanceDocument, Program};
@@ -14,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::attester::Attester;
 use crate::batch::{Batcher, BoundLeaf};
+use crate::certificates;
 use crate::error::{KeyError, StartError};
-use crate::interface::{Health, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released};
+use crate::interface::{Authority, Health, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released};
 use crate::release::{CheckedRelease, OwnInstance};
 use crate::sealing::{Epoch, EpochStart};
 use crate::secret::{SigningKey, random};
@@ -54,12 +56,20 @@ struct Inner {
     tls: TlsIdentity,
     batcher: Batcher,
     projects: Mutex<BTreeMap<ProjectId, Arc<ProjectSlot>>>,
+    authority_key: SigningKey,
+    authority: Mutex<Option<Arc<AuthoritySlot>>>,
 }
 
-/// A project's key, and its Evidence once obtained.
+/// A project's key, and what is public about it once obtained.
 struct ProjectSlot {
     key: SigningKey,
-    evidence: Mutex<Option<Vec<u8>>>,
+    known: Mutex<Option<ProjectKey>>,
+}
+
+/// The enclave CA, once its key has Evidence.
+struct AuthoritySlot {
+    issuer: certificates::Authority,
+    public: Authority,
 }
 
 impl std::fmt::Debug for KeyService {
@@ -103,7 +113,17 @@ impl KeyService {
         let own = OwnInstance { sha256: Sha256Digest::of(&document), document, parsed };
         let tls = TlsIdentity::generate(own.parsed.started_at)?;
         let batcher = Batcher::start(attester, own.sha256)?;
-        Ok(Self(Arc::new(Inner { own, epoch, tls, batcher, projects: Mutex::default() })))
+        let authority_key =
+            epoch.secret.authority_key(epoch.number, &authority_scope(&own.parsed.builder_id));
+        Ok(Self(Arc::new(Inner {
+            own,
+            epoch,
+            tls,
+            batcher,
+            projects: Mutex::default(),
+            authority_key,
+            authority: Mutex::default(),
+        })))
     }
 
     /// Any request in its serialisable form. The methods below are the same requests with their own types.
@@ -186,7 +206,7 @@ impl Inner {
             projects.pop_first();
         }
         let key = self.epoch.secret.project_key(self.epoch.number, project);
-        let slot = Arc::new(ProjectSlot { key, evidence: Mutex::default() });
+        let slot = Arc::new(ProjectSlot { key, known: Mutex::default() });
         projects.insert(*project, Arc::clone(&slot));
         slot
     }
@@ -194,18 +214,42 @@ impl Inner {
     fn project_key(&self, project: &ProjectId) -> Result<ProjectKey, KeyError> {
         let slot = self.slot(project);
         // Held while the device is asked, so that callers of one project share one leaf.
-        let mut known = slot.evidence.lock().unwrap_or_else(PoisonError::into_inner);
-        let evidence = match &*known {
-            Some(evidence) => evidence.clone(),
-            None => {
-                let spki_sha256 = slot.key.public().spki_sha256();
-                let body =
-                    LeafBody::Key { role: KeyRole::ProjectSigning, scope_sha256: project.0, spki_sha256 };
-                let signing_key = Some(slot.key.public().spki_der().to_vec());
-                known.insert(self.bundle(self.batcher.bind(body)?, signing_key)).clone()
-            }
-        };
-        Ok(ProjectKey { public: slot.key.public().clone(), evidence })
+        let mut known = slot.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*known {
+            return Ok(known.clone());
+        }
+        let authority = self.authority()?;
+        let public = slot.key.public().clone();
+        let evidence = self.key_evidence(KeyRole::ProjectSigning, project.0, &slot.key)?;
+        let certificate =
+            authority.issuer.issue(&self.authority_key, project, &public, &Sha256Digest::of(&evidence))?;
+        let key = ProjectKey { public, evidence, certificate, authority: authority.public.clone() };
+        Ok(known.insert(key).clone())
+    }
+
+    fn authority(&self) -> Result<Arc<AuthoritySlot>, KeyError> {
+        // Held while the device is asked, so that there is one certificate per boot.
+        let mut known = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(authority) = &*known {
+            return Ok(Arc::clone(authority));
+        }
+        let InstanceDocument { builder_id, started_at, .. } = &self.own.parsed;
+        let key = &self.authority_key;
+        let evidence = self.key_evidence(KeyRole::EnclaveCa, authority_scope(builder_id), key)?;
+        let issuer =
+            certificates::Authority::certify(key, &Sha256Digest::of(&evidence), builder_id, *started_at)?;
+        let public = Authority { certificate: issuer.certificate().to_vec(), evidence };
+        Ok(Arc::clone(known.insert(Arc::new(AuthoritySlot { issuer, public }))))
+    }
+
+    fn key_evidence(
+        &self,
+        role: KeyRole,
+        scope_sha256: Sha256Digest,
+        key: &SigningKey,
+    ) -> Result<Vec<u8>, KeyError> {
+        let body = LeafBody::Key { role, scope_sha256, spki_sha256: key.public().spki_sha256() };
+        Ok(self.bundle(self.batcher.bind(body)?, Some(key.public().spki_der().to_vec())))
     }
 
     fn release(&self, request: ReleaseRequest) -> Result<Released, KeyError> {

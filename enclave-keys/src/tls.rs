@@ -3,12 +3,10 @@
 
 use provenance::key::PublicKey;
 use provenance::timestamp::Timestamp;
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, PublicKeyData,
-};
-use time::OffsetDateTime;
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose};
 
-use crate::secret::{NoRandom, SigningKey};
+use crate::certificates::{CertificateError, IssuerKey, moment};
+use crate::secret::SigningKey;
 
 /// DNS name in the certificate; clients send it as server name.
 pub const TLS_SERVER_NAME: &str = "sealwright";
@@ -21,19 +19,6 @@ const CONTEXT: &[u8] = b"TLS 1.3, server CertificateVerify\0";
 const TRANSCRIPT_LENGTHS: [usize; 2] = [32, 48];
 /// 9999-12-31T23:59:59Z: no defined expiration (RFC 5280 §4.1.2.5). The key ends with the boot.
 const NO_EXPIRATION: i64 = 253_402_300_799;
-/// Length of the DER before the point in a P-256 SubjectPublicKeyInfo.
-const SPKI_PREFIX_LEN: usize = 26;
-
-/// Why the certificate could not be made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CertificateError {
-    /// No key without random bytes.
-    #[error(transparent)]
-    NoRandom(#[from] NoRandom),
-    /// The encoder refused.
-    #[error("TLS certificate: {0}")]
-    Encode(String),
-}
 
 /// Key and certificate.
 pub(crate) struct TlsIdentity {
@@ -41,42 +26,18 @@ pub(crate) struct TlsIdentity {
     certificate: Vec<u8>,
 }
 
-impl PublicKeyData for TlsKey<'_> {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0.public().spki_der()[SPKI_PREFIX_LEN..]
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_ECDSA_P256_SHA256
-    }
-}
-
-/// Our key as the certificate encoder wants to see it.
-struct TlsKey<'a>(&'a SigningKey);
-
-impl rcgen::SigningKey for TlsKey<'_> {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        Ok(self.0.sign(message))
-    }
-}
-
 impl TlsIdentity {
     /// A fresh key and its certificate, valid from `started_at` on.
     pub(crate) fn generate(started_at: Timestamp) -> Result<Self, CertificateError> {
         let key = SigningKey::random()?;
-        let encode = |error: rcgen::Error| CertificateError::Encode(error.to_string());
-        let moment = |seconds| {
-            OffsetDateTime::from_unix_timestamp(seconds)
-                .map_err(|error| CertificateError::Encode(error.to_string()))
-        };
-        let mut params = CertificateParams::new([TLS_SERVER_NAME.to_owned()]).map_err(encode)?;
+        let mut params = CertificateParams::new([TLS_SERVER_NAME.to_owned()])?;
         params.not_before = moment(started_at.unix())?;
         params.not_after = moment(NO_EXPIRATION)?;
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, TLS_SERVER_NAME);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = params.self_signed(&TlsKey(&key)).map_err(encode)?.der().to_vec();
+        let certificate = params.self_signed(&IssuerKey(&key))?.der().to_vec();
         Ok(Self { key, certificate })
     }
 

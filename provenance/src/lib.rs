@@ -10,6 +10,7 @@
 
 pub mod binding;
 pub mod canonical;
+pub mod certificate;
 pub mod commitment;
 pub mod context;
 pub mod digest;

@@ -169,6 +169,16 @@ async fn an_ed25519_caller_builds_too_and_gets_its_projects_key() {
     let LeafBody::Key { scope_sha256, spki_sha256, .. } = leaf.body else { panic!("not a key leaf") };
     assert_eq!(scope_sha256, caller.project.id().0);
     assert_eq!(spki_sha256, Sha256Digest::of(&instance.signing_key));
+
+    let spki = |certificate: &[u8]| {
+        use der::{Decode as _, Encode as _};
+        let certificate = x509_cert::Certificate::from_der(certificate).expect("a certificate");
+        Sha256Digest::of(&certificate.tbs_certificate().subject_public_key_info().to_der().expect("encoded"))
+    };
+    assert_eq!(spki(&instance.certificate), spki_sha256);
+    let (leaf, _) = session_leaf(&instance.authority_evidence);
+    let LeafBody::Key { spki_sha256: authority, .. } = leaf.body else { panic!("not a key leaf") };
+    assert_eq!(spki(&instance.authority_certificate), authority);
 }
 
 #[tokio::test(flavor = "multi_thread")]

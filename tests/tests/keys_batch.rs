@@ -21,17 +21,22 @@ fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::t
     std::thread::Builder::new().stack_size(1 << 20).spawn(work).expect("a thread")
 }
 
+/// Device calls until the device is held: first report, enclave CA, one project, the held one.
+const HELD: u64 = 4;
+
 /// A service whose device is held in a call for a project's key, so that what comes now waits.
 fn held() -> (ScriptedTee, KeyService, std::thread::JoinHandle<()>) {
     let tee = ScriptedTee::new(SoftwareTee::shared().expect("a software TEE"));
     let keys = KeyService::start(Box::new(tee.clone()), instance_inputs(), None).expect("started");
     assert_eq!(tee.calls(), 1, "the first report");
+    keys.project_key(&FixtureKey::new().project("with the enclave CA").id()).expect("a key");
+    assert_eq!(tee.calls(), HELD - 1, "enclave CA and project");
     tee.hold();
     let first = {
         let keys = keys.clone();
         spawn(move || drop(keys.project_key(&FixtureKey::new().project("first").id()).expect("a key")))
     };
-    wait_until("the held call", || tee.calls() == 2);
+    wait_until("the held call", || tee.calls() == HELD);
     (tee, keys, first)
 }
 
@@ -59,7 +64,7 @@ fn a_thousand_releases_that_wait_together_share_one_report() {
         .into_iter()
         .map(|thread| EvidenceBundle::parse(&thread.join().expect("no panic")).expect("a bundle"))
         .collect();
-    assert_eq!(tee.calls(), 3, "the first report, the held one, and one for all");
+    assert_eq!(tee.calls(), HELD + 1, "one for all");
     let report = &bundles[0].evidence.report;
     let mut salts = std::collections::BTreeSet::new();
     let mut places = std::collections::BTreeSet::new();
@@ -109,7 +114,7 @@ fn a_flood_of_sessions_is_refused_beyond_its_queue_and_builds_go_before_it() {
         session.join().expect("no panic").expect("whoever found a place in the queue gets Evidence");
     }
     let batches = (MAX_WAITING_SESSIONS / SESSIONS_PER_BATCH) as u64;
-    assert_eq!(tee.calls(), 2 + batches, "the build cost no call of its own");
+    assert_eq!(tee.calls(), HELD + batches, "the build cost no call of its own");
 }
 
 #[test]

@@ -18,12 +18,14 @@
 //! 9. subject, repository, manifests, signatures → [`image::BlobChecks`]
 //! 10. every blob → [`image::TrustedImage`]
 //!
-//! [`appraise_session`] does steps 1 to 6 for the other end of a TLS connection.
+//! [`appraise_session`] does steps 1 to 6 for the other end of a TLS connection, [`appraise_certificates`] for the keys
+//! that other tools are told to trust.
 #![forbid(unsafe_code)]
 
 pub mod azure;
 pub mod bound;
 pub mod built;
+pub mod certified;
 pub mod evidence;
 pub mod image;
 pub mod policy;
@@ -37,6 +39,7 @@ pub mod tdx;
 pub mod verdict;
 pub mod x509;
 
+pub use certified::{CertifiedKey, ProjectCertificates, appraise_certificates};
 pub use evidence::{Endorsements, appraise, authenticate};
 pub use image::{ImageInput, Verdict, verify_image, verify_image_with_own_requests};
 pub use policy::Policy;

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::bound::{BindingError, RulesRefusal};
 use crate::built::{MaterialsRefusal, RequestRefusal, StatementError};
+use crate::certified::CertificateRefusal;
 use crate::evidence::{AppraisalError, AuthenticationError};
 use crate::image::{BlobError, ImageRefusal};
 use crate::policy::{Place, Policy};
@@ -87,6 +88,9 @@ pub enum Reason {
     /// Not about this connection.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// Certificates are not what key Evidence says.
+    #[error(transparent)]
+    Certificate(#[from] CertificateRefusal),
     /// The statement is not what the report covers.
     #[error(transparent)]
     Statement(#[from] StatementError),
@@ -131,7 +135,7 @@ impl Reason {
             | Self::Bundle(_)
             | Self::Authentication(_)
             | Self::Appraisal(_) => Link::Hardware,
-            Self::Binding(_) | Self::Session(_) | Self::Statement(_) => Link::Key,
+            Self::Binding(_) | Self::Session(_) | Self::Certificate(_) | Self::Statement(_) => Link::Key,
             Self::Request(_) => Link::Request,
             Self::Materials(_) => Link::Materials,
             Self::Rules(_) => Link::Rules,

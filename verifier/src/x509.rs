@@ -54,6 +54,9 @@ const KEY_CERT_SIGN: u8 = 0x04;
 /// Bit 6, cRLSign.
 const CRL_SIGN: u8 = 0x02;
 
+/// Both of these.
+pub(crate) const KEY_CERT_AND_CRL_SIGN: u8 = KEY_CERT_SIGN | CRL_SIGN;
+
 /// Whose certificates are read: it decides which signature algorithms are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
@@ -63,13 +66,15 @@ pub(crate) enum Profile {
     Intel,
     /// IBM and the public authorities above it: RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 or SHA-512.
     Ibm,
+    /// Our own enclave CA: ECDSA P-256 with SHA-256.
+    Enclave,
 }
 
 impl Profile {
     fn algorithm(self, der: &str) -> Option<Algorithm> {
         match (self, der) {
             (Self::Amd, PSS_SHA384 | PSS_SHA384_TRAILER) => Some(Algorithm::PssSha384),
-            (Self::Intel, ECDSA_SHA256) => Some(Algorithm::EcdsaP256Sha256),
+            (Self::Intel | Self::Enclave, ECDSA_SHA256) => Some(Algorithm::EcdsaP256Sha256),
             (Self::Ibm, PKCS1_SHA256) => Some(Algorithm::Pkcs1Sha256),
             (Self::Ibm, PKCS1_SHA384) => Some(Algorithm::Pkcs1Sha384),
             (Self::Ibm, PKCS1_SHA512) => Some(Algorithm::Pkcs1Sha512),
@@ -80,7 +85,7 @@ impl Profile {
     const fn wanted(self) -> &'static str {
         match self {
             Self::Amd => "RSASSA-PSS with SHA-384, MGF1-SHA-384, salt length 48",
-            Self::Intel => "ECDSA with SHA-256",
+            Self::Intel | Self::Enclave => "ECDSA with SHA-256",
             Self::Ibm => "RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 or SHA-512",
         }
     }
@@ -418,6 +423,21 @@ impl<'a> Certificate<'a> {
     /// SHA-256 of the SubjectPublicKeyInfo.
     pub(crate) fn spki_sha256(&self) -> Sha256Digest {
         Sha256Digest::of(self.spki)
+    }
+
+    /// SubjectPublicKeyInfo, DER.
+    pub(crate) fn spki(&self) -> &'a [u8] {
+        self.spki
+    }
+
+    /// First and last moment of validity.
+    pub(crate) fn validity(&self) -> (Timestamp, Timestamp) {
+        (self.not_before, self.not_after)
+    }
+
+    /// Which extensions there are.
+    pub(crate) fn extension_oids(&self) -> impl Iterator<Item = ObjectIdentifier> {
+        self.extensions.iter().map(|extension| extension.oid)
     }
 
     /// Common name of the subject, empty when there is none.

@@ -64,6 +64,9 @@ impl AttestationService for Attestation {
             document,
             signing_key: Bytes::copy_from_slice(key.public.spki_der()),
             key_evidence: key.evidence.into(),
+            certificate: key.certificate.into(),
+            authority_certificate: key.authority.certificate.into(),
+            authority_evidence: key.authority.evidence.into(),
         }))
     }
 }

@@ -30,6 +30,16 @@ pub struct Instance {
     /// For a project: key Evidence, CMW collection.
     #[prost(bytes = "bytes", tag = "4")]
     pub key_evidence: ::prost::bytes::Bytes,
+    /// For a project: certificate of its signing key, X.509 DER, issued by the enclave CA of this instance. It names the
+    /// key Evidence by digest.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub certificate: ::prost::bytes::Bytes,
+    /// For a project: certificate of the enclave CA, X.509 DER, issued by itself.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub authority_certificate: ::prost::bytes::Bytes,
+    /// For a project: key Evidence of the enclave CA, CMW collection.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub authority_evidence: ::prost::bytes::Bytes,
 }
 /// Generated client implementations.
 pub mod attestation_service_client {
