@@ -263,6 +263,28 @@ impl UnappraisedChannel {
         })
     }
 
+    /// Asks for session Evidence on this connection and ends it. Nothing is appraised, so nothing but the nonce is
+    /// ever sent. Cancel safe: dropping it closes the connection.
+    pub async fn evidence(self) -> Result<SessionEvidence, ChannelError> {
+        let collection = self.ask().await?;
+        let Self { exporter, nonce, tls_spki_sha256, .. } = self;
+        Ok(SessionEvidence { collection, tls_spki_sha256, exporter, nonce })
+    }
+
+    async fn ask(&self) -> Result<Vec<u8>, ChannelError> {
+        let mut client = AttestationServiceClient::with_origin(self.connection.clone(), self.origin.clone())
+            .max_decoding_message_size(MAX_COLLECTION + 1024);
+        let nonce = self.nonce.0.to_vec().into();
+        let mut request = tonic::Request::new(v1::GetEvidenceRequest { nonce });
+        request.set_timeout(EVIDENCE_TIMEOUT);
+        match client.get_evidence(request).await {
+            Ok(answer) => Ok(answer.into_inner().evidence.to_vec()),
+            Err(status) => {
+                Err(ChannelError::NoEvidence { endpoint: self.endpoint.clone(), status: Box::new(status) })
+            }
+        }
+    }
+
     /// Asks for session Evidence on this connection and appraises it. Only the nonce is sent before that.
     pub async fn appraise(
         self,
@@ -270,26 +292,27 @@ impl UnappraisedChannel {
         project: &Project,
         now: Timestamp,
     ) -> Result<AttestedChannel, ChannelError> {
+        let evidence = self.ask().await?;
         let Self { connection, endpoint, origin, nonce, exporter, tls_spki_sha256 } = self;
-        let mut client = AttestationServiceClient::with_origin(connection.clone(), origin.clone())
-            .max_decoding_message_size(MAX_COLLECTION + 1024);
-        let mut request = tonic::Request::new(v1::GetEvidenceRequest { nonce: nonce.0.to_vec().into() });
-        request.set_timeout(EVIDENCE_TIMEOUT);
-        let evidence = client
-            .get_evidence(request)
-            .await
-            .map_err(|status| ChannelError::NoEvidence {
-                endpoint: endpoint.clone(),
-                status: Box::new(status),
-            })?
-            .into_inner()
-            .evidence;
         let accepted =
             verifier::appraise_session(policy, &evidence, tls_spki_sha256, exporter, nonce, now)
                 .map_err(|e| ChannelError::Rejected { endpoint: endpoint.clone(), rejection: Box::new(e) })?;
         let document = MetadataValue::from_bytes(&project.document());
         Ok(AttestedChannel { connection, origin, endpoint, accepted, project: WithProject { document } })
     }
+}
+
+/// Session Evidence as it came, and what it must name to be about the connection it came over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionEvidence {
+    /// The collection (CMW JSON).
+    pub collection: Vec<u8>,
+    /// SHA-256 of the SPKI of the server's certificate.
+    pub tls_spki_sha256: Sha256Digest,
+    /// The connection's exporter for the nonce.
+    pub exporter: [u8; 32],
+    /// What was asked with.
+    pub nonce: Nonce,
 }
 
 /// A connection whose other end the verifier accepted. It never reconnects.

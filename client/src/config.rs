@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::endorsements::{AMD_KDS, INTEL_PCS, INTEL_ROOT_CRL};
+
 /// Largest configuration file in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 
@@ -24,12 +26,27 @@ pub enum Setting {
     Progress,
     /// When colours are used.
     Color,
+    /// Base URL of AMD's Key Distribution Service.
+    AmdKds,
+    /// Base URL of Intel's Provisioning Certification Service.
+    IntelPcs,
+    /// URL of the revocation list of Intel's root.
+    IntelRootCrl,
 }
 
 impl Setting {
     /// All settings, in the order they are shown.
-    pub const ALL: [Self; 6] =
-        [Self::Endpoint, Self::Key, Self::Policy, Self::Project, Self::Progress, Self::Color];
+    pub const ALL: [Self; 9] = [
+        Self::Endpoint,
+        Self::Key,
+        Self::Policy,
+        Self::Project,
+        Self::Progress,
+        Self::Color,
+        Self::AmdKds,
+        Self::IntelPcs,
+        Self::IntelRootCrl,
+    ];
 
     /// Name in the configuration file, and of the flag behind `--`.
     #[must_use]
@@ -41,18 +58,24 @@ impl Setting {
             Self::Project => "project",
             Self::Progress => "progress",
             Self::Color => "color",
+            Self::AmdKds => "amd-kds",
+            Self::IntelPcs => "intel-pcs",
+            Self::IntelRootCrl => "intel-root-crl",
         }
     }
 
     /// Name of the environment variable.
     #[must_use]
     pub fn variable(self) -> String {
-        format!("SEALWRIGHT_{}", self.name().to_ascii_uppercase())
+        format!("SEALWRIGHT_{}", self.name().to_ascii_uppercase().replace('-', "_"))
     }
 
     const fn default_value(self) -> Option<&'static str> {
         match self {
             Self::Progress | Self::Color => Some("auto"),
+            Self::AmdKds => Some(AMD_KDS),
+            Self::IntelPcs => Some(INTEL_PCS),
+            Self::IntelRootCrl => Some(INTEL_ROOT_CRL),
             _ => None,
         }
     }
@@ -95,7 +118,7 @@ pub struct Settings {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ConfigFile {
     endpoint: Option<String>,
     key: Option<String>,
@@ -103,6 +126,9 @@ struct ConfigFile {
     project: Option<String>,
     progress: Option<String>,
     color: Option<String>,
+    amd_kds: Option<String>,
+    intel_pcs: Option<String>,
+    intel_root_crl: Option<String>,
 }
 
 /// A configuration file that is refused. Fault: configuration.
@@ -150,6 +176,9 @@ impl Settings {
                 Setting::Project => &config.project,
                 Setting::Progress => &config.progress,
                 Setting::Color => &config.color,
+                Setting::AmdKds => &config.amd_kds,
+                Setting::IntelPcs => &config.intel_pcs,
+                Setting::IntelRootCrl => &config.intel_root_crl,
             };
             let value = if let Some(value) = flags.get(&setting) {
                 Some((value.clone(), Origin::Flag(setting)))

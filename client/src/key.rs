@@ -15,6 +15,8 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
+use crate::endorsements::pem;
+
 /// Largest key file that is read, in bytes.
 const MAX_KEY_FILE: u64 = 64 << 10;
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
@@ -194,14 +196,7 @@ impl fmt::Debug for CallerKey {
 /// The public key as PEM (`PUBLIC KEY`, RFC 7468 §13).
 #[must_use]
 pub fn public_pem(key: &PublicKey) -> String {
-    let encoded = STANDARD.encode(key.spki_der());
-    let mut pem = String::from("-----BEGIN PUBLIC KEY-----\n");
-    for line in encoded.as_bytes().chunks(64) {
-        pem.push_str(&String::from_utf8_lossy(line));
-        pem.push('\n');
-    }
-    pem.push_str("-----END PUBLIC KEY-----\n");
-    pem
+    pem::block("PUBLIC KEY", key.spki_der())
 }
 
 #[cfg(test)]

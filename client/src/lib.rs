@@ -13,6 +13,7 @@ pub mod context;
 pub mod docker_config;
 mod dockerfile_images;
 pub mod download;
+pub mod endorsements;
 pub mod image;
 pub mod image_name;
 pub mod key;

@@ -8,3 +8,4 @@ pub mod small_disk;
 pub mod software_tee;
 pub mod tools;
 pub mod vectors;
+pub mod vendor_services;

@@ -26,6 +26,7 @@ pub mod azure;
 pub mod bound;
 pub mod built;
 pub mod certified;
+pub mod endorsements;
 pub mod evidence;
 pub mod image;
 pub mod policy;

@@ -162,10 +162,10 @@ impl Reason {
                 "the image was not built by Sealwright, or its Evidence was not copied with it: copy referrers too"
             }
             Self::Authentication(AuthenticationError::Snp(error)) if error.concerns_endorsements() => {
-                "give current certificates of the platform (AMD's Key Distribution Service) as endorsements; see docs/policy.md, Endorsements"
+                "fetch current certificates of the platform from AMD with `sealwright endorsements fetch`, and give them with --endorsements"
             }
             Self::Authentication(AuthenticationError::Tdx(error)) if error.concerns_endorsements() => {
-                "give current collateral of the platform (Intel's Provisioning Certification Service) as endorsements; see docs/policy.md, Endorsements"
+                "fetch current documents of the platform from Intel with `sealwright endorsements fetch`, and give them with --endorsements"
             }
             Self::Authentication(AuthenticationError::SecureExecution(SeError::Result(
                 ResultError::Expired { .. },

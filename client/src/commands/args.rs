@@ -98,6 +98,9 @@ pub(crate) enum Command {
     /// Make or check an appraisal policy
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Collect fresh endorsements from AMD and Intel
+    #[command(subcommand)]
+    Endorsements(EndorsementsCommand),
     /// Show settings and where each came from
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -186,8 +189,8 @@ pub(crate) struct VerifyArgs {
     /// Repository that the image must have been built for; for layouts, which have no name of their own
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) repository: Option<String>,
-    /// AMD certificates and revocation lists (PEM or DER) beside those in the Evidence, repeatable
-    #[arg(long = "endorsements", value_name = "FILE")]
+    /// Endorsements beside those in the Evidence, as `endorsements fetch` writes them, or PEM or DER; repeatable
+    #[arg(long = "endorsements", value_name = "FILE|DIR")]
     pub(crate) endorsements: Vec<PathBuf>,
     /// Request that must have been answered: its digest `sha256:…`
     #[arg(long, value_name = "DIGEST")]
@@ -328,6 +331,34 @@ pub(crate) struct PolicyInitArgs {
     /// Build policy that is accepted: its digest, repeatable
     #[arg(long = "build-policy", value_name = "DIGEST")]
     pub(crate) build_policies: Vec<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum EndorsementsCommand {
+    /// Fetch what the verifier needs beside the Evidence: certificates, revocation lists, TCB info, QE identity
+    Fetch(FetchArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct FetchArgs {
+    /// Image, OCI layout, its tar file, or file of an Evidence collection (default: the build server in use)
+    #[arg(value_name = "IMAGE|LAYOUT|TAR|EVIDENCE")]
+    pub(crate) target: Option<String>,
+    /// Folder to write into; `verify --endorsements` takes it
+    #[arg(short, long, value_name = "DIR", default_value = "endorsements")]
+    pub(crate) output: PathBuf,
+    /// Base URL of AMD's Key Distribution Service [env: SEALWRIGHT_AMD_KDS]
+    #[arg(long, value_name = "URL")]
+    pub(crate) amd_kds: Option<String>,
+    /// Base URL of Intel's Provisioning Certification Service, or of a cache of it [env: SEALWRIGHT_INTEL_PCS]
+    #[arg(long, value_name = "URL")]
+    pub(crate) intel_pcs: Option<String>,
+    /// URL of the revocation list of Intel's root [env: SEALWRIGHT_INTEL_ROOT_CRL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) intel_root_crl: Option<String>,
+    /// Ask nobody: take what the cache has, whatever its age
+    #[arg(long)]
+    pub(crate) cached: bool,
 }
 
 #[derive(Subcommand)]

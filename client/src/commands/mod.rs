@@ -4,6 +4,7 @@ mod appraise;
 mod args;
 mod build;
 mod builds;
+mod endorsements;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -20,7 +21,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser as _};
 use client::config::Setting;
 
-use self::args::{Cli, Command, ConfigCommand, PolicyCommand};
+use self::args::{Cli, Command, ConfigCommand, EndorsementsCommand, PolicyCommand};
 use self::failure::Failure;
 use self::output::Output;
 use self::setup::Setup;
@@ -90,6 +91,7 @@ fn dispatch(command: Command, setup: Result<Setup, Failure>, output: &Output) ->
         Command::Project(command) => keys::project(&command, &setup, output),
         Command::Policy(PolicyCommand::Init(args)) => policy::init(&args, &setup, output),
         Command::Policy(PolicyCommand::Check { file }) => policy::check(file.as_deref(), &setup, output),
+        Command::Endorsements(EndorsementsCommand::Fetch(args)) => endorsements::fetch(&args, &setup, output),
         Command::Config(ConfigCommand::Show) => setup::show(&setup, output),
         Command::Completion { .. } => Ok(0),
     }

@@ -8,6 +8,7 @@ use client::channel::Endpoint;
 use client::config::{Setting, Settings, config_folder};
 use client::key::CallerKey;
 use client::session::Connector;
+use provenance::key::KeyAlgorithm;
 use provenance::project::{MAX_DOCUMENT, Project};
 use serde_json::json;
 use verifier::Policy;
@@ -67,6 +68,14 @@ impl Setup {
 
     pub(crate) fn key(&self) -> Result<CallerKey, Failure> {
         Ok(CallerKey::load(self.key_file()?)?)
+    }
+
+    /// The key in use, or one for this connection alone: Evidence is given to everybody.
+    pub(crate) fn key_or_new(&self) -> Result<CallerKey, Failure> {
+        match self.settings.value(Setting::Key) {
+            Some(_) => self.key(),
+            None => Ok(CallerKey::generate(KeyAlgorithm::EcdsaP256Sha256)?),
+        }
     }
 
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use client::docker_config::{DockerConfig, docker_config_folder};
+use client::endorsements::pem;
 use client::image::{Blobs, ImageError, LocalImage, gather, open_local, registry};
 use client::image_name::ImageName;
 use client::progress::clean_text;
@@ -31,6 +32,9 @@ use super::setup::{Setup, read_file, variable};
 const READ_SIZE: usize = 1 << 20;
 /// Largest endorsement file in bytes.
 const MAX_ENDORSEMENT: usize = 4 << 20;
+
+/// Most files of a folder of endorsements.
+const MAX_ENDORSEMENT_FILES: usize = 64;
 
 /// What an argument names.
 pub(crate) enum Target {
@@ -289,43 +293,66 @@ pub(crate) fn credential(name: &ImageName) -> Result<Option<RegistryCredential>,
     Ok(found.map_err(ImageError::from)?.pop())
 }
 
-/// Certificates and revocation lists from files: PEM blocks, or DER; or framed TDX endorsements.
-pub(super) fn endorsements(files: &[PathBuf]) -> Result<Endorsements, Failure> {
-    use base64::Engine as _;
+/// Certificates and revocation lists from files, or from all files of folders: PEM blocks, or DER; or framed TDX
+/// endorsements.
+pub(super) fn endorsements(paths: &[PathBuf]) -> Result<Endorsements, Failure> {
     let mut found = Endorsements::default();
-    for file in files {
-        let bytes = read_file(file, MAX_ENDORSEMENT, "endorsements")?;
-        if let Ok(Some(endorsements)) = TdxEndorsements::parse(&bytes) {
-            found.tdx.push(endorsements);
-            continue;
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        if !text.contains("-----BEGIN ") {
-            // The first element of a certificate's TBS is a version or serial number, that of a CRL an algorithm;
-            // the verifier tells them apart, so a bare DER file is offered as both.
-            found.certificates.push(bytes.clone());
-            found.crls.push(bytes);
-            continue;
-        }
-        for block in text.split("-----BEGIN ").skip(1) {
-            let (label, rest) = block.split_once("-----").unwrap_or((block, ""));
-            let body: String = rest.split("-----END").next().unwrap_or("").split_ascii_whitespace().collect();
-            let der = base64::engine::general_purpose::STANDARD
-                .decode(body)
-                .map_err(|_| Failure::usage(format!("block `{label}` is not base64")).at(file.display()))?;
-            match label {
-                "CERTIFICATE" => found.certificates.push(der),
-                "X509 CRL" => found.crls.push(der),
-                other => {
-                    return Err(Failure::usage(format!(
-                        "block `{other}` is neither CERTIFICATE nor X509 CRL"
-                    ))
-                    .at(file.display()));
-                }
+    for path in paths {
+        if path.is_dir() {
+            for file in files_of(path)? {
+                endorsements_of(&file, &mut found)?;
             }
+        } else {
+            endorsements_of(path, &mut found)?;
         }
     }
     Ok(found)
+}
+
+/// The files of a folder, by name.
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let failed = |e: std::io::Error| Failure::usage(format!("cannot read folder {}: {e}", folder.display()));
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.is_file() && !hidden {
+            files.push(path);
+        }
+        if files.len() > MAX_ENDORSEMENT_FILES {
+            let problem = format!("folder has more than {MAX_ENDORSEMENT_FILES} files of endorsements");
+            return Err(Failure::usage(problem).at(folder.display()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn endorsements_of(file: &Path, found: &mut Endorsements) -> Result<(), Failure> {
+    let bytes = read_file(file, MAX_ENDORSEMENT, "endorsements")?;
+    if let Ok(Some(endorsements)) = TdxEndorsements::parse(&bytes) {
+        found.tdx.push(endorsements);
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    if !text.contains("-----BEGIN ") {
+        // The first element of a certificate's TBS is a version or serial number, that of a CRL an algorithm;
+        // the verifier tells them apart, so a bare DER file is offered as both.
+        found.certificates.push(bytes.clone());
+        found.crls.push(bytes);
+        return Ok(());
+    }
+    for (label, der) in pem::blocks(&text).map_err(|problem| Failure::usage(problem).at(file.display()))? {
+        match label.as_str() {
+            "CERTIFICATE" => found.certificates.push(der),
+            "X509 CRL" => found.crls.push(der),
+            other => {
+                let problem = format!("block `{other}` is neither CERTIFICATE nor X509 CRL");
+                return Err(Failure::usage(problem).at(file.display()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Colours the signs, which carry their meaning without it.

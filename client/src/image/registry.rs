@@ -22,11 +22,11 @@ use super::{
 use crate::image_name::{ImageName, api_host, is_loopback};
 
 /// Longest time for a connection to a registry.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest silence of a registry.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// How this program calls itself.
-pub(super) const USER_AGENT: &str = concat!("sealwright/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!("sealwright/", env!("CARGO_PKG_VERSION"));
 /// Most bytes of attachments that are held for one image; what is beyond is left out. In many registries strangers
 /// may attach what they like.
 const MAX_HELD: u64 = 256 << 20;
@@ -290,7 +290,7 @@ fn descriptor(digest: &Sha256Digest, size: u64) -> OciDescriptor {
     }
 }
 
-pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

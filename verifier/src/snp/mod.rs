@@ -365,6 +365,20 @@ fn named_product(common_name: &str, prefix: &str) -> Option<Product> {
     Product::ALL.into_iter().find(|product| product.certificate_name() == rest)
 }
 
+/// The product that a VCEK or VLEK in the table names. Nothing about it is checked.
+pub(crate) fn unauthenticated_product(
+    table: &[u8],
+    key: SigningKey,
+) -> Result<Option<Product>, certificate_table::InvalidTable> {
+    let guid = match key {
+        SigningKey::Vcek => certificate_table::VCEK,
+        SigningKey::Vlek => certificate_table::VLEK,
+    };
+    let der = certificate_table::parse(table)?.remove(&guid);
+    let certificate = der.as_deref().and_then(|der| Certificate::parse(der, Profile::Amd).ok());
+    Ok(certificate.and_then(|vek| vek::endorsed(&vek, key).ok()).map(|endorsed| endorsed.product))
+}
+
 /// Authenticates a report and its certificate table to a root of `anchors`, as of `now`.
 pub(crate) fn authenticate(
     report: &[u8],

@@ -196,6 +196,15 @@ fn check_signatures(quote: &Quote, pck: &Certificate<'_>) -> Result<(), TdxError
     })
 }
 
+/// What the PCK certificate of a quote says about the platform, and the common name of the CA beside it. Nothing about
+/// them is checked.
+pub(crate) fn unauthenticated_platform(chain: &[u8]) -> Result<(PckFacts, String), TdxError> {
+    let [pck, ca, _] =
+        pem::chain::<3>(chain).map_err(|error| TdxError::Pem { which: ChainName::Pck, error })?;
+    let facts = pck::facts(&parse(CertificateName::Pck, &pck)?)?;
+    Ok((facts, parse(CertificateName::PckCa, &ca)?.common_name()))
+}
+
 /// Authenticates the signatures of a quote to a root of `anchors`, as of `now`: steps 1 to 8.
 pub fn authenticate_signatures(
     quote: &[u8],
