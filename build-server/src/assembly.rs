@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use enclave_keys::InstanceInputs;
 use enclave_keys::process::{KeyClient, KeyFailure};
+use enclave_keys::{InstanceInputs, SecureExecutionHeader};
 use provenance::digest::{Sha256Digest, Sha256Hasher};
 use provenance::instance::Program;
 
@@ -46,6 +46,14 @@ pub enum AssemblyError {
         /// What was seen.
         problem: String,
     },
+    /// The header of the Secure Execution image cannot be read or is none.
+    #[error("`secure_execution_header` {path}: {problem}")]
+    Header {
+        /// Path of the file.
+        path: String,
+        /// What was seen.
+        problem: String,
+    },
     /// A task ended without an answer: a bug.
     #[error("a task ended unexpectedly while starting: {0}")]
     Bug(String),
@@ -69,6 +77,8 @@ pub struct Assembled {
     pub keys: KeyClient,
 }
 
+/// Most bytes that are read of a Secure Execution header, one more than it may have.
+const LONGEST_HEADER: u64 = (8 << 10) + 1;
 /// Threads that may block beside those of a build: key requests, look-ups, downloads.
 const BLOCKING: usize = 512;
 /// Threads that may block for each build that runs: transfers of contexts wait for their bytes.
@@ -134,6 +144,7 @@ async fn start_keys(
     let (buildkitd, runc) = (operations.engine.buildkitd.clone(), operations.engine.runc.clone());
     let (trust_configuration, build_policy_sha256) = (trust.document(), trust.build_policy.sha256());
     let builder_id = trust.builder_id.clone();
+    let header = operations.secure_execution_header.clone();
     let start = move || {
         let inputs = InstanceInputs {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -143,10 +154,22 @@ async fn start_keys(
             trust_configuration,
             build_policy_sha256,
             started_at: clock::now(),
+            secure_execution_header: header.as_deref().map(read_header).transpose()?,
         };
         Ok(KeyClient::connect(connection, &inputs, move || ended.cancel())?)
     };
     tokio::task::spawn_blocking(start).await.map_err(|error| AssemblyError::Bug(error.to_string()))?
+}
+
+/// The header of the image, from the operator's file.
+fn read_header(path: &Path) -> Result<SecureExecutionHeader, AssemblyError> {
+    use std::io::Read as _;
+    let failed = |problem: String| AssemblyError::Header { path: path.display().to_string(), problem };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(LONGEST_HEADER).read_to_end(&mut bytes))
+        .map_err(|error| failed(error.to_string()))?;
+    SecureExecutionHeader::parse(&bytes).map_err(|error| failed(error.to_string()))
 }
 
 /// Digest and version of a program. It runs once, to be asked for its version.

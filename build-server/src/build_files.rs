@@ -112,6 +112,7 @@ mod tests {
         Request {
             add_hosts: vec![],
             annotations: BTreeMap::new(),
+            attestation_request: None,
             build_args: BTreeMap::new(),
             build_id: BuildId::try_from("b-1".to_owned()).unwrap(),
             context,

@@ -137,6 +137,8 @@ pub struct Operations {
     pub drain: Span,
     /// File of TDX endorsements for Evidence that has none, kept current by the operator; read when it is needed.
     pub tdx_endorsements: Option<PathBuf>,
+    /// File with the header of this guest's Secure Execution image, which the guest cannot read by itself; read at start.
+    pub secure_execution_header: Option<PathBuf>,
     /// The engine.
     pub engine: EngineOptions,
     /// Builds and their queue.

@@ -95,6 +95,7 @@ impl BuildError {
             Self::Engine(error) => engine_reason(error),
             Self::Trees { .. } => "CONTEXT_DAMAGED",
             Self::Materials(_) => "MATERIALS_UNACCOUNTED",
+            Self::Keys(KeyFailure::Challenge { .. }) => "ATTESTATION_REQUEST_REFUSED",
             Self::Keys(_) => "NO_EVIDENCE",
             Self::Keep { .. } | Self::Layout(LayoutError::Io { .. }) => "RESULT_NOT_KEPT",
             Self::Layout(_) => "RESULT_INCONSISTENT",
@@ -111,6 +112,9 @@ impl BuildError {
             }
             Self::Name(_) => "give the image a name like registry.example/team/app:1.0",
             Self::Engine(error) => engine_advice(error),
+            Self::Keys(KeyFailure::Challenge { .. }) => {
+                "make the attestation request with the host key document of the machine that the server runs on"
+            }
             Self::Keys(_) => "submit the build again; if it stays, the server's TEE device does not answer as it should",
             Self::Keep { .. } | Self::Layout(_) => {
                 "the server's storage is damaged or full; tell its operator, then submit the build again"

@@ -200,7 +200,8 @@ impl Pipeline {
 
     async fn project_key(&self, job: &Job) -> Result<ProjectKey, BuildError> {
         let (keys, project) = (self.keys.clone(), job.name.project);
-        Ok(blocking(move || keys.project_key(&project)).await??)
+        let challenge = job.signed.request().attestation_request.clone().into();
+        Ok(blocking(move || keys.project_key(&project, challenge)).await??)
     }
 
     fn state(

@@ -31,10 +31,10 @@ use crate::jobs::{BuildRunner, JobError, JobStore, Queue, StateLock};
 use crate::memory::give_back;
 
 /// Largest message of a client to each service, in bytes: a signed request with its secrets and logins; 3 MiB
-/// of data or 50,000 digests; a nonce or a name.
+/// of data or 50,000 digests; a nonce or a name, with an attestation request of at most 32 KiB.
 const BUILD_MESSAGE: usize = 12 << 20;
 const CONTEXT_MESSAGE: usize = 4 << 20;
-const ATTESTATION_MESSAGE: usize = 16 << 10;
+const ATTESTATION_MESSAGE: usize = 48 << 10;
 /// Largest header list: a project document of 64 KiB in base64 and some more.
 const HEADER_LIST: u32 = 128 << 10;
 /// HTTP/2 windows (RFC 9113 §6.9): enough that an upload does not wait for window updates.
@@ -142,9 +142,14 @@ impl Server {
 
         let access = Access::new(trust.admission(), jobs.clone());
         let endorsements = TdxEndorsementsFile::new(operations.tdx_endorsements.as_deref());
+        let platform = keys.instance().platform;
         let attestation = Attestation { keys, access: access.clone(), endorsements };
-        let builds =
-            Builds { queue: queue.clone(), access: access.clone(), issued_window: trust.issued_window.0 };
+        let builds = Builds {
+            queue: queue.clone(),
+            access: access.clone(),
+            platform,
+            issued_window: trust.issued_window.0,
+        };
         let upload = Contexts { store: contexts.clone(), access };
         let (health, routes) = routes(attestation, builds, upload).await?;
 

@@ -275,7 +275,7 @@ impl UnappraisedChannel {
         let mut client = AttestationServiceClient::with_origin(self.connection.clone(), self.origin.clone())
             .max_decoding_message_size(MAX_COLLECTION + 1024);
         let nonce = self.nonce.0.to_vec().into();
-        let mut request = tonic::Request::new(v1::GetEvidenceRequest { nonce });
+        let mut request = tonic::Request::new(v1::GetEvidenceRequest { nonce, ..Default::default() });
         request.set_timeout(EVIDENCE_TIMEOUT);
         match client.get_evidence(request).await {
             Ok(answer) => Ok(answer.into_inner().evidence.to_vec()),

@@ -249,6 +249,7 @@ pub fn prepare(
             .map(|(name, address)| AddHost { address: address.clone(), name: name.clone() })
             .collect(),
         annotations: options.annotations.clone(),
+        attestation_request: None,
         build_args,
         build_id: match &options.build_id {
             Some(id) => id.clone(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use provenance::binding::ReportData;
+use provenance::challenge::AttestationRequest;
 use provenance::evidence::certificate_table::InvalidTable;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
@@ -29,11 +30,40 @@ pub trait Attester: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Evidence over these 64 bytes. May block while the host throttles.
+    /// Evidence over these 64 bytes. May block while the host throttles. Not asked for on Secure Execution.
     fn evidence(&self, data: &ReportData) -> Result<Evidence, AttesterError>;
+
+    /// Evidence over these 64 bytes for whoever made `request`. Secure Execution only: there Evidence is nothing else.
+    fn answer_request(
+        &self,
+        _request: &AttestationRequest,
+        _data: &ReportData,
+    ) -> Result<Evidence, AttesterError> {
+        Err(AttesterError::Challenge { platform: self.platform(), wanted: ChallengeKind::Nonce })
+    }
 }
 
-/// Why the device gave no Evidence. All of these are faults of the environment: host, firmware or kernel.
+/// The kinds of a [`provenance::challenge::Challenge`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChallengeKind {
+    /// A nonce in the leaf.
+    #[error("a nonce alone, and no attestation request")]
+    Nonce,
+    /// An attestation request.
+    #[error("an attestation request")]
+    AttestationRequest,
+}
+
+impl ChallengeKind {
+    /// What Evidence of a platform answers.
+    #[must_use]
+    pub fn of(platform: Platform) -> Self {
+        if platform == Platform::SecureExecution { Self::AttestationRequest } else { Self::Nonce }
+    }
+}
+
+/// Why the device gave no Evidence. All of these are faults of the environment: host, firmware or kernel; but
+/// `Challenge` is one of whoever asks, and so may be what the Ultravisor says to an attestation request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttesterError {
@@ -159,6 +189,14 @@ pub enum AttesterError {
         who: &'static str,
         /// The call.
         call: &'static str,
+    },
+    /// Evidence of this platform answers a challenge of another kind.
+    #[error("Evidence of {platform} answers {wanted}")]
+    Challenge {
+        /// The Attester's platform.
+        platform: Platform,
+        /// What it answers.
+        wanted: ChallengeKind,
     },
     /// An answer does not fit the exchange format.
     #[error(transparent)]

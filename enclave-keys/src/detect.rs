@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use crate::attester::{Attester, AttesterError};
 use crate::configfs_tsm::{ConfigfsTsm, Provider, ReportEntry};
 use crate::devices::sev_guest::SevGuest;
+use crate::devices::uv::Ultravisor;
+use crate::secure_execution::SecureExecution;
 use crate::snp::SnpAttester;
 
 /// Where the kernel shows its TEEs. Other values occur in tests of this module only.
@@ -20,6 +22,11 @@ struct Paths {
     tdx_guest: PathBuf,
     /// `1` in a Secure Execution guest.
     prot_virt_guest: PathBuf,
+    /// Ultravisor device (v5.17; the calls for secrets are newer).
+    uv: PathBuf,
+    /// Secret that the maker of a Secure Execution image may put there. The file system that holds it is of the
+    /// encrypted image.
+    image_secret: PathBuf,
 }
 
 impl Paths {
@@ -30,6 +37,8 @@ impl Paths {
             vmpl: PathBuf::from("/sys/devices/system/cpu/sev/vmpl"),
             tdx_guest: PathBuf::from("/dev/tdx_guest"),
             prot_virt_guest: PathBuf::from("/sys/firmware/uv/prot_virt_guest"),
+            uv: PathBuf::from("/dev/uv"),
+            image_secret: PathBuf::from("/etc/sealwright/image-secret"),
         }
     }
 }
@@ -53,11 +62,19 @@ pub enum NoTee {
         /// What was found, with the path it was found at.
         found: Vec<String>,
     },
-    /// A platform that this version cannot attest on.
-    #[error("found {found}; this version attests on SEV-SNP and TDX only")]
-    Unsupported {
+    /// Secure Execution, but no Ultravisor device that attests.
+    #[error(
+        "found {found}, but {} does not attest: {why}\nwanted: Linux 5.17 or newer with CONFIG_S390_UV_UAPI, and a \
+         machine with the attestation feature (IBM z16)",
+        path.display()
+    )]
+    NoUltravisor {
         /// What was found, with the path it was found at.
         found: String,
+        /// The device.
+        path: PathBuf,
+        /// Why it does not attest.
+        why: AttesterError,
     },
     /// SEV-SNP or TDX, but no interface that gives reports.
     #[error(
@@ -123,7 +140,14 @@ fn detect_at(paths: &Paths) -> Result<Box<dyn Attester>, NoTee> {
             Ok(()) => Ok(Box::new(ConfigfsTsm::new(&reports, Provider::TdxGuest))),
             Err(why) => Err(NoTee::NoReports { found: sign, path: reports, why }),
         },
-        (Some((_, sign)), true) => Err(NoTee::Unsupported { found: sign }),
+        (Some((_, sign)), true) => {
+            let attester = Ultravisor::open(&paths.uv)
+                .and_then(|device| SecureExecution::new(device, paths.image_secret.clone()));
+            match attester {
+                Ok(attester) => Ok(Box::new(attester)),
+                Err(why) => Err(NoTee::NoUltravisor { found: sign, path: paths.uv.clone(), why }),
+            }
+        }
         (Some(last), false) => {
             Err(NoTee::Ambiguous { found: found.into_iter().chain([last]).map(|(_, sign)| sign).collect() })
         }
@@ -199,6 +223,8 @@ mod tests {
             vmpl: root.join("vmpl"),
             tdx_guest: root.join("tdx_guest"),
             prot_virt_guest: root.join("prot_virt_guest"),
+            uv: root.join("uv"),
+            image_secret: root.join("image-secret"),
         }
     }
 
@@ -221,13 +247,23 @@ mod tests {
     #[test]
     fn the_shipped_paths_are_the_kernels() {
         let paths = Paths::of_the_kernel();
-        let all = [&paths.tsm, &paths.sev_guest, &paths.vmpl, &paths.tdx_guest, &paths.prot_virt_guest];
+        let all = [
+            &paths.tsm,
+            &paths.sev_guest,
+            &paths.vmpl,
+            &paths.tdx_guest,
+            &paths.prot_virt_guest,
+            &paths.uv,
+            &paths.image_secret,
+        ];
         let wanted = [
             "/sys/kernel/config/tsm",
             "/dev/sev-guest",
             "/sys/devices/system/cpu/sev/vmpl",
             "/dev/tdx_guest",
             "/sys/firmware/uv/prot_virt_guest",
+            "/dev/uv",
+            "/etc/sealwright/image-secret",
         ];
         assert_eq!(all.map(|path| path.to_str().expect("text")), wanted);
     }
@@ -273,10 +309,12 @@ mod tests {
     }
 
     #[test]
-    fn platforms_without_an_attester_are_named() {
+    fn secure_execution_without_its_device_is_not_enough() {
         let (refused, root) = refusal(&[("prot_virt_guest", "1\n")]);
-        let found = format!("IBM Secure Execution ({})", root.path().join("prot_virt_guest").display());
-        assert_eq!(refused, NoTee::Unsupported { found });
+        let sign = format!("IBM Secure Execution ({})", root.path().join("prot_virt_guest").display());
+        let NoTee::NoUltravisor { found, path, why } = &refused else { panic!("{refused}") };
+        assert_eq!((found, path), (&sign, &root.path().join("uv")));
+        assert!(matches!(why, AttesterError::Io { operation: "open", .. }), "{why}");
         let (refused, _root) = refusal(&[("prot_virt_guest", "0\n")]);
         assert!(
             matches!(refused, NoTee::NotFound { .. }),

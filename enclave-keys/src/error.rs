@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use provenance::binding::Nonce;
 use provenance::digest::Sha256Digest;
+use provenance::evidence::Platform;
 use provenance::instance::InvalidInstance;
 use provenance::key::InvalidPublicKey;
 use provenance::request::InvalidRequest;
 use provenance::statement::{InvalidStatement, MAX_SUBJECTS};
 
-use crate::attester::AttesterError;
+use crate::attester::{AttesterError, ChallengeKind};
 use crate::certificates::CertificateError;
 use crate::own_report::OwnReportError;
 use crate::sealing::EpochError;
@@ -26,6 +27,12 @@ pub enum StartError {
     /// Environment: the first report is not about what was asked.
     #[error("first Evidence: {0}")]
     OwnReport(#[from] OwnReportError),
+    /// Configuration: Secure Execution without the header of the image.
+    #[error(
+        "this is a Secure Execution guest, and the header of its image is not known: Evidence could not be judged; name \
+         the file in `secure_execution_header` of the operations configuration"
+    )]
+    NoHeader,
     /// Environment: no epoch to sign in.
     #[error(transparent)]
     Epoch(#[from] EpochError),
@@ -135,6 +142,22 @@ pub enum KeyError {
         /// The repository handed in.
         got: String,
     },
+    /// The platform answers a challenge of another kind.
+    #[error(
+        "this guest runs on {platform}, whose Evidence answers {wanted}{}",
+        match wanted { ChallengeKind::Nonce => "", ChallengeKind::AttestationRequest => "; there was none" }
+    )]
+    Challenge {
+        /// This guest's platform.
+        platform: Platform,
+        /// What its Evidence answers.
+        wanted: ChallengeKind,
+    },
+    /// The Ultravisor does not take the attestation request.
+    #[error(
+        "attestation request: {0}; a request is for the host keys that it was made with, and for no others"
+    )]
+    AttestationRequest(AttesterError),
     /// The message is not for the TLS key.
     #[error(transparent)]
     NotCertificateVerify(#[from] NotCertificateVerify),

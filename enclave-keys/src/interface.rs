@@ -2,6 +2,7 @@
 //! process of its own: bytes are base64 (RFC 4648 §4), unknown fields are refused, private bytes never occur.
 
 use provenance::binding::Nonce;
+use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::Envelope;
 use provenance::key::PublicKey;
@@ -18,6 +19,8 @@ pub enum KeyRequest {
     ProjectKey {
         /// The project.
         project: ProjectId,
+        /// What the Evidence is to answer.
+        challenge: Challenge,
     },
     /// Evidence over a statement, and signatures of statement and images.
     Release(ReleaseRequest),
@@ -29,6 +32,8 @@ pub enum KeyRequest {
         /// The client's nonce, 32 bytes.
         #[serde(with = "nonce_base64")]
         nonce: Nonce,
+        /// What the Evidence is to answer.
+        challenge: Challenge,
     },
     /// The TLS certificate of this boot.
     TlsCertificate {},
@@ -108,7 +113,7 @@ pub struct Authority {
     pub evidence: Vec<u8>,
 }
 
-/// A finished build whose results are to be signed.
+/// A finished build whose results are to be signed. The signed request holds the challenge too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
@@ -186,8 +191,8 @@ pub struct Health {
     pub device_calls: u64,
     /// How long the last device call took, in milliseconds.
     pub last_report_millis: u64,
-    /// Own launch measurement, hex: SEV-SNP MEASUREMENT, TDX MRTD.
-    pub launch_measurement: String,
+    /// Own launch measurement, hex: SEV-SNP MEASUREMENT, TDX MRTD. A guest of Secure Execution cannot know its own.
+    pub launch_measurement: Option<String>,
     /// Own privilege level (SEV-SNP VMPL); `None` on platforms that have none.
     pub vmpl: Option<u32>,
 }

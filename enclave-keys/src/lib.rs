@@ -28,9 +28,10 @@ mod service;
 mod snp;
 mod tls;
 
-pub use attester::{Attester, AttesterError, WipedBy};
+pub use attester::{Attester, AttesterError, ChallengeKind, WipedBy};
 pub use batch::{
-    DEVICE_INTERVAL, EVIDENCE_DEADLINE, MAX_WAITING_BUILDS, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH,
+    BUILD_REQUESTS_PER_SESSION, DEVICE_INTERVAL, EVIDENCE_DEADLINE, MAX_WAITING_BUILD_REQUESTS,
+    MAX_WAITING_BUILDS, MAX_WAITING_SESSION_REQUESTS, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH,
 };
 pub use certificates::CertificateError;
 pub use detect::{NoTee, detect};
@@ -47,6 +48,6 @@ pub use sealing::{
     SealedHeader, SealedUnder, SealingRoot, StoreError,
 };
 pub use secret::NoRandom;
-pub use secure_execution::SecureExecution;
+pub use secure_execution::{NoHeader, SecureExecution, SecureExecutionHeader};
 pub use service::{InstanceInputs, KeyService};
 pub use tls::{NotCertificateVerify, TLS_SERVER_NAME};

@@ -3,7 +3,11 @@
 //! are the verifier's.
 
 use provenance::binding::ReportData;
+use provenance::challenge::AttestationRequest;
+use provenance::digest::Sha256Digest;
 use provenance::evidence::{Evidence, Platform};
+use provenance::se_exchange::{ExchangeError, ExchangeResponse};
+use provenance::secure_execution::{InvalidSeBytes, SecureExecutionEvidence};
 
 /// Length of an ATTESTATION_REPORT in bytes (SEV-SNP ABI 56860, table 23; constant for versions 2 to 5).
 pub const SNP_REPORT_LEN: usize = 1184;
@@ -109,6 +113,30 @@ pub enum OwnReportError {
     BodyType {
         /// Type seen.
         got: u16,
+    },
+    /// An answer of the Ultravisor that is none.
+    #[error(transparent)]
+    Bytes(#[from] InvalidSeBytes),
+    /// An answer of the Ultravisor that is not in the exchange format.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// An answer to another attestation request.
+    #[error("answer is to the attestation request {got}, asked was {expected}")]
+    OtherRequest {
+        /// SHA-256 of the request that was asked.
+        expected: Sha256Digest,
+        /// SHA-256 of the request in the answer.
+        got: Sha256Digest,
+    },
+    /// The answer's measurement or additional data have another length than the request announces.
+    #[error("{what} of the answer has {got} bytes, the request announces {expected}")]
+    Announced {
+        /// `measurement` or `additional data`.
+        what: &'static str,
+        /// Bytes announced.
+        expected: u32,
+        /// Bytes seen.
+        got: usize,
     },
     /// The report is over other data than was asked for.
     #[error("report data is {got:?}, asked for {expected:?}")]
@@ -251,6 +279,41 @@ pub(crate) fn check(
     Ok(())
 }
 
+/// Checks an answer of the Ultravisor: that it is to this request and over this data. More a guest cannot know: neither
+/// its own measurement nor the key of the answer.
+pub(crate) fn check_answer(
+    platform: Platform,
+    evidence: &Evidence,
+    request: &AttestationRequest,
+    asked: &ReportData,
+) -> Result<SecureExecutionEvidence, OwnReportError> {
+    if evidence.platform != platform {
+        return Err(OwnReportError::Platform { expected: platform, got: evidence.platform });
+    }
+    let evidence = SecureExecutionEvidence::parse(&evidence.report)?;
+    let (answer, request) = (ExchangeResponse::parse(&evidence.response)?, request.parts());
+    if answer.request() != request.request() {
+        let digest = Sha256Digest::of;
+        return Err(OwnReportError::OtherRequest {
+            expected: digest(request.request()),
+            got: digest(answer.request()),
+        });
+    }
+    for (what, expected, got) in [
+        ("measurement", request.measurement_length(), answer.measurement().len()),
+        ("additional data", request.additional_data_length(), answer.additional_data().len()),
+    ] {
+        if usize::try_from(expected) != Ok(got) {
+            return Err(OwnReportError::Announced { what, expected, got });
+        }
+    }
+    match <[u8; 64]>::try_from(answer.user_data()).map(ReportData) {
+        Ok(got) if got == *asked => Ok(evidence),
+        Ok(got) => Err(OwnReportError::ReportData { expected: Box::new(*asked), got: Box::new(got) }),
+        Err(_) => Err(OwnReportError::Length { expected: 64, got: answer.user_data().len() }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,5 +397,47 @@ mod tests {
             assert_eq!(refused, Err(OwnReportError::RegisterChanged { index, expected, got }));
         }
         assert_eq!(checked(0), Ok(()), "SVNs of the platform are the verifier's");
+    }
+
+    /// A request that announces 64 bytes of measurement and 32 of additional data.
+    fn request(bytes: &[u8]) -> AttestationRequest {
+        let length = u32::try_from(bytes.len()).expect("short");
+        let words = [0x100, 0x40 + length, 0, 0, length, 0x40, 64, 0, 32, 0, 0, 0, 0, 0];
+        let exchange = [b"pvattest".as_slice(), &words.map(u32::to_be_bytes).concat(), bytes].concat();
+        AttestationRequest::parse(&exchange).expect("a request")
+    }
+
+    fn answered(request: &[u8], measurement: usize, additional: usize, user_data: &[u8]) -> Evidence {
+        let (measurement, additional) = (vec![1; measurement], vec![2; additional]);
+        let answer = ExchangeResponse::new(request, &measurement, &additional, user_data, &[3; 16]);
+        let response = answer.expect("a response").encode();
+        let report = SecureExecutionEvidence { response, header: vec![] }.encode();
+        Evidence { platform: Platform::SecureExecution, report, endorsements: vec![] }
+    }
+
+    #[test]
+    fn an_answer_must_be_to_the_request_with_what_it_announces_and_over_the_data() {
+        let asked = request(b"request");
+        let checked = |evidence: &Evidence| {
+            check_answer(Platform::SecureExecution, evidence, &asked, &ASKED).map(|_| ())
+        };
+        let good = answered(b"request", 64, 32, &ASKED.0);
+        assert_eq!(checked(&good), Ok(()));
+        let digest = Sha256Digest::of;
+        let (expected, got) = (digest(b"request"), digest(b"another"));
+        let other = OwnReportError::OtherRequest { expected, got };
+        assert_eq!(checked(&answered(b"another", 64, 32, &ASKED.0)), Err(other));
+        let announced = |what, expected, got| Err(OwnReportError::Announced { what, expected, got });
+        assert_eq!(checked(&answered(b"request", 63, 32, &ASKED.0)), announced("measurement", 64, 63));
+        assert_eq!(checked(&answered(b"request", 64, 33, &ASKED.0)), announced("additional data", 32, 33));
+        let (expected, got) = (Box::new(ASKED), Box::new(ReportData([1; 64])));
+        let data = OwnReportError::ReportData { expected, got };
+        assert_eq!(checked(&answered(b"request", 64, 32, &[1; 64])), Err(data));
+        let length = OwnReportError::Length { expected: 64, got: 63 };
+        assert_eq!(checked(&answered(b"request", 64, 32, &ASKED.0[1..])), Err(length));
+        let cut = Evidence { report: good.report[1..].to_vec(), ..good.clone() };
+        assert!(matches!(checked(&cut), Err(OwnReportError::Bytes(_))));
+        let platform = OwnReportError::Platform { expected: Platform::SecureExecution, got: Platform::Tdx };
+        assert_eq!(checked(&Evidence { platform: Platform::Tdx, ..good }), Err(platform));
     }
 }

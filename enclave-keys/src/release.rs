@@ -2,6 +2,7 @@
 //! the one before, so nothing can be signed without Evidence.
 
 use provenance::binding::LeafBody;
+use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE, pre_authentication_encoding};
 use provenance::evidence::EvidenceBundle;
@@ -25,7 +26,10 @@ pub(crate) struct OwnInstance {
 }
 
 /// A statement of this instance about the caller's own request, and images it names.
-pub(crate) struct CheckedRelease(ReleaseRequest);
+pub(crate) struct CheckedRelease {
+    request: ReleaseRequest,
+    challenge: Challenge,
+}
 
 /// The same with Evidence over key, nonce and statement.
 pub(crate) struct BoundRelease {
@@ -78,12 +82,13 @@ impl CheckedRelease {
         for image in &request.images {
             check_image(image, &statement)?;
         }
-        Ok(Self(request))
+        let challenge = signed.request().attestation_request.clone().into();
+        Ok(Self { request, challenge })
     }
 
     /// The project whose key signs.
     pub(crate) fn project(&self) -> &ProjectId {
-        &self.0.project
+        &self.request.project
     }
 
     /// Obtains Evidence over key, nonce and statement.
@@ -93,22 +98,24 @@ impl CheckedRelease {
         own: &OwnInstance,
         batcher: &Batcher,
     ) -> Result<BoundRelease, KeyError> {
-        let BoundLeaf { evidence, leaf, proof } = batcher.bind(LeafBody::Build {
+        let Self { request, challenge } = self;
+        let body = LeafBody::Build {
             spki_sha256: key.public().spki_sha256(),
-            nonce: self.0.nonce,
-            statement_sha256: Sha256Digest::of(&self.0.statement),
-        })?;
+            nonce: request.nonce,
+            statement_sha256: Sha256Digest::of(&request.statement),
+        };
+        let BoundLeaf { evidence, leaf, proof } = batcher.bind(body, challenge)?;
         let bundle = EvidenceBundle {
             evidence,
             instance: own.document.clone(),
             leaf,
             proof,
-            request: Some(self.0.signed_request.clone()),
+            request: Some(request.signed_request.clone()),
             signing_key: Some(key.public().spki_der().to_vec()),
-            caller_key: Some(self.0.caller_key.clone()),
+            caller_key: Some(request.caller_key.clone()),
             attestation_result: None,
         };
-        Ok(BoundRelease { request: self.0, evidence: bundle.to_json() })
+        Ok(BoundRelease { request, evidence: bundle.to_json() })
     }
 }
 

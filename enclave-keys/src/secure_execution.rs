@@ -2,26 +2,76 @@
 //! made with a key inside it, so it convinces only the one who made the request. There is no Evidence without a request,
 //! and a guest learns nothing about itself from an answer.
 
+mod root;
+
 use std::path::PathBuf;
 
 use provenance::binding::ReportData;
+use provenance::challenge::AttestationRequest;
 use provenance::evidence::{Evidence, Platform};
+use provenance::instance::KeyOrigin;
 use provenance::se_exchange::{ExchangeRequest, ExchangeResponse};
+use provenance::secure_execution::SecureExecutionEvidence;
+use serde::{Deserialize, Serialize};
 
-use crate::attester::AttesterError;
-use crate::devices::uv::{Ultravisor, layout};
+use crate::attester::{Attester, AttesterError, ChallengeKind};
+use crate::devices::uv::{Supported, Ultravisor, layout};
+use crate::interface::bytes_base64;
+use crate::sealing::SealingRoot;
 
 /// Bit of the attest call in what device and Ultravisor support.
 const ATTEST: u64 = 1 << (layout::ATTEST & 0xff);
+/// Bits of the calls that read a secret back.
+const SECRETS: u64 = 1 << (layout::LIST_SECRETS & 0xff) | 1 << (layout::RETRIEVE_SECRET & 0xff);
+
+/// Longest header of an image in bytes.
+const MAX_HEADER: usize = 0x2000;
+/// First bytes of one.
+const HEADER_MAGIC: &[u8] = b"IBMSecEx";
+
+/// The Secure Execution header of an image: `IBMSecEx` and the rest, at most 8 KiB. Nothing else about it is checked. In JSON
+/// base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecureExecutionHeader(#[serde(with = "bytes_base64")] Vec<u8>);
+
+/// Bytes that are no header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{got} bytes are no Secure Execution header; wanted `IBMSecEx` at the start and at most {MAX_HEADER} bytes"
+)]
+pub struct NoHeader {
+    /// How many there are.
+    pub got: usize,
+}
+
+impl SecureExecutionHeader {
+    /// Takes the bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, NoHeader> {
+        if bytes.len() > MAX_HEADER || !bytes.starts_with(HEADER_MAGIC) {
+            return Err(NoHeader { got: bytes.len() });
+        }
+        Ok(Self(bytes.to_vec()))
+    }
+
+    /// An answer with this header.
+    pub(crate) fn beside(&self, answer: SecureExecutionEvidence) -> SecureExecutionEvidence {
+        SecureExecutionEvidence { header: self.0.clone(), ..answer }
+    }
+}
 
 /// Answers attestation requests.
 pub struct SecureExecution {
     ultravisor: Ultravisor,
+    supported: Supported,
+    /// File in the encrypted image with a secret that its owner put there, if any.
+    image_secret: PathBuf,
 }
 
 impl SecureExecution {
-    /// An Attester over this Ultravisor, which is asked whether it attests.
-    pub fn new(ultravisor: Ultravisor) -> Result<Self, AttesterError> {
+    /// An Attester over this Ultravisor, which is asked whether it attests. `image_secret`: where the image holds a
+    /// secret, if it holds one.
+    pub fn new(ultravisor: Ultravisor, image_secret: PathBuf) -> Result<Self, AttesterError> {
         let supported = ultravisor.info()?;
         for (who, calls) in [("kernel's device", supported.device), ("Ultravisor", supported.ultravisor)] {
             if calls & ATTEST == 0 {
@@ -29,10 +79,11 @@ impl SecureExecution {
                 return Err(AttesterError::NotSupported { path, who, call: "attest" });
             }
         }
-        Ok(Self { ultravisor })
+        Ok(Self { ultravisor, supported, image_secret })
     }
 
-    /// Evidence over these 64 bytes as user data for whoever made `request`: an answer in the exchange format.
+    /// Evidence over these 64 bytes as user data for whoever made `request`: an answer in the exchange format. The
+    /// header of the image is left empty, because a guest cannot read its own.
     pub fn answer(
         &self,
         request: &ExchangeRequest<'_>,
@@ -52,11 +103,41 @@ impl SecureExecution {
             &data.0,
             &attested.config_uid,
         )?;
+        let evidence = SecureExecutionEvidence { response: response.encode(), header: Vec::new() };
         Ok(Evidence {
             platform: Platform::SecureExecution,
-            report: response.encode(),
+            report: evidence.encode(),
             endorsements: Vec::new(),
         })
+    }
+}
+
+impl Attester for SecureExecution {
+    fn platform(&self) -> Platform {
+        Platform::SecureExecution
+    }
+
+    fn key_origin(&self) -> KeyOrigin {
+        KeyOrigin::BootEphemeral
+    }
+
+    fn sealing_root(&self) -> Result<Option<SealingRoot>, AttesterError> {
+        let Supported { device, ultravisor } = self.supported;
+        let store = (device & ultravisor & SECRETS == SECRETS).then_some(&self.ultravisor);
+        root::find(store, &self.image_secret)
+    }
+
+    fn evidence(&self, _: &ReportData) -> Result<Evidence, AttesterError> {
+        let wanted = ChallengeKind::AttestationRequest;
+        Err(AttesterError::Challenge { platform: self.platform(), wanted })
+    }
+
+    fn answer_request(
+        &self,
+        request: &AttestationRequest,
+        data: &ReportData,
+    ) -> Result<Evidence, AttesterError> {
+        self.answer(&request.parts(), data)
     }
 }
 
@@ -92,7 +173,8 @@ mod tests {
             }
             Ok(())
         })]);
-        SecureExecution::new(Ultravisor::new(Path::new("/dev/uv"), Box::new(scripted)))
+        let ultravisor = Ultravisor::new(Path::new("/dev/uv"), Box::new(scripted));
+        SecureExecution::new(ultravisor, "/nowhere".into())
     }
 
     /// A request in the exchange format that announces an answer of these lengths.
@@ -108,10 +190,21 @@ mod tests {
             let request = ExchangeRequest::parse(&bytes).expect("a request");
             let evidence = attester(2, 2).expect("attests").answer(&request, &DATA).expect("Evidence");
             assert_eq!((evidence.platform, evidence.endorsements), (Platform::SecureExecution, vec![]));
-            let response = ExchangeResponse::parse(&evidence.report).expect("a response");
+            let evidence = SecureExecutionEvidence::parse(&evidence.report).expect("framed");
+            assert!(evidence.header.is_empty(), "a guest cannot read it");
+            let response = ExchangeResponse::parse(&evidence.response).expect("a response");
             assert_eq!((response.request(), response.user_data()), (&b"request"[..], &DATA.0[..]));
             assert_eq!((response.measurement(), response.config_uid()), (&[1; 64][..], &[3; 16]));
             assert_eq!(response.additional_data(), vec![2; additional as usize]);
+        }
+    }
+
+    #[test]
+    fn a_header_has_its_first_bytes_and_a_limit() {
+        let whole = [HEADER_MAGIC, &[0; MAX_HEADER]].concat();
+        assert!(SecureExecutionHeader::parse(&whole[..MAX_HEADER]).is_ok());
+        for refused in [&whole[..MAX_HEADER + 1], b"IBMSecE", b"IBMSecXe", b""] {
+            assert_eq!(SecureExecutionHeader::parse(refused), Err(NoHeader { got: refused.len() }));
         }
     }
 

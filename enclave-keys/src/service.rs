@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use provenance::binding::{KeyRole, LeafBody, Nonce};
 use provenance::certificate::authority_scope;
+use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::evidence::EvidenceBundle;
 use provenance::instance::{INSTANCE_TYPE, InstanceDocument, Program};
@@ -21,6 +22,7 @@ use crate::interface::{Authority, Health, KeyRequest, KeyResponse, ProjectKey, R
 use crate::release::{CheckedRelease, OwnInstance};
 use crate::sealing::{Epoch, EpochStart};
 use crate::secret::{SigningKey, random};
+use crate::secure_execution::SecureExecutionHeader;
 use crate::tls::TlsIdentity;
 
 /// Most projects whose key Evidence is remembered; one more takes the place of another.
@@ -44,6 +46,9 @@ pub struct InstanceInputs {
     pub build_policy_sha256: Sha256Digest,
     /// The guest's clock at start.
     pub started_at: Timestamp,
+    /// Header of the guest's image, at most 8 KiB, which on Secure Execution goes out with each answer: a guest cannot
+    /// read its own. No part of the instance document; what does not fit an answer is seen by its verifier.
+    pub secure_execution_header: Option<SecureExecutionHeader>,
 }
 
 /// Handle to the keys of this boot. Cheap to clone, thread-safe; calls block.
@@ -112,7 +117,7 @@ impl KeyService {
         let parsed = InstanceDocument::parse(&document)?;
         let own = OwnInstance { sha256: Sha256Digest::of(&document), document, parsed };
         let tls = TlsIdentity::generate(own.parsed.started_at)?;
-        let batcher = Batcher::start(attester, own.sha256)?;
+        let batcher = Batcher::start(attester, own.sha256, inputs.secure_execution_header)?;
         let authority_key =
             epoch.secret.authority_key(epoch.number, &authority_scope(&own.parsed.builder_id));
         Ok(Self(Arc::new(Inner {
@@ -131,10 +136,12 @@ impl KeyService {
         let inner = &*self.0;
         Ok(match request {
             KeyRequest::Instance {} => KeyResponse::Instance { document: inner.own.document.clone() },
-            KeyRequest::ProjectKey { project } => KeyResponse::ProjectKey(inner.project_key(&project)?),
+            KeyRequest::ProjectKey { project, challenge } => {
+                KeyResponse::ProjectKey(inner.project_key(&project, challenge)?)
+            }
             KeyRequest::Release(request) => KeyResponse::Release(Box::new(inner.release(request)?)),
-            KeyRequest::SessionEvidence { exporter, nonce } => {
-                KeyResponse::SessionEvidence { evidence: inner.session_evidence(exporter, nonce)? }
+            KeyRequest::SessionEvidence { exporter, nonce, challenge } => {
+                KeyResponse::SessionEvidence { evidence: inner.session_evidence(exporter, nonce, challenge)? }
             }
             KeyRequest::TlsCertificate {} => {
                 KeyResponse::TlsCertificate { certificate: inner.tls.certificate().to_vec() }
@@ -162,9 +169,9 @@ impl KeyService {
         &self.0.epoch.start
     }
 
-    /// A project's signing key and its Evidence, obtained once per boot.
-    pub fn project_key(&self, project: &ProjectId) -> Result<ProjectKey, KeyError> {
-        self.0.project_key(project)
+    /// A project's signing key and its Evidence, obtained once per boot; on Secure Execution each time.
+    pub fn project_key(&self, project: &ProjectId, challenge: Challenge) -> Result<ProjectKey, KeyError> {
+        self.0.project_key(project, challenge)
     }
 
     /// Binds a statement to the hardware and signs it and its images. Nothing is signed on any error.
@@ -173,8 +180,13 @@ impl KeyService {
     }
 
     /// Evidence (CMW JSON) that the TLS connection with this exporter ends here.
-    pub fn session_evidence(&self, exporter: [u8; 32], nonce: Nonce) -> Result<Vec<u8>, KeyError> {
-        self.0.session_evidence(exporter, nonce)
+    pub fn session_evidence(
+        &self,
+        exporter: [u8; 32],
+        nonce: Nonce,
+        challenge: Challenge,
+    ) -> Result<Vec<u8>, KeyError> {
+        self.0.session_evidence(exporter, nonce, challenge)
     }
 
     /// The self-signed P-256 certificate of this boot, DER.
@@ -211,20 +223,33 @@ impl Inner {
         slot
     }
 
-    fn project_key(&self, project: &ProjectId) -> Result<ProjectKey, KeyError> {
+    fn project_key(&self, project: &ProjectId, challenge: Challenge) -> Result<ProjectKey, KeyError> {
         let slot = self.slot(project);
+        if challenge != Challenge::Nonce {
+            // It convinces nobody but the one who asked.
+            return self.certified_key(project, &slot, &*self.new_authority(&challenge)?, challenge);
+        }
         // Held while the device is asked, so that callers of one project share one leaf.
         let mut known = slot.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*known {
             return Ok(known.clone());
         }
-        let authority = self.authority()?;
+        let key = self.certified_key(project, &slot, &*self.authority()?, challenge)?;
+        Ok(known.insert(key).clone())
+    }
+
+    fn certified_key(
+        &self,
+        project: &ProjectId,
+        slot: &ProjectSlot,
+        authority: &AuthoritySlot,
+        challenge: Challenge,
+    ) -> Result<ProjectKey, KeyError> {
         let public = slot.key.public().clone();
-        let evidence = self.key_evidence(KeyRole::ProjectSigning, project.0, &slot.key)?;
+        let evidence = self.key_evidence(KeyRole::ProjectSigning, project.0, &slot.key, challenge)?;
         let certificate =
             authority.issuer.issue(&self.authority_key, project, &public, &Sha256Digest::of(&evidence))?;
-        let key = ProjectKey { public, evidence, certificate, authority: authority.public.clone() };
-        Ok(known.insert(key).clone())
+        Ok(ProjectKey { public, evidence, certificate, authority: authority.public.clone() })
     }
 
     fn authority(&self) -> Result<Arc<AuthoritySlot>, KeyError> {
@@ -233,13 +258,17 @@ impl Inner {
         if let Some(authority) = &*known {
             return Ok(Arc::clone(authority));
         }
+        Ok(Arc::clone(known.insert(self.new_authority(&Challenge::Nonce)?)))
+    }
+
+    fn new_authority(&self, challenge: &Challenge) -> Result<Arc<AuthoritySlot>, KeyError> {
         let InstanceDocument { builder_id, started_at, .. } = &self.own.parsed;
-        let key = &self.authority_key;
-        let evidence = self.key_evidence(KeyRole::EnclaveCa, authority_scope(builder_id), key)?;
+        let (key, scope) = (&self.authority_key, authority_scope(builder_id));
+        let evidence = self.key_evidence(KeyRole::EnclaveCa, scope, key, challenge.clone())?;
         let issuer =
             certificates::Authority::certify(key, &Sha256Digest::of(&evidence), builder_id, *started_at)?;
         let public = Authority { certificate: issuer.certificate().to_vec(), evidence };
-        Ok(Arc::clone(known.insert(Arc::new(AuthoritySlot { issuer, public }))))
+        Ok(Arc::new(AuthoritySlot { issuer, public }))
     }
 
     fn key_evidence(
@@ -247,9 +276,11 @@ impl Inner {
         role: KeyRole,
         scope_sha256: Sha256Digest,
         key: &SigningKey,
+        challenge: Challenge,
     ) -> Result<Vec<u8>, KeyError> {
         let body = LeafBody::Key { role, scope_sha256, spki_sha256: key.public().spki_sha256() };
-        Ok(self.bundle(self.batcher.bind(body)?, Some(key.public().spki_der().to_vec())))
+        let signing_key = Some(key.public().spki_der().to_vec());
+        Ok(self.bundle(self.batcher.bind(body, challenge)?, signing_key))
     }
 
     fn release(&self, request: ReleaseRequest) -> Result<Released, KeyError> {
@@ -258,10 +289,15 @@ impl Inner {
         Ok(checked.bind(&slot.key, &self.own, &self.batcher)?.sign(&slot.key))
     }
 
-    fn session_evidence(&self, exporter: [u8; 32], nonce: Nonce) -> Result<Vec<u8>, KeyError> {
+    fn session_evidence(
+        &self,
+        exporter: [u8; 32],
+        nonce: Nonce,
+        challenge: Challenge,
+    ) -> Result<Vec<u8>, KeyError> {
         let tls_spki_sha256 = self.tls.public().spki_sha256();
         let body = LeafBody::Session { tls_spki_sha256, tls_exporter: exporter, nonce };
-        Ok(self.bundle(self.batcher.bind(body)?, None))
+        Ok(self.bundle(self.batcher.bind(body, challenge)?, None))
     }
 
     fn bundle(&self, bound: BoundLeaf, signing_key: Option<Vec<u8>>) -> Vec<u8> {

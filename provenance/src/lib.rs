@@ -11,6 +11,7 @@
 pub mod binding;
 pub mod canonical;
 pub mod certificate;
+pub mod challenge;
 pub mod commitment;
 pub mod context;
 pub mod digest;

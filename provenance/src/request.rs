@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::binding::Nonce;
 use crate::canonical::{CanonicalError, from_canonical_json, to_canonical_json};
+use crate::challenge::AttestationRequest;
 use crate::digest::Sha256Digest;
 use crate::dsse::{DsseError, Envelope, REQUEST_PAYLOAD_TYPE};
 use crate::key::PublicKey;
@@ -152,6 +153,10 @@ pub struct Request {
     pub add_hosts: Vec<AddHost>,
     /// Annotations of the image manifest.
     pub annotations: BTreeMap<String, String>,
+    /// The request that Evidence of this build is to answer. On Secure Execution, and only there. Not there rather
+    /// than `null` without one, as in documents from before it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "never_null")]
+    pub attestation_request: Option<AttestationRequest>,
     /// Build arguments.
     pub build_args: BTreeMap<String, String>,
     /// The client's id for this build.
@@ -198,6 +203,15 @@ pub struct AddHost {
     pub address: String,
     /// Host name.
     pub name: String,
+}
+
+/// A value that is left out where there is none, so that a document has one spelling.
+fn never_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }
 
 mod nonce_hex {

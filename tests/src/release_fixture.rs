@@ -87,6 +87,7 @@ pub fn instance_inputs() -> InstanceInputs {
         trust_configuration: serde_json::json!({"projects": []}),
         build_policy_sha256: Sha256Digest::of(b"build policy"),
         started_at: moment(),
+        secure_execution_header: None,
     }
 }
 
@@ -97,6 +98,7 @@ pub fn request(project: &Project, build_id: &str, nonce: Nonce) -> Request {
     Request {
         add_hosts: vec![],
         annotations: BTreeMap::new(),
+        attestation_request: None,
         build_args: BTreeMap::new(),
         build_id: BuildId::try_from(build_id.to_owned()).expect("a valid build id"),
         context: Source::Tree { root },

@@ -162,7 +162,10 @@ async fn everything_of_a_foreign_project_looks_as_if_it_were_not_there() {
                     .map(drop),
                 stranger
                     .attestation()
-                    .get_instance(ask!(v1::GetInstanceRequest { name: format!("{parent}/instance") }))
+                    .get_instance(ask!(v1::GetInstanceRequest {
+                        name: format!("{parent}/instance"),
+                        ..Default::default()
+                    }))
                     .await
                     .map(drop),
             ];

@@ -59,7 +59,7 @@ async fn evidence_names_this_connection_its_certificate_and_the_nonce() {
         .expect("connects");
     let mut client = AttestationServiceClient::new(channel);
     let answer = client
-        .get_evidence(v1::GetEvidenceRequest { nonce: nonce.0.to_vec().into() })
+        .get_evidence(v1::GetEvidenceRequest { nonce: nonce.0.to_vec().into(), ..Default::default() })
         .await
         .expect("Evidence");
     let (leaf, bundle) = session_leaf(&answer.into_inner().evidence);
@@ -67,7 +67,7 @@ async fn evidence_names_this_connection_its_certificate_and_the_nonce() {
         LeafBody::Session { tls_spki_sha256: Sha256Digest::of(&spki), tls_exporter: exporter, nonce };
     assert_eq!(leaf.body, wanted);
     let instance = client
-        .get_instance(v1::GetInstanceRequest { name: "instance".to_owned() })
+        .get_instance(v1::GetInstanceRequest { name: "instance".to_owned(), ..Default::default() })
         .await
         .expect("an instance");
     assert_eq!(instance.into_inner().document, bundle.instance);
@@ -84,7 +84,7 @@ async fn two_connections_get_different_evidence_for_the_same_nonce() {
     for _ in 0..2 {
         let mut client = AttestationServiceClient::new(server.anonymous().await);
         let answer = client
-            .get_evidence(v1::GetEvidenceRequest { nonce: vec![1; 32].into() })
+            .get_evidence(v1::GetEvidenceRequest { nonce: vec![1; 32].into(), ..Default::default() })
             .await
             .expect("Evidence");
         let (leaf, _) = session_leaf(&answer.into_inner().evidence);
@@ -102,7 +102,7 @@ async fn a_nonce_of_another_length_and_too_many_requests_are_refused() {
     let mut client = AttestationServiceClient::new(server.anonymous().await);
     for length in [0, 31, 33] {
         let refused = client
-            .get_evidence(v1::GetEvidenceRequest { nonce: vec![0; length].into() })
+            .get_evidence(v1::GetEvidenceRequest { nonce: vec![0; length].into(), ..Default::default() })
             .await
             .expect_err("length");
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
@@ -110,7 +110,10 @@ async fn a_nonce_of_another_length_and_too_many_requests_are_refused() {
     // Two at once; then at most one for each second that passed, and these twenty take far less.
     let mut refused = None;
     for _ in 0..20 {
-        match client.get_evidence(v1::GetEvidenceRequest { nonce: vec![0; 32].into() }).await {
+        match client
+            .get_evidence(v1::GetEvidenceRequest { nonce: vec![0; 32].into(), ..Default::default() })
+            .await
+        {
             Ok(_) => {}
             Err(status) => refused = Some(status),
         }
@@ -136,9 +139,10 @@ async fn without_a_client_certificate_only_attestation_answers() {
             .map(drop),
         client
             .attestation()
-            .get_instance(
-                client.ask(v1::GetInstanceRequest { name: format!("{}/instance", caller.parent()) }),
-            )
+            .get_instance(client.ask(v1::GetInstanceRequest {
+                name: format!("{}/instance", caller.parent()),
+                ..Default::default()
+            }))
             .await
             .map(drop),
     ];
@@ -151,7 +155,7 @@ async fn without_a_client_certificate_only_attestation_answers() {
     }
     client
         .attestation()
-        .get_instance(v1::GetInstanceRequest { name: "instance".to_owned() })
+        .get_instance(v1::GetInstanceRequest { name: "instance".to_owned(), ..Default::default() })
         .await
         .expect("public");
 }
@@ -163,7 +167,8 @@ async fn an_ed25519_caller_builds_too_and_gets_its_projects_key() {
     let caller = Caller::with_algorithm(&rcgen::PKCS_ED25519);
     let client = server.client(&caller).await;
     client.create(caller.create(&caller.request("ok-1"))).await.expect("created");
-    let request = client.ask(v1::GetInstanceRequest { name: format!("{}/instance", caller.parent()) });
+    let request = client
+        .ask(v1::GetInstanceRequest { name: format!("{}/instance", caller.parent()), ..Default::default() });
     let instance = client.attestation().get_instance(request).await.expect("a member").into_inner();
     let (leaf, _) = session_leaf(&instance.key_evidence);
     let LeafBody::Key { scope_sha256, spki_sha256, .. } = leaf.body else { panic!("not a key leaf") };
@@ -281,7 +286,10 @@ async fn certificates_of_other_kinds_are_refused() {
     // A P-384 key cannot sign under an offered scheme, so that rustls may send no certificate: then it is
     // anonymous, never a caller.
     let name = format!("projects/{}/instance", Sha256Digest::of(b"x").hex());
-    let refused = client.get_instance(v1::GetInstanceRequest { name }).await.expect_err("no caller");
+    let refused = client
+        .get_instance(v1::GetInstanceRequest { name, ..Default::default() })
+        .await
+        .expect_err("no caller");
     assert_eq!(
         (refused.code(), reason(&refused).as_str()),
         (Code::Unauthenticated, "CLIENT_CERTIFICATE_REQUIRED")
@@ -299,7 +307,10 @@ async fn a_client_that_does_not_finish_its_handshake_is_dropped_and_others_are_s
     // Both places are taken; the first gives way, the second ends when its handshake times out.
     let channel = tokio::time::timeout(Duration::from_secs(30), server.anonymous()).await.expect("served");
     let mut client = AttestationServiceClient::new(channel);
-    client.get_instance(v1::GetInstanceRequest { name: "instance".to_owned() }).await.expect("served");
+    client
+        .get_instance(v1::GetInstanceRequest { name: "instance".to_owned(), ..Default::default() })
+        .await
+        .expect("served");
     for mut stream in silent {
         assert!(matches!(stream.read(&mut [0; 1]).await, Ok(0) | Err(_)));
     }
@@ -307,7 +318,7 @@ async fn a_client_that_does_not_finish_its_handshake_is_dropped_and_others_are_s
 
 /// Whether the connection still answers.
 async fn answers(channel: &tonic::transport::Channel) -> bool {
-    let request = v1::GetInstanceRequest { name: "instance".to_owned() };
+    let request = v1::GetInstanceRequest { name: "instance".to_owned(), ..Default::default() };
     AttestationServiceClient::new(channel.clone()).get_instance(request).await.is_ok()
 }
 

@@ -5,6 +5,7 @@ use std::slice;
 
 use enclave_keys::{Attester as _, KeyService, detect};
 use provenance::binding::{Nonce, ReportData};
+use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::evidence::{Evidence, certificate_table};
 use provenance::timestamp::Timestamp;
@@ -95,7 +96,7 @@ fn session_evidence_is_accepted_as_not_hardware_for_its_own_connection_only() {
     let spki = certificate.tbs_certificate().subject_public_key_info().to_der().expect("encoded");
     let spki = Sha256Digest::of(&spki);
     let (exporter, nonce) = ([3; 32], Nonce([4; 32]));
-    let evidence = keys.session_evidence(exporter, nonce).expect("Evidence");
+    let evidence = keys.session_evidence(exporter, nonce, Challenge::Nonce).expect("Evidence");
 
     let result = appraise_session(&policy, &evidence, spki, exporter, nonce, now()).expect("accepted");
     assert!(!result.is_hardware());

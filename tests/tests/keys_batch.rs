@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use enclave_keys::{Health, KeyError, KeyService, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH};
 use provenance::binding::{Leaf, Nonce};
+use provenance::challenge::Challenge;
 use provenance::evidence::EvidenceBundle;
 use sealwright_tests::harness::supervise;
 use sealwright_tests::release_fixture::{FixtureKey, Release, instance_inputs};
@@ -29,12 +30,15 @@ fn held() -> (ScriptedTee, KeyService, std::thread::JoinHandle<()>) {
     let tee = ScriptedTee::new(SoftwareTee::shared().expect("a software TEE"));
     let keys = KeyService::start(Box::new(tee.clone()), instance_inputs(), None).expect("started");
     assert_eq!(tee.calls(), 1, "the first report");
-    keys.project_key(&FixtureKey::new().project("with the enclave CA").id()).expect("a key");
+    keys.project_key(&FixtureKey::new().project("with the enclave CA").id(), Challenge::Nonce)
+        .expect("a key");
     assert_eq!(tee.calls(), HELD - 1, "enclave CA and project");
     tee.hold();
     let first = {
         let keys = keys.clone();
-        spawn(move || drop(keys.project_key(&FixtureKey::new().project("first").id()).expect("a key")))
+        spawn(move || {
+            drop(keys.project_key(&FixtureKey::new().project("first").id(), Challenge::Nonce).expect("a key"))
+        })
     };
     wait_until("the held call", || tee.calls() == HELD);
     (tee, keys, first)
@@ -85,14 +89,14 @@ fn a_flood_of_sessions_is_refused_beyond_its_queue_and_builds_go_before_it() {
     let sessions: Vec<_> = (0..MAX_WAITING_SESSIONS)
         .map(|_| {
             let keys = keys.clone();
-            spawn(move || keys.session_evidence([1; 32], Nonce([2; 32])))
+            spawn(move || keys.session_evidence([1; 32], Nonce([2; 32]), Challenge::Nonce))
         })
         .collect();
     wait_for(&keys, "a full queue of sessions", |health| {
         health.waiting_sessions == MAX_WAITING_SESSIONS as u64
     });
     for _ in 0..10 {
-        let refused = keys.session_evidence([1; 32], Nonce([2; 32]));
+        let refused = keys.session_evidence([1; 32], Nonce([2; 32]), Challenge::Nonce);
         assert!(matches!(refused, Err(KeyError::Busy { .. })), "{refused:?}");
     }
     let build = {
@@ -151,7 +155,7 @@ fn an_attester_that_panics_leaves_nobody_waiting() {
     tee.script(|_| panic!("a bug in an Attester"));
     tee.release();
     assert!(first.join().is_err(), "the one that waited for this call gets an error");
-    let refused = keys.session_evidence([1; 32], Nonce([2; 32]));
+    let refused = keys.session_evidence([1; 32], Nonce([2; 32]), Challenge::Nonce);
     assert_eq!(refused, Err(KeyError::Stopped));
 }
 

@@ -9,6 +9,7 @@ use provenance::binding::{KeyRole, Leaf, LeafBody, LeafTree};
 use provenance::certificate::{
     CERTIFICATE_DAYS, ID_PE_CMW, SIGSTORE_ISSUER, authority_scope, evidence_digest_record, project_uri,
 };
+use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::evidence::EvidenceBundle;
 use provenance::project::ProjectId;
@@ -80,7 +81,7 @@ fn reason(policy: &Policy, given: ProjectCertificates<'_>, now: Timestamp) -> Re
 #[test]
 fn a_project_has_a_certificate_below_the_enclave_ca_that_names_its_evidence() {
     let keys = service();
-    let key = keys.project_key(&project()).expect("a key");
+    let key = keys.project_key(&project(), Challenge::Nonce).expect("a key");
     let policy = policy(&policy_text(&keys));
     let accepted = appraise_certificates(
         &policy,
@@ -104,11 +105,11 @@ fn a_project_has_a_certificate_below_the_enclave_ca_that_names_its_evidence() {
 fn there_is_one_authority_per_boot_and_one_certificate_per_project() {
     let tee = ScriptedTee::new(tee());
     let keys = KeyService::start(Box::new(tee.clone()), inputs(), None).expect("started");
-    let first = keys.project_key(&project()).expect("a key");
+    let first = keys.project_key(&project(), Challenge::Nonce).expect("a key");
     let calls = tee.calls();
-    assert_eq!(keys.project_key(&project()).expect("the same"), first);
+    assert_eq!(keys.project_key(&project(), Challenge::Nonce).expect("the same"), first);
     assert_eq!(tee.calls(), calls, "remembered, not asked again");
-    let other = keys.project_key(&ProjectId(Sha256Digest::of(b"another"))).expect("a key");
+    let other = keys.project_key(&ProjectId(Sha256Digest::of(b"another")), Challenge::Nonce).expect("a key");
     assert_eq!(other.authority, first.authority);
     assert_ne!(other.certificate, first.certificate);
     assert_eq!(tee.calls(), calls + 1);
@@ -132,7 +133,7 @@ fn openssl_accepts_the_chain_strictly_and_refuses_another_authority() {
         path
     };
     let (keys, other) = (service(), service());
-    let key = keys.project_key(&project()).expect("a key");
+    let key = keys.project_key(&project(), Challenge::Nonce).expect("a key");
     let leaf = write("leaf.pem", &key.certificate);
     let at = days_after_start(1).unix().to_string();
     let verify = |authority: &[u8], purpose: &str| {
@@ -146,7 +147,7 @@ fn openssl_accepts_the_chain_strictly_and_refuses_another_authority() {
     let accepted = verify(&key.authority.certificate, "any");
     assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
     assert!(!verify(&key.authority.certificate, "sslserver").status.success(), "signs code, serves no TLS");
-    let stranger = other.project_key(&project()).expect("a key").authority.certificate;
+    let stranger = other.project_key(&project(), Challenge::Nonce).expect("a key").authority.certificate;
     assert!(!verify(&stranger, "any").status.success());
 }
 
@@ -155,9 +156,9 @@ fn another_project_or_builder_or_purpose_is_refused() {
     let keys = service();
     let text = policy_text(&keys);
     let (accepting, now) = (policy(&text), days_after_start(1));
-    let key = keys.project_key(&project()).expect("a key");
+    let key = keys.project_key(&project(), Challenge::Nonce).expect("a key");
     let other_project = ProjectId(Sha256Digest::of(b"another"));
-    let other = keys.project_key(&other_project).expect("a key");
+    let other = keys.project_key(&other_project, Challenge::Nonce).expect("a key");
 
     let swapped = ProjectCertificates { key_evidence: &other.evidence, ..given(&key) };
     let wanted =
@@ -169,7 +170,9 @@ fn another_project_or_builder_or_purpose_is_refused() {
     let swapped = ProjectCertificates { authority_evidence: &key.evidence, ..given(&key) };
     assert_eq!(reason(&accepting, swapped, now), CertificateRefusal::Role { which: Which::Authority }.into());
 
-    let session = keys.session_evidence([1; 32], provenance::binding::Nonce([2; 32])).expect("Evidence");
+    let session = keys
+        .session_evidence([1; 32], provenance::binding::Nonce([2; 32]), Challenge::Nonce)
+        .expect("Evidence");
     let swapped = ProjectCertificates { key_evidence: &session, ..given(&key) };
     assert_eq!(
         reason(&accepting, swapped, now),
@@ -184,7 +187,7 @@ fn another_project_or_builder_or_purpose_is_refused() {
     };
     assert_eq!(reason(&accepting, swapped, now), wanted.into());
 
-    let boot = service().project_key(&project()).expect("a key");
+    let boot = service().project_key(&project(), Challenge::Nonce).expect("a key");
     let swapped =
         ProjectCertificates { key_evidence: &boot.evidence, certificate: &boot.certificate, ..given(&key) };
     assert!(matches!(
@@ -205,7 +208,8 @@ fn another_project_or_builder_or_purpose_is_refused() {
 #[test]
 fn certificates_are_judged_at_the_given_time() {
     let keys = service();
-    let (policy, key) = (policy(&policy_text(&keys)), keys.project_key(&project()).expect("a key"));
+    let (policy, key) =
+        (policy(&policy_text(&keys)), keys.project_key(&project(), Challenge::Nonce).expect("a key"));
     let refused = |problem| CertificateRefusal::Certificate { which: Which::Authority, problem }.into();
     let (not_before, not_after) = (days_after_start(0), days_after_start(CERTIFICATE_DAYS));
     let now = days_after_start(CERTIFICATE_DAYS + 1);

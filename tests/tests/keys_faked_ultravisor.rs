@@ -6,7 +6,9 @@ use std::path::Path;
 use enclave_keys::devices::uv::Ultravisor;
 use enclave_keys::{AttesterError, SecureExecution};
 use provenance::binding::ReportData;
+use provenance::evidence::Evidence;
 use provenance::se_exchange::{ExchangeRequest, ExchangeResponse};
+use provenance::secure_execution::SecureExecutionEvidence;
 use provenance::timestamp::Timestamp;
 use ring::aead;
 use sealwright_tests::software_tee::fake_devices::FakeDevices;
@@ -65,7 +67,7 @@ fn the_verifier_authenticates_what_the_device_answers() {
         let hash = *host_key::dangerous_unchecked(&document, now).expect("a host key").hash().as_bytes();
         let (ultravisor, _devices) = mounted(machine(header.clone(), hash));
 
-        let attester = SecureExecution::new(ultravisor).expect("it attests");
+        let attester = SecureExecution::new(ultravisor, "/nowhere".into()).expect("it attests");
         let request = attestation_request(&hash);
         let exchange = exchange_request(&request);
         let parsed = ExchangeRequest::parse(&exchange).expect("a request");
@@ -81,15 +83,17 @@ fn the_verifier_authenticates_what_the_device_answers() {
                 now,
             )
         };
-        let authentic = judge(&evidence.report).expect("authentic");
+        let response =
+            |evidence: &Evidence| SecureExecutionEvidence::parse(&evidence.report).expect("framed").response;
+        let authentic = judge(&response(&evidence)).expect("authentic");
         assert_eq!(authentic.claims().user_data(), DATA.0);
         assert_eq!(*authentic.claims().config_uid(), CONFIG_UID);
         let other = attester.answer(&parsed, &ReportData([8; 64])).expect("Evidence");
-        let mut mixed = evidence.report;
+        let mut mixed = response(&evidence);
         let user_data = mixed.len() - 16 - 64;
         mixed[user_data..user_data + 64].copy_from_slice(&[8; 64]);
         judge(&mixed).expect_err("user data of another answer");
-        judge(&other.report).expect("authentic");
+        judge(&response(&other)).expect("authentic");
     });
 }
 
@@ -107,7 +111,7 @@ fn der(bytes: &[u8]) -> Vec<u8> {
 fn a_request_that_the_ultravisor_cannot_open_is_refused_with_its_codes() {
     isolated("a_request_that_the_ultravisor_cannot_open_is_refused_with_its_codes", || {
         let (ultravisor, _devices) = mounted(machine(vec![0; 1040], [5; 32]));
-        let attester = SecureExecution::new(ultravisor).expect("it attests");
+        let attester = SecureExecution::new(ultravisor, "/nowhere".into()).expect("it attests");
         let refused = |request: &[u8]| {
             let exchange = exchange_request(request);
             let parsed = ExchangeRequest::parse(&exchange).expect("a request");
@@ -115,7 +119,8 @@ fn a_request_that_the_ultravisor_cannot_open_is_refused_with_its_codes() {
         };
         let request = attestation_request(&[5; 32]);
         let good = refused(&request).expect("Evidence");
-        assert_eq!(ExchangeResponse::parse(&good.report).expect("a response").measurement().len(), 64);
+        let good = SecureExecutionEvidence::parse(&good.report).expect("framed").response;
+        assert_eq!(ExchangeResponse::parse(&good).expect("a response").measurement().len(), 64);
         for at in 0..request.len() {
             let mut altered = request.clone();
             altered[at] ^= 1;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use enclave_keys::InstanceInputs;
 use enclave_keys::process::{KeyClient, KeyFailure, KeyProcess, MAX_REQUEST};
 use provenance::binding::Nonce;
+use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::IN_TOTO_PAYLOAD_TYPE;
 use provenance::project::ProjectId;
@@ -64,7 +65,7 @@ fn a_release_over_the_socket_is_what_the_service_gives() {
     let keys = client(&process(), &instance_inputs()).expect("connects");
     let request = Release::of_instance(keys.instance(), "over-the-socket").to_request();
     let released = keys.release(request.clone()).expect("released");
-    let key = keys.project_key(&request.project).expect("a key");
+    let key = keys.project_key(&request.project, Challenge::Nonce).expect("a key");
     released
         .provenance
         .authenticate(IN_TOTO_PAYLOAD_TYPE, &key.public)
@@ -79,8 +80,10 @@ fn an_instance_outlives_its_connections_and_no_other_takes_its_place() {
     let process = process();
     let first = client(&process, &instance_inputs()).expect("connects");
     let project = ProjectId(Sha256Digest::of(b"a project"));
-    let (document, key) =
-        (first.instance_document().to_vec(), first.project_key(&project).expect("a key").public);
+    let (document, key) = (
+        first.instance_document().to_vec(),
+        first.project_key(&project, Challenge::Nonce).expect("a key").public,
+    );
     drop(first);
 
     // A service that starts again does so at another time.
@@ -88,7 +91,7 @@ fn an_instance_outlives_its_connections_and_no_other_takes_its_place() {
     later.started_at = provenance::timestamp::Timestamp::from_unix(4_000_000_000).expect("in range");
     let second = client(&process, &later).expect("connects");
     assert_eq!(second.instance_document(), document);
-    assert_eq!(second.project_key(&project).expect("a key").public, key);
+    assert_eq!(second.project_key(&project, Challenge::Nonce).expect("a key").public, key);
 
     let mut other = instance_inputs();
     other.build_policy_sha256 = Sha256Digest::of(b"another policy");
@@ -158,8 +161,8 @@ fn once_the_process_has_ended_every_question_says_so() {
     end.recv_timeout(LIMIT).expect("the client is told");
     let project = ProjectId(Sha256Digest::of(b"a project"));
     let stopped = KeyFailure::Stopped {};
-    assert_eq!(keys.project_key(&project).expect_err("ended"), stopped);
-    assert_eq!(keys.session_evidence([0; 32], Nonce([0; 32])).expect_err("ended"), stopped);
+    assert_eq!(keys.project_key(&project, Challenge::Nonce).expect_err("ended"), stopped);
+    assert_eq!(keys.session_evidence([0; 32], Nonce([0; 32]), Challenge::Nonce).expect_err("ended"), stopped);
     assert_eq!(keys.sign_tls(b"message").expect_err("ended"), stopped);
     assert_eq!(keys.health().expect_err("ended"), stopped);
 }

@@ -5,6 +5,7 @@ use enclave_keys::{
     StartError,
 };
 use provenance::binding::{KeyRole, Leaf, LeafBody, Nonce};
+use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{DsseError, IN_TOTO_PAYLOAD_TYPE};
 use provenance::evidence::{EvidenceBundle, Platform};
@@ -51,7 +52,7 @@ fn a_release_carries_evidence_over_key_nonce_and_statement_and_signatures_of_tha
     let keys = service();
     let release = Release::of(&keys, "build");
     let request = release.to_request();
-    let key = keys.project_key(&request.project).expect("a key").public;
+    let key = keys.project_key(&request.project, Challenge::Nonce).expect("a key").public;
     let released = keys.release(request.clone()).expect("released");
 
     let bundle = EvidenceBundle::parse(&released.evidence).expect("a bundle");
@@ -90,9 +91,9 @@ fn a_result_that_is_no_image_gets_provenance_only() {
 fn a_projects_key_is_bound_to_the_project_and_its_evidence_is_obtained_once() {
     let (tee, keys) = scripted();
     let project = FixtureKey::new().project("one").id();
-    let first = keys.project_key(&project).expect("a key");
+    let first = keys.project_key(&project, Challenge::Nonce).expect("a key");
     let calls = tee.calls();
-    assert_eq!(keys.project_key(&project).expect("the same"), first);
+    assert_eq!(keys.project_key(&project, Challenge::Nonce).expect("the same"), first);
     assert_eq!(tee.calls(), calls, "remembered, not asked again");
 
     let leaf = bound_leaf(&EvidenceBundle::parse(&first.evidence).expect("a bundle"));
@@ -100,10 +101,10 @@ fn a_projects_key_is_bound_to_the_project_and_its_evidence_is_obtained_once() {
     let wanted = LeafBody::Key { role: KeyRole::ProjectSigning, scope_sha256: project.0, spki_sha256 };
     assert_eq!(leaf.body, wanted);
 
-    let other = keys.project_key(&FixtureKey::new().project("two").id()).expect("a key");
+    let other = keys.project_key(&FixtureKey::new().project("two").id(), Challenge::Nonce).expect("a key");
     assert_ne!(other.public, first.public);
     assert_ne!(
-        service().project_key(&project).expect("a key").public,
+        service().project_key(&project, Challenge::Nonce).expect("a key").public,
         first.public,
         "another boot, another key"
     );
@@ -112,7 +113,9 @@ fn a_projects_key_is_bound_to_the_project_and_its_evidence_is_obtained_once() {
 #[test]
 fn session_evidence_names_the_key_of_the_tls_certificate_the_exporter_and_the_nonce() {
     let keys = service();
-    let bundle = EvidenceBundle::parse(&keys.session_evidence([3; 32], Nonce([4; 32])).expect("Evidence"));
+    let bundle = EvidenceBundle::parse(
+        &keys.session_evidence([3; 32], Nonce([4; 32]), Challenge::Nonce).expect("Evidence"),
+    );
     let leaf = bound_leaf(&bundle.expect("a bundle"));
     let LeafBody::Session { tls_spki_sha256, tls_exporter, nonce } = leaf.body else {
         panic!("a session leaf")
@@ -129,7 +132,7 @@ fn each_boot_has_its_own_boot_id_and_states_where_its_keys_come_from() {
     assert_ne!(first.instance().boot_id, second.instance().boot_id);
     assert_eq!(first.instance().key_origin, provenance::instance::KeyOrigin::DangerousSoftware);
     assert_eq!(first.instance().platform, Platform::SevSnp);
-    assert_eq!(first.health().launch_measurement, hex::encode(DANGEROUS_SOFTWARE_MEASUREMENT));
+    assert_eq!(first.health().launch_measurement, Some(hex::encode(DANGEROUS_SOFTWARE_MEASUREMENT)));
 }
 
 #[test]
@@ -138,9 +141,9 @@ fn requests_and_answers_survive_the_way_between_processes() {
     let project = FixtureKey::new().project("one").id();
     for request in [
         KeyRequest::Instance {},
-        KeyRequest::ProjectKey { project },
+        KeyRequest::ProjectKey { project, challenge: Challenge::Nonce },
         KeyRequest::Release(Release::of(&keys, "build").to_request()),
-        KeyRequest::SessionEvidence { exporter: [1; 32], nonce: Nonce([2; 32]) },
+        KeyRequest::SessionEvidence { exporter: [1; 32], nonce: Nonce([2; 32]), challenge: Challenge::Nonce },
         KeyRequest::TlsCertificate {},
         KeyRequest::Health {},
     ] {
@@ -333,7 +336,7 @@ fn a_device_that_lost_its_key_is_not_asked_again_and_nothing_is_signed() {
     let calls = tee.calls();
     let refused = keys.release(Release::of(&keys, "again").to_request()).expect_err("refused for good");
     assert_eq!(refused, KeyError::Attester(wiped.clone()));
-    let refused = keys.session_evidence([1; 32], Nonce([2; 32])).expect_err("sessions too");
+    let refused = keys.session_evidence([1; 32], Nonce([2; 32]), Challenge::Nonce).expect_err("sessions too");
     assert_eq!(refused, KeyError::Attester(wiped.clone()));
     let health = keys.health();
     assert_eq!((tee.calls(), health.key_wiped, health.failing), (calls, true, Some(wiped.to_string())));
@@ -387,7 +390,7 @@ fn a_device_error_is_passed_on_and_nothing_is_signed() {
     tee.script(|_| Err(AttesterError::Device("firmware error 0x1b".to_owned())));
     let wanted = KeyError::Attester(AttesterError::Device("firmware error 0x1b".to_owned()));
     assert_eq!(keys.release(Release::of(&keys, "build").to_request()), Err(wanted.clone()));
-    assert_eq!(keys.session_evidence([0; 32], Nonce([0; 32])), Err(wanted));
+    assert_eq!(keys.session_evidence([0; 32], Nonce([0; 32]), Challenge::Nonce), Err(wanted));
 }
 
 #[test]

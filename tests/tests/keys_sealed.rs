@@ -6,6 +6,7 @@ use std::path::Path;
 use enclave_keys::{
     EpochError, EpochStart, KeyService, ProjectKey, RootChange, SealedFileError, StartError, StoreError,
 };
+use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::evidence::EvidenceBundle;
 use provenance::instance::KeyOrigin;
@@ -33,7 +34,7 @@ fn project() -> ProjectId {
 }
 
 fn key(keys: &KeyService) -> ProjectKey {
-    keys.project_key(&project()).expect("a key")
+    keys.project_key(&project(), Challenge::Nonce).expect("a key")
 }
 
 fn now() -> Timestamp {
@@ -102,7 +103,7 @@ fn another_guest_has_keys_of_its_own() {
     let EpochStart::Next { changes, .. } = other.epoch_start() else { panic!("{:?}", other.epoch_start()) };
     assert!(matches!(changes.as_slice(), [RootChange::Measurement { .. }]), "{changes:?}");
     assert_ne!(key(&other).public, before.public);
-    assert_eq!(other.health().launch_measurement, "09".repeat(48));
+    assert_eq!(other.health().launch_measurement, Some("09".repeat(48)));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use enclave_keys::{AttesterError, KeyError, KeyService, Measurement, OwnReportError, detect};
 use provenance::binding::{Nonce, ReportData};
+use provenance::challenge::Challenge;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
 use provenance::tdx_endorsements::TdxEndorsements;
@@ -132,7 +133,7 @@ fn the_key_service_signs_over_quotes_of_an_unchanged_td_only() {
         assert_eq!(keys.instance().platform, Platform::Tdx);
         keys.release(Release::of(&keys, "build").to_request()).expect("released");
         let health = keys.health();
-        assert_eq!(health.launch_measurement, hex::encode(DANGEROUS_SOFTWARE_MEASUREMENT));
+        assert_eq!(health.launch_measurement, Some(hex::encode(DANGEROUS_SOFTWARE_MEASUREMENT)));
         assert_eq!(health.vmpl, None);
 
         changed.store(body::MRTD, std::sync::atomic::Ordering::SeqCst);
@@ -150,7 +151,7 @@ fn the_key_service_signs_over_quotes_of_an_unchanged_td_only() {
             assert_eq!(keys.release(Release::of(&keys, "build").to_request()), Err(wanted));
         }
         changed.store(0, std::sync::atomic::Ordering::SeqCst);
-        keys.session_evidence([0; 32], Nonce([0; 32])).expect("Evidence again");
+        keys.session_evidence([0; 32], Nonce([0; 32]), Challenge::Nonce).expect("Evidence again");
     });
 }
 

@@ -1,10 +1,13 @@
 //! AttestationService: what a client asks before it trusts the connection with anything.
 
 use bytes::Bytes;
+use enclave_keys::ChallengeKind;
 use enclave_keys::process::KeyClient;
 use proto::v1;
 use proto::v1::attestation_service_server::AttestationService;
 use provenance::binding::Nonce;
+use provenance::challenge::{AttestationRequest, Challenge};
+use provenance::evidence::Platform;
 use tonic::{Request, Response, Status};
 
 use super::access::{Access, connection};
@@ -22,6 +25,33 @@ pub struct Attestation {
     pub endorsements: TdxEndorsementsFile,
 }
 
+impl Attestation {
+    /// The challenge of a call, of the kind that this guest's Evidence answers.
+    fn challenge(&self, attestation_request: &[u8]) -> Result<Challenge, ApiError> {
+        let request = match attestation_request {
+            [] => None,
+            bytes => Some(
+                AttestationRequest::parse(bytes)
+                    .map_err(|error| ApiError::field("attestation_request", error.to_string()))?,
+            ),
+        };
+        check_challenge(self.keys.instance().platform, request.as_ref())?;
+        Ok(request.into())
+    }
+}
+
+/// Whether an attestation request is there exactly where Evidence is the answer to one.
+pub(super) fn check_challenge(
+    platform: Platform,
+    request: Option<&AttestationRequest>,
+) -> Result<(), ApiError> {
+    match (ChallengeKind::of(platform), request) {
+        (ChallengeKind::AttestationRequest, None) => Err(ApiError::AttestationRequestMissing),
+        (ChallengeKind::Nonce, Some(_)) => Err(ApiError::AttestationRequestUnexpected { platform }),
+        _ => Ok(()),
+    }
+}
+
 #[tonic::async_trait]
 impl AttestationService for Attestation {
     async fn get_evidence(
@@ -35,14 +65,16 @@ impl AttestationService for Attestation {
             .try_into()
             .map_err(|_| ApiError::field("nonce", format!("has {} bytes, wanted exactly 32", nonce.len())))?;
         let nonce = Nonce(nonce);
+        let challenge = self.challenge(&request.get_ref().attestation_request)?;
         connection.take_evidence_request().map_err(|retry_after| ApiError::EvidenceRate { retry_after })?;
         let exporter = connection
             .session_exporter(&nonce)
             .ok_or_else(|| ApiError::Internal("the connection gives no exporter".into()))?;
         let (keys, endorsements) = (self.keys.clone(), self.endorsements.clone());
-        let evidence =
-            super::blocking(move || Ok(endorsements.complete(keys.session_evidence(exporter, nonce)?)))
-                .await?;
+        let evidence = super::blocking(move || {
+            Ok(endorsements.complete(keys.session_evidence(exporter, nonce, challenge)?))
+        })
+        .await?;
         Ok(Response::new(v1::GetEvidenceResponse { evidence: evidence.into() }))
     }
 
@@ -57,8 +89,9 @@ impl AttestationService for Attestation {
             return Ok(Response::new(v1::Instance { name, document, ..Default::default() }));
         };
         self.access.member(&request, project, &name).await?;
+        let challenge = self.challenge(&request.get_ref().attestation_request)?;
         let keys = self.keys.clone();
-        let key = super::blocking(move || Ok(keys.project_key(&project)?)).await?;
+        let key = super::blocking(move || Ok(keys.project_key(&project, challenge)?)).await?;
         Ok(Response::new(v1::Instance {
             name,
             document,

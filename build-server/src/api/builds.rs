@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proto::v1;
 use proto::v1::build_service_server::BuildService;
 use provenance::digest::Sha256Digest;
+use provenance::evidence::Platform;
 use provenance::project::ProjectId;
 use provenance::request::{InvalidRequest, SignedRequest, authenticate_request};
 use provenance::timestamp::Timestamp;
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use zeroize::Zeroizing;
 
 use super::access::{Access, Member, caller};
+use super::attestation::check_challenge;
 use super::errors::ApiError;
 use super::names::{self, BuildName};
 use super::{agents, download};
@@ -35,6 +37,8 @@ pub struct Builds {
     pub queue: Queue,
     /// Who may call.
     pub access: Access,
+    /// What this guest runs on.
+    pub platform: Platform,
     /// How far a request's issue time may lie from the guest's clock, either way.
     pub issued_window: Duration,
 }
@@ -78,6 +82,7 @@ impl Builds {
             return Err(ApiError::field("build_id", problem));
         }
         self.access.admission().admit(&project)?;
+        check_challenge(self.platform, document.attestation_request.as_ref())?;
         // A caller that repeats a call whose answer it lost gets that answer, however late.
         let name = BuildName { project, build: document.build_id.clone() };
         if let Some(existing) = self.record(name).await?

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use enclave_keys::process::KeyFailure;
 use provenance::digest::Sha256Digest;
+use provenance::evidence::Platform;
 use provenance::project::{InvalidProject, ProjectId};
 use provenance::request::InvalidRequest;
 use provenance::timestamp::Timestamp;
@@ -77,6 +78,17 @@ pub enum ApiError {
         now: Timestamp,
         /// Allowed difference.
         window: Duration,
+    },
+    /// No attestation request where Evidence is the answer to one.
+    #[error(
+        "this server runs in a Secure Execution guest, whose Evidence answers an attestation request; there is none"
+    )]
+    AttestationRequestMissing,
+    /// An attestation request where nobody answers one.
+    #[error("this server runs on {platform}, where nobody answers an attestation request")]
+    AttestationRequestUnexpected {
+        /// The server's platform.
+        platform: Platform,
     },
     /// The secrets do not belong to the signed request.
     #[error(transparent)]
@@ -208,6 +220,17 @@ impl ApiError {
                 "REQUEST_EXPIRED",
                 "set this machine's clock, then sign and submit a new request",
             ),
+            Self::AttestationRequestMissing => (
+                Code::FailedPrecondition,
+                "ATTESTATION_REQUEST_REQUIRED",
+                "give the host key documents of the server's machine (--host-key-documents), so that a request can be \
+                 made for it",
+            ),
+            Self::AttestationRequestUnexpected { .. } => (
+                Code::FailedPrecondition,
+                "ATTESTATION_REQUEST_UNEXPECTED",
+                "call without an attestation request",
+            ),
             Self::Secrets(_) => (
                 Code::InvalidArgument,
                 "INVALID_SECRETS",
@@ -250,6 +273,11 @@ impl ApiError {
             Self::Contexts(error) => context_verdict(error),
             Self::Keys(error) => match error {
                 KeyFailure::Busy { .. } => (Code::ResourceExhausted, "EVIDENCE_BUSY", "wait, then ask again"),
+                KeyFailure::Challenge { .. } => (
+                    Code::FailedPrecondition,
+                    "ATTESTATION_REQUEST_REFUSED",
+                    "make the attestation request with the host key document of the machine that the server runs on",
+                ),
                 KeyFailure::Stopped {} => {
                     (Code::Unavailable, "KEYS_ENDED", "tell the operator: the guest must be started anew")
                 }

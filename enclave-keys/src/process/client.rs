@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use provenance::binding::Nonce;
+use provenance::challenge::Challenge;
 use provenance::instance::InstanceDocument;
 use provenance::project::ProjectId;
 
@@ -163,9 +164,9 @@ impl KeyClient {
         &self.0.certificate
     }
 
-    /// A project's signing key and its Evidence, obtained once per boot.
-    pub fn project_key(&self, project: &ProjectId) -> Result<ProjectKey, KeyFailure> {
-        match self.ask(&KeyRequest::ProjectKey { project: *project })? {
+    /// A project's signing key and its Evidence, obtained once per boot; on Secure Execution each time.
+    pub fn project_key(&self, project: &ProjectId, challenge: Challenge) -> Result<ProjectKey, KeyFailure> {
+        match self.ask(&KeyRequest::ProjectKey { project: *project, challenge })? {
             KeyResponse::ProjectKey(key) => Ok(key),
             other => Err(unexpected(&other)),
         }
@@ -180,8 +181,13 @@ impl KeyClient {
     }
 
     /// Evidence (CMW JSON) that the TLS connection with this exporter ends here.
-    pub fn session_evidence(&self, exporter: [u8; 32], nonce: Nonce) -> Result<Vec<u8>, KeyFailure> {
-        match self.ask(&KeyRequest::SessionEvidence { exporter, nonce })? {
+    pub fn session_evidence(
+        &self,
+        exporter: [u8; 32],
+        nonce: Nonce,
+        challenge: Challenge,
+    ) -> Result<Vec<u8>, KeyFailure> {
+        match self.ask(&KeyRequest::SessionEvidence { exporter, nonce, challenge })? {
             KeyResponse::SessionEvidence { evidence } => Ok(evidence),
             other => Err(unexpected(&other)),
         }

@@ -23,6 +23,12 @@ pub enum KeyFailure {
         /// What was seen and wanted.
         message: String,
     },
+    /// The challenge is not one that this guest answers.
+    #[error("{message}")]
+    Challenge {
+        /// What was seen and wanted.
+        message: String,
+    },
     /// What was asked for contradicts itself or this instance.
     #[error("{message}")]
     Refused {
@@ -78,6 +84,9 @@ impl From<KeyError> for KeyFailure {
             | KeyError::OwnReport(_)
             | KeyError::DeviceTimeout { .. }
             | KeyError::NoRandom(_) => Self::NoEvidence { message: error.to_string() },
+            KeyError::Challenge { .. } | KeyError::AttestationRequest(_) => {
+                Self::Challenge { message: error.to_string() }
+            }
             _ => Self::Refused { message: error.to_string() },
         }
     }

@@ -4,6 +4,10 @@ pub struct GetEvidenceRequest {
     /// Exactly 32 bytes, chosen by the client for this call.
     #[prost(bytes = "bytes", tag = "1")]
     pub nonce: ::prost::bytes::Bytes,
+    /// Secure Execution, and only there: the attestation request that the Evidence is to answer, in the exchange format of
+    /// pvattest, at most 32 KiB. It is for host keys of the server's machine.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub attestation_request: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetEvidenceResponse {
@@ -16,6 +20,9 @@ pub struct GetInstanceRequest {
     /// `instance`, or `projects/{project}/instance`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    /// As in GetEvidenceRequest, where a project is named.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub attestation_request: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Instance {
@@ -432,7 +439,8 @@ pub struct CreateBuildRequest {
     /// Must equal the build id inside the signed request.
     #[prost(string, tag = "2")]
     pub build_id: ::prost::alloc::string::String,
-    /// DSSE JSON over the canonical request document, at most 2 MiB.
+    /// DSSE JSON over the canonical request document, at most 2 MiB. On Secure Execution the document holds the attestation
+    /// request that Evidence of the build is to answer.
     #[prost(bytes = "bytes", tag = "3")]
     pub signed_request: ::prost::bytes::Bytes,
     /// Values the signed request commits to. Held in memory only.

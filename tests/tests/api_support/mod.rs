@@ -92,6 +92,7 @@ impl Caller {
         Request {
             add_hosts: Vec::new(),
             annotations: BTreeMap::new(),
+            attestation_request: None,
             build_args: BTreeMap::new(),
             build_id: BuildId::try_from(id.to_owned()).expect("a build id"),
             context: Source::Git { url: "https://git.example/app.git".to_owned() },
@@ -423,6 +424,7 @@ async fn start(
         trust_configuration: trust.document(),
         build_policy_sha256: Sha256Digest::of(b"policy"),
         started_at: now(0),
+        secure_execution_header: None,
     };
     let tee = SoftwareTee::shared().expect("the software TEE opens");
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");

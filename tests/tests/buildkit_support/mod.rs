@@ -175,6 +175,7 @@ pub fn request(root: Sha256Digest) -> Request {
     Request {
         add_hosts: Vec::new(),
         annotations: BTreeMap::new(),
+        attestation_request: None,
         build_args: BTreeMap::new(),
         build_id: "b1".to_owned().try_into().expect("an id"),
         context: Source::Tree { root },
