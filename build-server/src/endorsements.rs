@@ -80,6 +80,7 @@ mod tests {
             signing_key: None,
             caller_key: None,
             attestation_result: None,
+            timestamp: None,
         }
         .to_json()
     }

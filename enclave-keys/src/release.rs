@@ -114,6 +114,7 @@ impl CheckedRelease {
             signing_key: Some(key.public().spki_der().to_vec()),
             caller_key: Some(request.caller_key.clone()),
             attestation_result: None,
+            timestamp: None,
         };
         Ok(BoundRelease { request, evidence: bundle.to_json() })
     }

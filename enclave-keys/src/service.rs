@@ -310,6 +310,7 @@ impl Inner {
             signing_key,
             caller_key: None,
             attestation_result: None,
+            timestamp: None,
         }
         .to_json()
     }

@@ -10,16 +10,19 @@
 //!  "instance":["application/vnd.sealwright.instance.v1+json","<base64url>",4],
 //!  "leaf":["application/vnd.sealwright.leaf.v1","<base64url>",4],
 //!  "request":["application/vnd.dsse.envelope.v1+json","<base64url>",4],
-//!  "signing-key":["application/vnd.sealwright.spki","<base64url>",4]}
+//!  "signing-key":["application/vnd.sealwright.spki","<base64url>",4],
+//!  "timestamp":["application/timestamp-reply","<base64url>",2]}
 //! ```
 //! `request`, `signing-key` and `caller-key` are there for builds only. The two keys are SubjectPublicKeyInfo DER
 //! and carry no trust: they are believed when their SHA-256 is the one that leaf, statement or policy names.
 //! `attestation-result` is there for Secure Execution only, where a Verifier speaks for the Evidence
-//! ([`crate::secure_execution::AttestationResult`]).
+//! ([`crate::secure_execution::AttestationResult`]). `timestamp` is there when somebody had the build time-stamped: an
+//! RFC 3161 response over [`EvidenceBundle::timestamp_message`].
 //! Bytes are base64url without padding. The JSON is canonical (RFC 8785).
 //! The inclusion proof is `F("sealwright/inclusion-proof/v1") ‖ u32be(leaf_index) ‖ u32be(tree_size) ‖ n × 32`.
 
-use std::collections::BTreeMap;
+pub mod certificate_table;
+
 use std::fmt;
 
 use base64::Engine as _;
@@ -29,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::binding::{InclusionProof, MAX_PROOF_HASHES};
 use crate::canonical::{CanonicalError, from_canonical_json, to_canonical_json};
 use crate::digest::Sha256Digest;
+use crate::dsse::Envelope;
 use crate::frame::{FrameError, FrameReader, FrameWriter};
 
 /// `__cmwc_t` of our collection.
@@ -46,12 +50,18 @@ const TDX_QUOTE: &str = "application/vnd.sealwright.tdx-quote";
 const TDX_ENDORSEMENTS: &str = "application/vnd.sealwright.tdx-endorsements";
 const SE_EVIDENCE: &str = "application/vnd.sealwright.ibm-se-attestation";
 const SE_ENDORSEMENTS: &str = "application/vnd.sealwright.ibm-se-endorsements";
+const AZURE_SNP_EVIDENCE: &str = "application/vnd.sealwright.azure-sev-snp-evidence";
+const AZURE_TDX_EVIDENCE: &str = "application/vnd.sealwright.azure-tdx-evidence";
 const LEAF: &str = "application/vnd.sealwright.leaf.v1";
 const PROOF: &str = "application/vnd.sealwright.inclusion-proof.v1";
 const INSTANCE: &str = "application/vnd.sealwright.instance.v1+json";
 const REQUEST: &str = "application/vnd.dsse.envelope.v1+json";
 const ATTESTATION_RESULT: &str = REQUEST;
 const SPKI: &str = "application/vnd.sealwright.spki";
+/// RFC 3161 §3.4.
+const TIMESTAMP: &str = "application/timestamp-reply";
+/// Label of what a timestamp is over.
+pub const TIMESTAMP_LABEL: &str = "sealwright/timestamp/v1";
 
 /// CMW indicator bits (RFC 9999): what kind of conceptual message a record holds.
 const IND_ENDORSEMENTS: u8 = 2;
@@ -68,6 +78,10 @@ pub enum Platform {
     Tdx,
     /// IBM Secure Execution.
     SecureExecution,
+    /// AMD SEV-SNP behind Azure's paravisor.
+    AzSnp,
+    /// Intel TDX behind Azure's paravisor.
+    AzTdx,
 }
 
 impl fmt::Display for Platform {
@@ -76,21 +90,40 @@ impl fmt::Display for Platform {
             Self::SevSnp => "SEV-SNP",
             Self::Tdx => "TDX",
             Self::SecureExecution => "Secure Execution",
+            Self::AzSnp => "SEV-SNP behind Azure's paravisor",
+            Self::AzTdx => "TDX behind Azure's paravisor",
         })
     }
 }
 
 impl Platform {
+    /// All platforms.
+    pub const ALL: [Self; 5] = [Self::SevSnp, Self::Tdx, Self::SecureExecution, Self::AzSnp, Self::AzTdx];
+
+    /// Its spelling in documents and policies.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SevSnp => "sev-snp",
+            Self::Tdx => "tdx",
+            Self::SecureExecution => "secure-execution",
+            Self::AzSnp => "az-snp",
+            Self::AzTdx => "az-tdx",
+        }
+    }
+
     const fn media_types(self) -> (&'static str, &'static str) {
         match self {
             Self::SevSnp => (SNP_REPORT, SNP_ENDORSEMENTS),
             Self::Tdx => (TDX_QUOTE, TDX_ENDORSEMENTS),
             Self::SecureExecution => (SE_EVIDENCE, SE_ENDORSEMENTS),
+            Self::AzSnp => (AZURE_SNP_EVIDENCE, SNP_ENDORSEMENTS),
+            Self::AzTdx => (AZURE_TDX_EVIDENCE, TDX_ENDORSEMENTS),
         }
     }
 
     fn from_evidence_media_type(media_type: &str) -> Option<Self> {
-        [Self::SevSnp, Self::Tdx, Self::SecureExecution].into_iter().find(|p| p.media_types().0 == media_type)
+        Self::ALL.into_iter().find(|p| p.media_types().0 == media_type)
     }
 }
 
@@ -99,7 +132,8 @@ impl Platform {
 pub struct Evidence {
     /// The platform that made it.
     pub platform: Platform,
-    /// The raw report or quote; on Secure Execution [`crate::secure_execution::SecureExecutionEvidence`].
+    /// The raw report or quote; on Secure Execution [`crate::secure_execution::SecureExecutionEvidence`], behind Azure's
+    /// paravisor [`crate::azure::AzureEvidence`].
     pub report: Vec<u8>,
     /// Endorsements as sent, may be empty. On SEV-SNP the GHCB certificate table (GUID table), on TDX
     /// [`crate::tdx_endorsements::TdxEndorsements`], on Secure Execution
@@ -132,6 +166,8 @@ pub struct EvidenceBundle {
     pub caller_key: Option<Vec<u8>>,
     /// Attestation Result of a Verifier about the Evidence (DSSE JSON), where one speaks for it.
     pub attestation_result: Option<Vec<u8>>,
+    /// Timestamp over Evidence, leaf and signature (RFC 3161, DER of a TimeStampResp), where somebody had one made.
+    pub timestamp: Option<Vec<u8>>,
 }
 
 /// Why a collection is refused.
@@ -217,6 +253,8 @@ struct Collection {
     request: Option<Record>,
     #[serde(rename = "signing-key", default, skip_serializing_if = "Option::is_none")]
     signing_key: Option<Record>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timestamp: Option<Record>,
 }
 
 fn encode_proof(proof: &InclusionProof) -> Vec<u8> {
@@ -267,6 +305,7 @@ impl EvidenceBundle {
             request: self.request.as_ref().and_then(|bytes| record(REQUEST, bytes, IND_EVIDENCE)),
             signing_key: self.signing_key.as_ref().and_then(|bytes| record(SPKI, bytes, IND_EVIDENCE)),
             caller_key: self.caller_key.as_ref().and_then(|bytes| record(SPKI, bytes, IND_EVIDENCE)),
+            timestamp: self.timestamp.as_ref().and_then(|bytes| record(TIMESTAMP, bytes, IND_ENDORSEMENTS)),
         })
     }
 
@@ -304,7 +343,25 @@ impl EvidenceBundle {
                 ATTESTATION_RESULT,
                 IND_ATTESTATION_RESULTS,
             )?,
+            timestamp: decode_optional("timestamp", collection.timestamp, TIMESTAMP, IND_ENDORSEMENTS)?,
         })
+    }
+
+    /// What a timestamp of this build is over: Evidence, leaf and the signed statement together, so that none of them
+    /// can have been made later than the others.
+    ///
+    /// `F("sealwright/timestamp/v1") ‖ F(media type of the Evidence) ‖ sha256(Evidence)(32) ‖ sha256(leaf data)(32) ‖
+    /// sha256(DSSE payload)(32) ‖ F(signature)`. Endorsements are not in it: whoever signs them dates them.
+    #[must_use]
+    pub fn timestamp_message(&self, statement: &Envelope) -> Vec<u8> {
+        let (evidence_type, _) = self.evidence.platform.media_types();
+        FrameWriter::new(TIMESTAMP_LABEL)
+            .framed(evidence_type.as_bytes())
+            .fixed(Sha256Digest::of(&self.evidence.report).as_bytes())
+            .fixed(Sha256Digest::of(&self.leaf).as_bytes())
+            .fixed(Sha256Digest::of(&statement.payload).as_bytes())
+            .framed(&statement.signature)
+            .finish()
     }
 }
 
@@ -333,138 +390,6 @@ fn decode(
     URL_SAFE_NO_PAD.decode(text).map_err(|_| EvidenceError::Base64 { label })
 }
 
-/// The GHCB certificate table (AMD GHCB specification §4.1.8.1): which certificate is which.
-pub mod certificate_table {
-    use super::BTreeMap;
-
-    /// GUID of the ARK certificate, in the byte order of the table.
-    pub const ARK: [u8; 16] =
-        guid(0xc0b4_06a4, 0xa803, 0x4952, [0x97, 0x43, 0x3f, 0xb6, 0x01, 0x4c, 0xd0, 0xae]);
-    /// GUID of the ASK certificate.
-    pub const ASK: [u8; 16] =
-        guid(0x4ab7_b379, 0xbbac, 0x4fe4, [0xa0, 0x2f, 0x05, 0xae, 0xf3, 0x27, 0xc7, 0x82]);
-    /// GUID of the VCEK certificate.
-    pub const VCEK: [u8; 16] =
-        guid(0x63da_758d, 0xe664, 0x4564, [0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd]);
-    /// GUID of the VLEK certificate.
-    pub const VLEK: [u8; 16] =
-        guid(0xa807_4bc2, 0xa25a, 0x483e, [0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1]);
-    /// GUID of the VCEK/VLEK intermediate ASVK is the ASK entry; CRLs have this GUID.
-    pub const CRL: [u8; 16] =
-        guid(0x92f8_1bc3, 0x5811, 0x4d3d, [0x97, 0xff, 0xd1, 0x9f, 0x88, 0xdc, 0x67, 0xea]);
-
-    /// Most entries that are read.
-    pub const MAX_ENTRIES: usize = 16;
-    const ENTRY_LEN: usize = 24;
-
-    /// A GUID's first three fields are little-endian in the table (RFC 4122 mixed form, as UEFI stores them).
-    const fn guid(a: u32, b: u16, c: u16, rest: [u8; 8]) -> [u8; 16] {
-        let (a, b, c, d) = (a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes(), rest);
-        [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]
-    }
-
-    /// Why a table is refused.
-    #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-    pub enum InvalidTable {
-        /// No all-zero entry ends the table within its bytes and [`MAX_ENTRIES`].
-        #[error("certificate table of {got} bytes has no end entry among its first {MAX_ENTRIES} entries")]
-        NoEnd {
-            /// Length of the table.
-            got: usize,
-        },
-        /// An entry points outside the table.
-        #[error("certificate table entry {index} points to {offset}+{length}, outside its {got} bytes")]
-        OutOfBounds {
-            /// Index of the entry.
-            index: usize,
-            /// Offset seen.
-            offset: usize,
-            /// Length seen.
-            length: usize,
-            /// Length of the table.
-            got: usize,
-        },
-        /// The same GUID stands twice.
-        #[error("certificate table names the same certificate twice (entry {index})")]
-        Duplicate {
-            /// Index of the second entry.
-            index: usize,
-        },
-    }
-
-    /// Entries: GUID(16) ‖ offset u32le ‖ length u32le, ended by an all-zero entry; then the certificates.
-    #[must_use]
-    pub fn encode(entries: &[([u8; 16], &[u8])]) -> Vec<u8> {
-        let mut header = Vec::new();
-        let mut body = Vec::new();
-        let start = (entries.len() + 1) * ENTRY_LEN;
-        for (guid, certificate) in entries {
-            let offset = u32::try_from(start + body.len()).expect("certificates are small");
-            let length = u32::try_from(certificate.len()).expect("certificates are small");
-            header.extend_from_slice(guid);
-            header.extend_from_slice(&offset.to_le_bytes());
-            header.extend_from_slice(&length.to_le_bytes());
-            body.extend_from_slice(certificate);
-        }
-        header.extend_from_slice(&[0; ENTRY_LEN]);
-        [header, body].concat()
-    }
-
-    struct Entry {
-        guid: [u8; 16],
-        offset: usize,
-        length: usize,
-    }
-
-    /// The entries, all of which lie within the table.
-    fn entries(table: &[u8]) -> Result<Vec<Entry>, InvalidTable> {
-        let mut found: Vec<Entry> = Vec::new();
-        if table.is_empty() {
-            return Ok(found);
-        }
-        for index in 0..=MAX_ENTRIES {
-            let entry = table
-                .get(index * ENTRY_LEN..(index + 1) * ENTRY_LEN)
-                .filter(|_| index < MAX_ENTRIES)
-                .ok_or(InvalidTable::NoEnd { got: table.len() })?;
-            if entry.iter().all(|byte| *byte == 0) {
-                return Ok(found);
-            }
-            let word = |at: usize| {
-                let mut bytes = [0; 4];
-                bytes.copy_from_slice(&entry[at..at + 4]);
-                u32::from_le_bytes(bytes) as usize
-            };
-            let (offset, length) = (word(16), word(20));
-            if table.get(offset..offset.saturating_add(length)).is_none() {
-                return Err(InvalidTable::OutOfBounds { index, offset, length, got: table.len() });
-            }
-            let mut guid = [0; 16];
-            guid.copy_from_slice(&entry[..16]);
-            if found.iter().any(|other| other.guid == guid) {
-                return Err(InvalidTable::Duplicate { index });
-            }
-            found.push(Entry { guid, offset, length });
-        }
-        Err(InvalidTable::NoEnd { got: table.len() })
-    }
-
-    /// The certificates by GUID. An empty table is no bytes at all.
-    pub fn parse(table: &[u8]) -> Result<BTreeMap<[u8; 16], Vec<u8>>, InvalidTable> {
-        let certificate =
-            |entry: Entry| (entry.guid, table[entry.offset..entry.offset + entry.length].to_vec());
-        Ok(entries(table)?.into_iter().map(certificate).collect())
-    }
-
-    /// How many of the bytes are the table's, where it comes in whole pages: 0 without entries, else up to the end of
-    /// the entries or of the last certificate.
-    pub fn used(table: &[u8]) -> Result<usize, InvalidTable> {
-        let entries = entries(table)?;
-        let end = (entries.len() + 1) * ENTRY_LEN;
-        Ok(entries.iter().map(|entry| end.max(entry.offset + entry.length)).max().unwrap_or(0))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -479,6 +404,7 @@ mod tests {
             signing_key: Some(b"signing key".to_vec()),
             caller_key: Some(b"caller key".to_vec()),
             attestation_result: Some(b"result".to_vec()),
+            timestamp: Some(b"timestamp".to_vec()),
         }
     }
 
@@ -488,10 +414,45 @@ mod tests {
             let mut bundle = bundle();
             if bare {
                 (bundle.request, bundle.signing_key, bundle.caller_key) = (None, None, None);
-                bundle.attestation_result = None;
+                (bundle.attestation_result, bundle.timestamp) = (None, None);
             }
             assert_eq!(EvidenceBundle::parse(&bundle.to_json()), Ok(bundle));
         }
+    }
+
+    #[test]
+    fn every_platform_has_evidence_of_its_own() {
+        for platform in Platform::ALL {
+            let mut bundle = bundle();
+            bundle.evidence.platform = platform;
+            assert_eq!(EvidenceBundle::parse(&bundle.to_json()), Ok(bundle));
+            assert_eq!(serde_json::to_value(platform).expect("JSON"), platform.name());
+        }
+    }
+
+    #[test]
+    fn a_timestamp_is_over_evidence_leaf_statement_and_signature() {
+        let envelope = |payload: &[u8], signature: &[u8]| Envelope {
+            payload_type: "type".to_owned(),
+            payload: payload.to_vec(),
+            signature: signature.to_vec(),
+        };
+        let message = bundle().timestamp_message(&envelope(b"statement", b"signature"));
+        let start = FrameWriter::new(TIMESTAMP_LABEL).framed(SNP_REPORT.as_bytes()).finish();
+        assert_eq!(message.len(), start.len() + 3 * 32 + 4 + 9);
+        let mut others: Vec<EvidenceBundle> = vec![bundle(); 3];
+        others[0].evidence.report[0] ^= 1;
+        others[1].leaf[0] ^= 1;
+        others[2].evidence.platform = Platform::Tdx;
+        for other in &others {
+            assert_ne!(other.timestamp_message(&envelope(b"statement", b"signature")), message);
+        }
+        assert_ne!(bundle().timestamp_message(&envelope(b"statemenu", b"signature")), message);
+        assert_ne!(bundle().timestamp_message(&envelope(b"statement", b"signaturf")), message);
+        let mut same = bundle();
+        same.evidence.endorsements.push(1);
+        same.timestamp = None;
+        assert_eq!(same.timestamp_message(&envelope(b"statement", b"signature")), message);
     }
 
     #[test]

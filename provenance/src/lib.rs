@@ -8,6 +8,7 @@
 //! it names) → [`materials`] (what went in) → [`statement`] (in-toto / SLSA provenance) → [`binding`] (the
 //! leaf and report data that the hardware signs) → [`evidence`] (the envelope that carries it).
 
+pub mod azure;
 pub mod binding;
 pub mod canonical;
 pub mod certificate;

@@ -247,6 +247,7 @@ impl OwnInstance {
                 signing_key: Some(spki),
                 caller_key: None,
                 attestation_result: None,
+                timestamp: None,
             }
             .to_json()
         };

@@ -11,31 +11,43 @@
 //! 4. the runtime data name one attestation key (AK), of RSA;
 //! 5. the AK signs the quote;
 //! 6. the quote is one: magic, type, one selection of PCRs of the SHA-256 bank, nothing after it;
-//! 7. its digest is that of the selected PCRs.
+//! 7. its digest is that of the selected PCRs;
+//! 8. an event log that is there has its form. Whether it replays to PCRs is asked where a policy judges by events.
 //!
 //! Layouts: HCL report as in Microsoft's OpenHCL (`openhcl_attestation_protocol`), little-endian; TPMS_ATTEST of TPM
 //! 2.0 Library, Part 2, §10.12, big-endian.
 
 mod appraise;
+mod envelope;
+mod event_log;
+mod facts;
+mod quote;
 #[cfg(test)]
 mod tests;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use der::asn1::{AnyRef, BitStringRef, UintRef};
+use der::{Encode as _, Tag};
+use provenance::azure::InvalidAzureEvidence;
+pub use provenance::azure::{AzureEvidence, PCRS};
 use provenance::binding::ReportData;
 use provenance::digest::Sha256Digest;
 use provenance::timestamp::Timestamp;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use serde::Deserialize;
 
-pub use self::appraise::{AcceptedQuote, AzureRefusal, PinnedPcrs, appraise_pcrs};
+pub use self::appraise::{AzureAppraisal, AzureRefusal};
+pub(crate) use self::appraise::{appraise_guest, appraise_snp, appraise_tdx};
+pub(crate) use self::envelope::{authenticate_snp_evidence, authenticate_tdx_evidence};
+pub use self::event_log::PcrLog;
+use self::quote::parse_quote;
+use crate::event_log::EventLogError;
 use crate::roots::Anchors;
 use crate::snp::report::REPORT_LEN;
 use crate::snp::{self, AuthenticReport, Endorsements, SnpError};
 use crate::tdx::{self, TdxError};
 
-/// PCRs of a TPM's bank.
-pub const PCRS: usize = 24;
 /// Largest HCL report that is read, in bytes. The TPM's NV index holds 2600.
 pub const MAX_HCL_REPORT: usize = 0x4000;
 /// Largest quote that is read, in bytes.
@@ -84,6 +96,18 @@ const AK_ID: &str = "HCLAkPub";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AzureError {
+    /// The parts do not stand in the bundle as they must.
+    #[error(transparent)]
+    Envelope(#[from] InvalidAzureEvidence),
+    /// A TDX quote beside an HCL report of SEV-SNP.
+    #[error("a TDX quote of {got} bytes is with the HCL report of a SEV-SNP machine, wanted none")]
+    UnexpectedTdQuote {
+        /// Bytes seen.
+        got: usize,
+    },
+    /// The event log is malformed.
+    #[error(transparent)]
+    EventLog(#[from] EventLogError),
     /// Too short or too long.
     #[error("HCL report has {got} bytes, wanted {least} to {MAX_HCL_REPORT}", least = offset::RUNTIME_DATA)]
     Length {
@@ -235,19 +259,6 @@ pub enum AzureError {
     },
 }
 
-/// Raw Evidence from behind the paravisor. Nothing about it is checked.
-#[derive(Debug, Clone, Copy)]
-pub struct AzureEvidence<'a> {
-    /// HCL report, as the TPM's NV index 0x01400001 holds it.
-    pub hcl_report: &'a [u8],
-    /// TPMS_ATTEST.
-    pub quote: &'a [u8],
-    /// RSASSA-PKCS1-v1_5 signature with SHA-256 over the quote.
-    pub signature: &'a [u8],
-    /// The SHA-256 bank. Those that the quote does not select are not looked at.
-    pub pcrs: &'a [[u8; 32]; PCRS],
-}
-
 /// A quote of a TPM whose paravisor an authentic SEV-SNP report or TDX quote vouches for. Made only by [`authenticate`]
 /// and [`authenticate_tdx`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -256,6 +267,8 @@ pub struct AuthenticQuote<Hardware = AuthenticReport> {
     runtime_data: Vec<u8>,
     extra_data: Vec<u8>,
     pcrs: [Option<[u8; 32]>; PCRS],
+    attestation_key: Sha256Digest,
+    event_log: Option<PcrLog>,
 }
 
 impl AuthenticQuote {
@@ -279,6 +292,18 @@ impl<Hardware> AuthenticQuote<Hardware> {
     #[must_use]
     pub fn runtime_data(&self) -> &[u8] {
         &self.runtime_data
+    }
+
+    /// SHA-256 of the SubjectPublicKeyInfo of the TPM's attestation key.
+    #[must_use]
+    pub fn attestation_key(&self) -> Sha256Digest {
+        self.attestation_key
+    }
+
+    /// The event log of the boot, if one came along. It is not held against the PCRs yet.
+    #[must_use]
+    pub fn event_log(&self) -> Option<&PcrLog> {
+        self.event_log.as_ref()
     }
 
     /// What the guest had quoted, up to 64 bytes.
@@ -401,113 +426,51 @@ fn attestation_key(runtime_data: &[u8]) -> Result<(Vec<u8>, Vec<u8>), AzureError
     Ok((modulus, exponent))
 }
 
-/// Reads big-endian fields one after the other.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, length: usize, field: &'static str) -> Result<&'a [u8], AzureError> {
-        let (head, rest) = self.0.split_at_checked(length).ok_or(AzureError::QuoteLength { field })?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], AzureError> {
-        let (head, rest) = self.0.split_first_chunk().ok_or(AzureError::QuoteLength { field })?;
-        self.0 = rest;
-        Ok(*head)
-    }
-
-    fn u16(&mut self, field: &'static str) -> Result<u16, AzureError> {
-        self.array(field).map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self, field: &'static str) -> Result<u32, AzureError> {
-        self.array(field).map(u32::from_be_bytes)
-    }
-
-    /// A TPM2B: u16 length, then the bytes.
-    fn sized(&mut self, field: &'static str) -> Result<&'a [u8], AzureError> {
-        let length = self.u16(field)?;
-        self.take(usize::from(length), field)
-    }
-}
-
-/// What is read of a quote.
-struct Quote<'a> {
-    extra_data: &'a [u8],
-    /// Bit n is PCR n.
-    selected: u32,
-    pcr_digest: &'a [u8],
-}
-
-/// Step 6.
-fn parse_quote(bytes: &[u8]) -> Result<Quote<'_>, AzureError> {
-    let mut fields = Fields(bytes);
-    let magic = fields.u32("magic")?;
-    if magic != TPM_GENERATED {
-        return Err(AzureError::Magic { got: magic });
-    }
-    let kind = fields.u16("type")?;
-    if kind != ATTEST_QUOTE {
-        return Err(AzureError::Type { got: kind });
-    }
-    fields.sized("qualifiedSigner")?;
-    let extra_data = fields.sized("extraData")?;
-    // clock u64, resetCount u32, restartCount u32, safe u8.
-    fields.take(17, "clockInfo")?;
-    fields.take(8, "firmwareVersion")?;
-    let count = fields.u32("pcrSelect")?;
-    if count != 1 {
-        return Err(AzureError::Selection { got: format!("{count} banks") });
-    }
-    let bank = fields.u16("pcrSelect")?;
-    let [length] = fields.array("pcrSelect")?;
-    if bank != ALG_SHA256 || usize::from(length) != PCRS / 8 {
-        return Err(AzureError::Selection {
-            got: format!("bank {bank:#06x} of {} PCRs", 8 * u32::from(length)),
-        });
-    }
-    let [low, middle, high] = fields.array("pcrSelect")?;
-    let selected = u32::from_le_bytes([low, middle, high, 0]);
-    if selected == 0 {
-        return Err(AzureError::Selection { got: "no PCR".to_owned() });
-    }
-    let pcr_digest = fields.sized("pcrDigest")?;
-    match fields.0.len() {
-        0 => Ok(Quote { extra_data, selected, pcr_digest }),
-        got => Err(AzureError::Trailing { got }),
-    }
+/// SubjectPublicKeyInfo of an RSA key (RFC 3279 §2.3.1), by which policies name it.
+fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Result<Vec<u8>, AzureError> {
+    let der = || -> Result<Vec<u8>, der::Error> {
+        let mut numbers = UintRef::new(modulus)?.to_der()?;
+        numbers.extend(UintRef::new(exponent)?.to_der()?);
+        let key = AnyRef::new(Tag::Sequence, &numbers)?.to_der()?;
+        // rsaEncryption, no parameters.
+        let algorithm = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+        let key = BitStringRef::from_bytes(&key)?.to_der()?;
+        AnyRef::new(Tag::Sequence, &[&algorithm[..], &key].concat())?.to_der()
+    };
+    der().map_err(|_| AzureError::AttestationKey { field: "n", got: format!("{} bytes", modulus.len()) })
 }
 
 /// Authenticates Evidence from behind the paravisor to a root of `anchors`, as of `now`. `table` is the certificate
 /// table (GHCB) that came with it, `extra` what it lacks.
 pub fn authenticate(
-    evidence: &AzureEvidence<'_>,
+    evidence: &AzureEvidence,
     table: &[u8],
     extra: &Endorsements,
     anchors: &Anchors,
     now: Timestamp,
 ) -> Result<AuthenticQuote, AzureError> {
     // Steps 1 and 2.
-    let hcl = parse_hcl(evidence.hcl_report, SNP_REPORT)?;
+    let hcl = parse_hcl(&evidence.hcl_report, SNP_REPORT)?;
+    if !evidence.td_quote.is_empty() {
+        return Err(AzureError::UnexpectedTdQuote { got: evidence.td_quote.len() });
+    }
     let report = snp::authenticate(hcl.hardware_report, table, extra, anchors, now)?;
     let report_data = *report.report().report_data();
     behind(report, &report_data, &hcl, evidence)
 }
 
-/// The same for a paravisor on TDX, whose quote (`td_quote`) comes beside the HCL report. `endorsements` are what came
+/// The same for a paravisor on TDX, whose quote comes beside the HCL report. `endorsements` are what came
 /// with it, in the form of the bundle; `extra` what they lack.
 pub fn authenticate_tdx(
-    evidence: &AzureEvidence<'_>,
-    td_quote: &[u8],
+    evidence: &AzureEvidence,
     endorsements: &[u8],
     extra: &Endorsements,
     anchors: &Anchors,
     now: Timestamp,
 ) -> Result<AuthenticQuote<tdx::AuthenticQuote>, AzureError> {
     // Steps 1 and 2.
-    let hcl = parse_hcl(evidence.hcl_report, TD_REPORT)?;
-    let quote = tdx::authenticate(td_quote, endorsements, &extra.tdx, anchors, now)?;
+    let hcl = parse_hcl(&evidence.hcl_report, TD_REPORT)?;
+    let quote = tdx::authenticate(&evidence.td_quote, endorsements, &extra.tdx, anchors, now)?;
     let report_data = *quote.quote().report_data();
     let of_report = &evidence.hcl_report[offset::TD_REPORT_DATA..offset::TD_REPORT_DATA + 64];
     if report_data != of_report {
@@ -519,12 +482,12 @@ pub fn authenticate_tdx(
     behind(quote, &report_data, &hcl, evidence)
 }
 
-/// Steps 3 to 7.
+/// Steps 3 to 8.
 fn behind<Hardware>(
     hardware: Hardware,
     report_data: &[u8; 64],
     hcl: &HclReport<'_>,
-    evidence: &AzureEvidence<'_>,
+    evidence: &AzureEvidence,
 ) -> Result<AuthenticQuote<Hardware>, AzureError> {
     // Step 3.
     let (hash, tail) = report_data.split_at(32);
@@ -541,15 +504,16 @@ fn behind<Hardware>(
     if evidence.quote.len() > MAX_QUOTE {
         return Err(AzureError::QuoteTooLong { got: evidence.quote.len() });
     }
+    let attestation_key = Sha256Digest::of(&rsa_spki(&n, &e)?);
     RsaPublicKeyComponents { n, e }
-        .verify(&RSA_PKCS1_2048_8192_SHA256, evidence.quote, evidence.signature)
+        .verify(&RSA_PKCS1_2048_8192_SHA256, &evidence.quote, &evidence.signature)
         .map_err(|_| AzureError::Signature)?;
 
     // Steps 6 and 7.
-    let quote = parse_quote(evidence.quote)?;
+    let quote = parse_quote(&evidence.quote)?;
     let mut pcrs = [None; PCRS];
     let mut selected = Vec::with_capacity(PCRS * 32);
-    for (index, (slot, value)) in pcrs.iter_mut().zip(evidence.pcrs).enumerate() {
+    for (index, (slot, value)) in pcrs.iter_mut().zip(&evidence.pcrs).enumerate() {
         if quote.selected & 1 << index != 0 {
             *slot = Some(*value);
             selected.extend_from_slice(value);
@@ -564,5 +528,8 @@ fn behind<Hardware>(
         runtime_data: hcl.runtime_data.to_vec(),
         extra_data: quote.extra_data.to_vec(),
         pcrs,
+        attestation_key,
+        // Step 8.
+        event_log: PcrLog::parse(&evidence.event_log)?,
     })
 }

@@ -6,6 +6,7 @@ use provenance::digest::Sha256Digest;
 use provenance::evidence::{EvidenceBundle, Platform};
 use provenance::instance::{InstanceDocument, InvalidInstance, KeyOrigin};
 
+use crate::azure::AzureError;
 use crate::evidence::AttestationResult;
 use crate::policy::Policy;
 
@@ -29,6 +30,9 @@ pub enum BindingError {
         /// Offset of the report data in report or quote.
         offset: usize,
     },
+    /// The TPM behind Azure's paravisor quoted other data.
+    #[error(transparent)]
+    Azure(#[from] AzureError),
     /// The instance document is not the one that the leaf names.
     #[error("instance document hashes to {got}, the leaf names {wanted}")]
     InstanceDigest {
@@ -98,11 +102,7 @@ impl BoundLeaf {
 pub fn bind(result: AttestationResult, bundle: &EvidenceBundle) -> Result<BoundLeaf, BindingError> {
     let leaf = Leaf::parse(&bundle.leaf)?;
     let wanted = bundle.proof.report_data(&leaf)?;
-    let got = result.report_data();
-    if got != wanted {
-        let (_, offset) = result.facts().report_data();
-        return Err(BindingError::ReportData { got, wanted, offset });
-    }
+    result.check_report_data(&wanted)?;
     let digest = Sha256Digest::of(&bundle.instance);
     if digest != leaf.instance_sha256 {
         return Err(BindingError::InstanceDigest { got: digest, wanted: leaf.instance_sha256 });
@@ -115,6 +115,14 @@ pub fn bind(result: AttestationResult, bundle: &EvidenceBundle) -> Result<BoundL
         return Err(BindingError::SoftwareKeys);
     }
     Ok(BoundLeaf { result, leaf, instance })
+}
+
+/// Compares report data with those that leaf and proof give.
+pub(crate) fn compare(got: &[u8; 64], offset: usize, wanted: &ReportData) -> Result<(), BindingError> {
+    if *got == wanted.0 {
+        return Ok(());
+    }
+    Err(BindingError::ReportData { got: ReportData(*got), wanted: *wanted, offset })
 }
 
 /// Name of a leaf's kind, for messages.

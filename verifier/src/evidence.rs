@@ -9,6 +9,8 @@ use provenance::evidence::{Evidence, Platform};
 use provenance::tdx_endorsements::TdxEndorsements;
 use provenance::timestamp::Timestamp;
 
+use crate::azure::{self, AzureAppraisal, AzureError, AzureRefusal};
+use crate::bound::BindingError;
 use crate::policy::{Policy, ReferenceValue};
 use crate::reliance::{Grounds, Reliance};
 use crate::roots::{Anchors, Root};
@@ -41,6 +43,9 @@ pub enum AuthenticationError {
     /// Secure Execution.
     #[error(transparent)]
     SecureExecution(#[from] SeError),
+    /// Azure.
+    #[error(transparent)]
+    Azure(#[from] AzureError),
 }
 
 impl AuthenticationError {
@@ -52,6 +57,7 @@ impl AuthenticationError {
             Self::Snp(error) => error.concerns_endorsements(),
             Self::Tdx(error) => error.concerns_endorsements(),
             Self::SecureExecution(error) => error.concerns_endorsements(),
+            Self::Azure(error) => error.concerns_endorsements(),
         }
     }
 
@@ -64,6 +70,7 @@ impl AuthenticationError {
             Self::Snp(error) => matches!(error, SnpError::RootNotAccepted { .. }),
             Self::Tdx(error) => error.is_refusal(),
             Self::SecureExecution(error) => error.is_refusal(),
+            Self::Azure(error) => error.is_refusal(),
         }
     }
 
@@ -74,6 +81,10 @@ impl AuthenticationError {
             self,
             Self::Snp(SnpError::UnknownRoot { .. } | SnpError::RootNotAccepted { .. })
                 | Self::Tdx(TdxError::UnknownRoot { .. } | TdxError::RootNotAccepted)
+                | Self::Azure(
+                    AzureError::Snp(SnpError::UnknownRoot { .. } | SnpError::RootNotAccepted { .. })
+                        | AzureError::Tdx(TdxError::UnknownRoot { .. } | TdxError::RootNotAccepted)
+                )
                 | Self::SecureExecution(
                     SeError::HostKey(HostKeyError::UnknownRoot { .. }) | SeError::RootNotAccepted
                 )
@@ -115,6 +126,9 @@ pub enum AppraisalError {
     /// Secure Execution.
     #[error(transparent)]
     SecureExecution(#[from] SeRefusal),
+    /// Azure.
+    #[error(transparent)]
+    Azure(#[from] AzureRefusal),
 }
 
 impl AppraisalError {
@@ -126,18 +140,20 @@ impl AppraisalError {
             Self::Snp(refusal) => refusal.line(),
             Self::Tdx(refusal) => refusal.line(),
             Self::SecureExecution(refusal) => refusal.line(),
+            Self::Azure(refusal) => refusal.line(),
         }
     }
 
     /// Whether the hardware is accepted and what was launched on it is not.
     #[must_use]
     pub fn concerns_guest(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Snp(SnpRefusal::Measurement { .. })
-                | Self::Tdx(TdxRefusal::Measurement { .. })
-                | Self::SecureExecution(SeRefusal::Image { .. })
-        )
+            | Self::Tdx(TdxRefusal::Measurement { .. })
+            | Self::SecureExecution(SeRefusal::Image { .. }) => true,
+            Self::Azure(refusal) => refusal.concerns_guest(),
+            _ => false,
+        }
     }
 
     /// Whether hardware and guest are accepted, and that the Evidence covers no more than a key is not.
@@ -153,8 +169,8 @@ pub(crate) trait PlatformFacts {
     fn platform(&self) -> Platform;
     /// The root that it was traced to.
     fn root(&self) -> Root;
-    /// The 64 bytes that the guest had signed, and their offset in report or quote.
-    fn report_data(&self) -> (&[u8; 64], usize);
+    /// Checks that the guest had these 64 bytes signed.
+    fn check_report_data(&self, wanted: &ReportData) -> Result<(), BindingError>;
     /// Launch measurement in hex.
     fn measurement(&self) -> String;
     /// `SEV-SNP Milan`, `TDX 00806f050000`.
@@ -180,6 +196,8 @@ enum AuthenticPlatform {
     SevSnp(Box<AuthenticReport>),
     Tdx(Box<AuthenticQuote>),
     SecureExecution(Box<AuthenticMeasurement>),
+    AzSnp(Box<azure::AuthenticQuote<AuthenticReport>>),
+    AzTdx(Box<azure::AuthenticQuote<AuthenticQuote>>),
 }
 
 impl AuthenticPlatform {
@@ -188,6 +206,8 @@ impl AuthenticPlatform {
             Self::SevSnp(report) => report.as_ref(),
             Self::Tdx(quote) => quote.as_ref(),
             Self::SecureExecution(measurement) => measurement.as_ref(),
+            Self::AzSnp(quote) => quote.as_ref(),
+            Self::AzTdx(quote) => quote.as_ref(),
         }
     }
 }
@@ -216,6 +236,24 @@ impl AuthenticEvidence {
     pub fn secure_execution(&self) -> Option<&AuthenticMeasurement> {
         match &self.0 {
             AuthenticPlatform::SecureExecution(measurement) => Some(measurement),
+            _ => None,
+        }
+    }
+
+    /// The TPM quote and SEV-SNP report from behind Azure's paravisor, when it is one.
+    #[must_use]
+    pub fn az_snp(&self) -> Option<&azure::AuthenticQuote<AuthenticReport>> {
+        match &self.0 {
+            AuthenticPlatform::AzSnp(quote) => Some(quote),
+            _ => None,
+        }
+    }
+
+    /// The TPM quote and TDX quote from behind Azure's paravisor, when it is one.
+    #[must_use]
+    pub fn az_tdx(&self) -> Option<&azure::AuthenticQuote<AuthenticQuote>> {
+        match &self.0 {
+            AuthenticPlatform::AzTdx(quote) => Some(quote),
             _ => None,
         }
     }
@@ -259,13 +297,24 @@ pub fn authenticate_with_grounds(
             let measurement = secure_execution::authenticate(evidence, extra, grounds, anchors, now)?;
             AuthenticPlatform::SecureExecution(Box::new(measurement))
         }
+        Platform::AzSnp => {
+            let quote = azure::authenticate_snp_evidence(evidence, extra, anchors, now)?;
+            AuthenticPlatform::AzSnp(Box::new(quote))
+        }
+        Platform::AzTdx => {
+            let quote = azure::authenticate_tdx_evidence(evidence, extra, anchors, now)?;
+            AuthenticPlatform::AzTdx(Box::new(quote))
+        }
     };
     Ok(AuthenticEvidence(platform))
 }
 
 /// Evidence whose hardware and firmware the policy accepts. The guest's launch measurement is not judged yet.
 #[derive(Debug, Clone)]
-pub struct AppraisedHardware(AuthenticPlatform);
+pub struct AppraisedHardware {
+    platform: AuthenticPlatform,
+    paravisor: Option<String>,
+}
 
 /// Compares platform, firmware and the guest's launch options with the policy.
 pub fn appraise_hardware(
@@ -273,6 +322,7 @@ pub fn appraise_hardware(
     policy: &Policy,
 ) -> Result<AppraisedHardware, AppraisalError> {
     let not_accepted = |got| AppraisalError::PlatformNotAccepted { got, line: policy.roots_line() };
+    let mut paravisor = None;
     match &evidence.0 {
         AuthenticPlatform::SevSnp(report) => {
             snp::appraise_hardware(report, policy.snp().ok_or(not_accepted(Platform::SevSnp))?)?;
@@ -284,20 +334,34 @@ pub fn appraise_hardware(
             let rules = policy.secure_execution().ok_or(not_accepted(Platform::SecureExecution))?;
             secure_execution::appraise_hardware(measurement, policy.evidence_kinds(), rules)?;
         }
+        AuthenticPlatform::AzSnp(quote) => {
+            let rules = policy.az_snp().ok_or(not_accepted(Platform::AzSnp))?;
+            paravisor = Some(azure::appraise_snp(quote, rules)?);
+        }
+        AuthenticPlatform::AzTdx(quote) => {
+            let rules = policy.az_tdx().ok_or(not_accepted(Platform::AzTdx))?;
+            paravisor = Some(azure::appraise_tdx(quote, rules)?);
+        }
     }
-    Ok(AppraisedHardware(evidence.0))
+    Ok(AppraisedHardware { platform: evidence.0, paravisor })
 }
 
 impl AppraisedHardware {
     /// Lines that describe the hardware for people.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.0.facts().lines()
+        let mut lines = self.platform.facts().lines();
+        lines.extend(self.paravisor.as_ref().map(|name| {
+            format!(
+                "Microsoft's paravisor \"{name}\" is trusted too: its TPM, not the hardware, speaks of the guest"
+            )
+        }));
+        lines
     }
 
     /// Compares the launch measurement with the policy's Reference Values.
     pub fn appraise_guest(self, policy: &Policy) -> Result<AttestationResult, AppraisalError> {
-        Ok(AttestationResult(match self.0 {
+        let platform = match self.platform {
             AuthenticPlatform::SevSnp(report) => {
                 AppraisedPlatform::SevSnp(Box::new(snp::appraise_guest(*report, policy)?))
             }
@@ -308,7 +372,14 @@ impl AppraisedHardware {
                 let appraisal = secure_execution::appraise_guest(*measurement, policy)?;
                 AppraisedPlatform::SecureExecution(Box::new(appraisal))
             }
-        }))
+            AuthenticPlatform::AzSnp(quote) => {
+                AppraisedPlatform::AzSnp(Box::new(azure::appraise_guest(*quote, policy)?))
+            }
+            AuthenticPlatform::AzTdx(quote) => {
+                AppraisedPlatform::AzTdx(Box::new(azure::appraise_guest(*quote, policy)?))
+            }
+        };
+        Ok(AttestationResult { platform, paravisor: self.paravisor })
     }
 }
 
@@ -319,21 +390,28 @@ pub fn appraise(evidence: AuthenticEvidence, policy: &Policy) -> Result<Attestat
 
 /// Evidence that the policy accepts as a whole: which guest runs on which hardware (RATS Attestation Result).
 #[derive(Debug, Clone)]
-pub struct AttestationResult(AppraisedPlatform);
+pub struct AttestationResult {
+    platform: AppraisedPlatform,
+    paravisor: Option<String>,
+}
 
 #[derive(Debug, Clone)]
 enum AppraisedPlatform {
     SevSnp(Box<SnpAppraisal>),
     Tdx(Box<TdxAppraisal>),
     SecureExecution(Box<SeAppraisal>),
+    AzSnp(Box<AzureAppraisal<AuthenticReport>>),
+    AzTdx(Box<AzureAppraisal<AuthenticQuote>>),
 }
 
 impl AttestationResult {
     pub(crate) fn facts(&self) -> &dyn PlatformFacts {
-        match &self.0 {
+        match &self.platform {
             AppraisedPlatform::SevSnp(appraisal) => appraisal.authentic(),
             AppraisedPlatform::Tdx(appraisal) => appraisal.authentic(),
             AppraisedPlatform::SecureExecution(appraisal) => appraisal.authentic(),
+            AppraisedPlatform::AzSnp(appraisal) => appraisal.authentic(),
+            AppraisedPlatform::AzTdx(appraisal) => appraisal.authentic(),
         }
     }
 
@@ -349,19 +427,26 @@ impl AttestationResult {
         self.facts().root()
     }
 
-    /// The 64 bytes that the guest had signed.
+    /// Checks that the guest had these 64 bytes signed.
+    pub fn check_report_data(&self, wanted: &ReportData) -> Result<(), BindingError> {
+        self.facts().check_report_data(wanted)
+    }
+
+    /// Name in the policy of the paravisor that the guest runs behind; `None` but on Azure.
     #[must_use]
-    pub fn report_data(&self) -> ReportData {
-        ReportData(*self.facts().report_data().0)
+    pub fn paravisor(&self) -> Option<&str> {
+        self.paravisor.as_deref()
     }
 
     /// The Reference Value that the guest matched.
     #[must_use]
     pub fn reference(&self) -> &ReferenceValue {
-        match &self.0 {
+        match &self.platform {
             AppraisedPlatform::SevSnp(appraisal) => appraisal.reference(),
             AppraisedPlatform::Tdx(appraisal) => appraisal.reference(),
             AppraisedPlatform::SecureExecution(appraisal) => appraisal.reference(),
+            AppraisedPlatform::AzSnp(appraisal) => appraisal.reference(),
+            AppraisedPlatform::AzTdx(appraisal) => appraisal.reference(),
         }
     }
 
@@ -371,7 +456,8 @@ impl AttestationResult {
         self.facts().reliance()
     }
 
-    /// Launch measurement in hex: MEASUREMENT or MRTD; the four tags of an image with colons between.
+    /// Launch measurement in hex: MEASUREMENT or MRTD; the four tags of an image with colons between; behind Azure's
+    /// paravisor the digest of the PCRs that its TPM quoted.
     #[must_use]
     pub fn measurement(&self) -> String {
         self.facts().measurement()
@@ -399,7 +485,7 @@ impl AttestationResult {
     /// The SEV-SNP appraisal, when it is one.
     #[must_use]
     pub fn snp(&self) -> Option<&SnpAppraisal> {
-        match &self.0 {
+        match &self.platform {
             AppraisedPlatform::SevSnp(appraisal) => Some(appraisal),
             _ => None,
         }
@@ -408,7 +494,7 @@ impl AttestationResult {
     /// The TDX appraisal, when it is one.
     #[must_use]
     pub fn tdx(&self) -> Option<&TdxAppraisal> {
-        match &self.0 {
+        match &self.platform {
             AppraisedPlatform::Tdx(appraisal) => Some(appraisal),
             _ => None,
         }
@@ -417,7 +503,7 @@ impl AttestationResult {
     /// The appraisal of Secure Execution, when it is one.
     #[must_use]
     pub fn secure_execution(&self) -> Option<&SeAppraisal> {
-        match &self.0 {
+        match &self.platform {
             AppraisedPlatform::SecureExecution(appraisal) => Some(appraisal),
             _ => None,
         }

@@ -27,6 +27,7 @@ pub mod bound;
 pub mod built;
 pub mod certified;
 pub mod endorsements;
+pub mod event_log;
 pub mod evidence;
 pub mod image;
 pub mod policy;

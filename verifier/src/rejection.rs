@@ -7,6 +7,7 @@ use provenance::digest::Sha256Digest;
 use provenance::evidence::EvidenceError;
 use serde::Serialize;
 
+use crate::azure::{AzureError, AzureRefusal};
 use crate::bound::{BindingError, RulesRefusal};
 use crate::built::{MaterialsRefusal, RequestRefusal, StatementError};
 use crate::certified::CertificateRefusal;
@@ -18,6 +19,9 @@ use crate::session::SessionError;
 use crate::snp::{SnpError, SnpRefusal};
 use crate::tdx::{TdxError, TdxRefusal};
 use crate::verdict::Link;
+
+const FIRMWARE_ADVICE: &str =
+    "the platform's firmware must be updated and committed by its operator; then build again";
 
 /// The kind of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -161,10 +165,14 @@ impl Reason {
             Self::NoEvidence { .. } => {
                 "the image was not built by Sealwright, or its Evidence was not copied with it: copy referrers too"
             }
-            Self::Authentication(AuthenticationError::Snp(error)) if error.concerns_endorsements() => {
+            Self::Authentication(
+                AuthenticationError::Snp(error) | AuthenticationError::Azure(AzureError::Snp(error)),
+            ) if error.concerns_endorsements() => {
                 "fetch current certificates of the platform from AMD with `sealwright endorsements fetch`, and give them with --endorsements"
             }
-            Self::Authentication(AuthenticationError::Tdx(error)) if error.concerns_endorsements() => {
+            Self::Authentication(
+                AuthenticationError::Tdx(error) | AuthenticationError::Azure(AzureError::Tdx(error)),
+            ) if error.concerns_endorsements() => {
                 "fetch current documents of the platform from Intel with `sealwright endorsements fetch`, and give them with --endorsements"
             }
             Self::Authentication(AuthenticationError::SecureExecution(SeError::Result(
@@ -178,26 +186,36 @@ impl Reason {
             Self::Authentication(AuthenticationError::SecureExecution(SeError::Unconvincing { .. })) => {
                 "Secure Execution convinces only the one who made the attestation request: ask with a request of your own, or name a Verifier whose Attestation Result you rely on"
             }
-            Self::Authentication(AuthenticationError::Tdx(error))
-                if error.is_refusal() && *error != TdxError::RootNotAccepted =>
-            {
+            Self::Authentication(
+                AuthenticationError::Tdx(error) | AuthenticationError::Azure(AzureError::Tdx(error)),
+            ) if error.is_refusal() && *error != TdxError::RootNotAccepted => {
                 "the platform or its TDX module is not one that Intel stands by; its operator must update it"
             }
             Self::Authentication(
                 AuthenticationError::Snp(SnpError::UnknownRoot { .. })
-                | AuthenticationError::Tdx(TdxError::UnknownRoot { .. }),
+                | AuthenticationError::Tdx(TdxError::UnknownRoot { .. })
+                | AuthenticationError::Azure(
+                    AzureError::Snp(SnpError::UnknownRoot { .. })
+                    | AzureError::Tdx(TdxError::UnknownRoot { .. }),
+                ),
             ) => {
                 "Evidence under such a root can be made by anybody who holds it; only a development policy names one, as dangerous_roots"
             }
             Self::Appraisal(error) if error.concerns_guest() => {
                 "if this guest is a release you trust, add the reference values that its release key signed to the policy"
             }
-            Self::Appraisal(AppraisalError::Snp(
-                SnpRefusal::TcbTooLow { .. } | SnpRefusal::ProvisionalFirmware { .. },
-            ))
-            | Self::Appraisal(AppraisalError::Tdx(TdxRefusal::TcbStatus { .. })) => {
-                "the platform's firmware must be updated and committed by its operator; then build again"
+            Self::Appraisal(AppraisalError::Azure(AzureRefusal::Paravisor { .. })) => {
+                "if Microsoft vouches for this paravisor and you trust it, add what it measures to under `paravisors` of the policy"
             }
+            Self::Appraisal(
+                AppraisalError::Snp(refusal) | AppraisalError::Azure(AzureRefusal::Snp(refusal)),
+            ) if matches!(refusal, SnpRefusal::TcbTooLow { .. } | SnpRefusal::ProvisionalFirmware { .. }) => {
+                FIRMWARE_ADVICE
+            }
+            Self::Appraisal(
+                AppraisalError::Tdx(TdxRefusal::TcbStatus { .. })
+                | AppraisalError::Azure(AzureRefusal::Tdx(TdxRefusal::TcbStatus { .. })),
+            ) => FIRMWARE_ADVICE,
             Self::Session(_) => {
                 "do not send anything over this connection; check the endpoint and what lies between"
             }

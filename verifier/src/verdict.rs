@@ -119,6 +119,8 @@ pub struct PolicyReport {
 pub struct Facts {
     /// `SEV-SNP Milan`.
     pub hardware: Option<String>,
+    /// Name in the policy of Microsoft's paravisor, which is trusted too; on Azure only.
+    pub paravisor: Option<String>,
     /// On whose word it rests: `hardware`, `own-request` or `attestation-result`.
     pub reliance: Option<&'static str>,
     /// The Verifier's name in the policy, under `attestation-result`.

@@ -91,7 +91,7 @@ fn an_answer_to_an_own_request_is_accepted_and_convinces_nobody_else() {
     let accepted: Accepted = hardware.appraise_guest(&policy).expect("accepted");
     assert_eq!(accepted.platform(), Platform::SecureExecution);
     assert_eq!(accepted.root(), Root::Dangerous(test_root()));
-    assert_eq!(accepted.report_data(), ReportData(REPORT_DATA));
+    assert_eq!(accepted.check_report_data(&ReportData(REPORT_DATA)), Ok(()));
     assert_eq!(accepted.reliance(), &Reliance::OwnRequest { request });
     assert_eq!(accepted.reference().name, "sealwright test guest");
     assert_eq!(accepted.chip_id(), Some(machine.hash.hex()));
@@ -122,7 +122,7 @@ fn an_answer_to_somebody_else_convinces_only_through_a_verifier() {
     assert_eq!(statement.key, public(&verifier_key(1)).spki_sha256());
     assert_eq!(statement.policy_sha256, Sha256Digest::from_bytes(ITS_POLICY));
     assert_eq!((statement.issued_at, statement.expires_at), (at(-10), at(10)));
-    assert_eq!(accepted.report_data(), ReportData(REPORT_DATA));
+    assert_eq!(accepted.check_report_data(&ReportData(REPORT_DATA)), Ok(()));
     assert_eq!(accepted.root(), Root::Dangerous(test_root()));
     assert!(accepted.reliance().to_string().contains("relies on the Verifier \"auditor\""));
 }

@@ -65,7 +65,7 @@ fn every_key_of_the_table_is_mandatory_and_no_other_is_known() {
         (
             "platforms = [\"secure-execution\"]",
             "platforms = [\"cca\"]",
-            "wanted \"sev-snp\", \"tdx\" or \"secure-execution\"",
+            "wanted \"sev-snp\", \"tdx\", \"secure-execution\", \"az-snp\", \"az-tdx\"",
         ),
         ("dangerous_roots", "# dangerous_roots", "name at least one vendor root"),
     ] {

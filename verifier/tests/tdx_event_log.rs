@@ -100,7 +100,14 @@ fn each_malformed_part_has_its_own_error() {
     ));
     assert!(matches!(with(28, &[0]), EventLogError::Truncated { .. }), "an empty first event");
     for index in [0_u8, 5, 255] {
-        assert_eq!(with(first, &[index]), EventLogError::Register { offset: first, got: u32::from(index) });
+        assert_eq!(
+            with(first, &[index]),
+            EventLogError::Register {
+                offset: first,
+                got: u32::from(index),
+                wanted: "1 to 4 for RTMR0 to RTMR3"
+            }
+        );
     }
     assert_eq!(with(first + 8, &[2]), EventLogError::DigestCount { offset: first, got: 2, wanted: 1 });
     assert_eq!(with(first + 12, &[0x0b]), EventLogError::Algorithm { offset: first + 12, got: 0x0b });

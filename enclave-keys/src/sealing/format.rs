@@ -220,15 +220,10 @@ fn sealing_key(root: &SealingRoot, epoch: u64, platform: Platform) -> LessSafeKe
 }
 
 fn key_info(epoch: u64, platform: Platform) -> Vec<u8> {
-    let platform = match platform {
-        Platform::SevSnp => "sev-snp",
-        Platform::Tdx => "tdx",
-        Platform::SecureExecution => "secure-execution",
-    };
     FrameWriter::new(KEY_LABEL)
         .framed(PURPOSE)
         .fixed(&epoch.to_be_bytes())
-        .framed(platform.as_bytes())
+        .framed(platform.name().as_bytes())
         .finish()
 }
 

@@ -158,7 +158,7 @@ pub(super) fn new_p384_key() -> Result<Vec<u8>> {
 
 fn generate(home: &Path) -> Result<()> {
     let keys = std::thread::scope(|scope| {
-        let threads: Vec<_> = AUTHORITIES.iter().map(|_| scope.spawn(new_rsa_key)).collect();
+        let threads: Vec<_> = AUTHORITIES.iter().map(|_| scope.spawn(|| new_rsa_key(4096))).collect();
         threads.into_iter().map(|t| t.join().expect("no panic")).collect::<Result<Vec<_>>>()
     })?;
     let pairs: Vec<_> = keys
@@ -190,9 +190,10 @@ fn generate(home: &Path) -> Result<()> {
     write_private(&home.join("README"), README.as_bytes())
 }
 
-/// An RSA-4096 key as PKCS #8 DER. ring signs with RSA keys but does not make them.
-fn new_rsa_key() -> Result<Vec<u8>> {
-    let pem = openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:4096"], &[])?;
+/// An RSA key as PKCS #8 DER. ring signs with RSA keys but does not make them.
+pub(super) fn new_rsa_key(bits: u32) -> Result<Vec<u8>> {
+    let bits = format!("rsa_keygen_bits:{bits}");
+    let pem = openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", &bits], &[])?;
     openssl(&["pkcs8", "-topk8", "-nocrypt", "-outform", "DER"], &pem)
 }
 

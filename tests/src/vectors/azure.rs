@@ -6,7 +6,8 @@ use provenance::evidence::{Evidence, Platform, certificate_table};
 use serde::Deserialize;
 use serde_json::Value;
 use verifier::Endorsements;
-use verifier::azure::{self, AzureEvidence, PCRS, offset};
+use verifier::azure::{AzureEvidence, PCRS, offset};
+use verifier::evidence::AuthenticationError;
 use verifier::roots::{Anchors, Revocation};
 use verifier::snp::Product;
 use verifier::snp::report::REPORT_LEN;
@@ -74,16 +75,29 @@ pub(super) fn judge(inputs: &mut Inputs<'_>) -> Result<Judged, String> {
         (certificate_table::ASK, ask),
         (certificate_table::ARK, ark),
     ]);
-    let evidence =
-        AzureEvidence { hcl_report: &hcl_report, quote: &quote, signature: &signature, pcrs: &pcrs };
+    let evidence = Evidence {
+        platform: Platform::AzSnp,
+        report: AzureEvidence {
+            hcl_report: hcl_report.clone(),
+            td_quote: Vec::new(),
+            quote,
+            signature,
+            pcrs,
+            event_log: Vec::new(),
+        }
+        .encode(),
+        endorsements: table.clone(),
+    };
     let anchors = Anchors::vendor(&[product], Revocation::CrlIfPresent);
-    let authentic =
-        match azure::authenticate(&evidence, &table, &Endorsements::default(), &anchors, inputs.now()?) {
-            Ok(authentic) => authentic,
-            Err(error) => {
-                return Ok(Judged { answer: Answer::Refused(Refused::Azure(error)), fields: Vec::new() });
-            }
-        };
+    let authentic = match verifier::authenticate(&evidence, &Endorsements::default(), &anchors, inputs.now()?)
+    {
+        Ok(authentic) => authentic,
+        Err(AuthenticationError::Azure(error)) => {
+            return Ok(Judged { answer: Answer::Refused(Refused::Azure(error)), fields: Vec::new() });
+        }
+        Err(error) => return Err(format!("an error of another platform: {error}")),
+    };
+    let authentic = authentic.az_snp().ok_or("evidence of another platform")?;
     let report = hcl_report[offset::HARDWARE_REPORT..offset::HARDWARE_REPORT + REPORT_LEN].to_vec();
     let mut fields = super::snp::fields(&report);
     fields.push(("extra_data", Value::from(hex::encode(authentic.extra_data()))));

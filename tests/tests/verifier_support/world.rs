@@ -164,6 +164,7 @@ impl World {
             signing_key: Some(self.signer.public.spki_der().to_vec()),
             caller_key: Some(self.caller.public.spki_der().to_vec()),
             attestation_result: None,
+            timestamp: None,
         };
         let provenance = self.signer.sign(IN_TOTO_PAYLOAD_TYPE, payload);
         let sign = self.signer.sign(IN_TOTO_PAYLOAD_TYPE, cosign_sign_statement(&self.target()));

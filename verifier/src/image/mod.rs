@@ -256,8 +256,9 @@ fn judge(
 
 fn accept_guest(report: &mut Report, result: &AttestationResult, policy: &Policy) {
     let reference = result.reference();
+    let what = if result.paravisor().is_some() { "PCRs" } else { "launch measurement" };
     let line = format!(
-        "launch measurement {} = {} ({} line {})",
+        "{what} {} = {} ({} line {})",
         short_hex(&result.measurement()),
         reference.name,
         policy.file(),
@@ -269,6 +270,7 @@ fn accept_guest(report: &mut Report, result: &AttestationResult, policy: &Policy
     facts.reliance = Some(reliance.kind().name());
     facts.relied_verifier = reliance.statement().map(|statement| statement.verifier.clone());
     facts.hardware = Some(result.hardware_name());
+    facts.paravisor = result.paravisor().map(str::to_owned);
     facts.chip_id = result.chip_id();
     facts.tcb = Some(result.tcb());
     facts.measurement = Some(result.measurement());

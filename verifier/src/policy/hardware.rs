@@ -19,11 +19,11 @@ pub(super) struct Hardware {
 
 pub(super) fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
     let mut section = field.table()?;
-    let platforms = section.required("platforms")?.parsed_list(|text| match text {
-        "sev-snp" => Ok(Platform::SevSnp),
-        "tdx" => Ok(Platform::Tdx),
-        "secure-execution" => Ok(Platform::SecureExecution),
-        _ => Err(format!("is \"{text}\", wanted \"sev-snp\", \"tdx\" or \"secure-execution\"")),
+    let platforms = section.required("platforms")?.parsed_list(|text| {
+        Platform::ALL.into_iter().find(|platform| platform.name() == text).ok_or_else(|| {
+            let names: Vec<_> = Platform::ALL.map(|platform| format!("\"{}\"", platform.name())).to_vec();
+            format!("is \"{text}\", wanted {}", names.join(", "))
+        })
     })?;
     let evidence_kinds = evidence_kinds(&section.required("evidence")?, &platforms)?;
     let revocation = one_of(

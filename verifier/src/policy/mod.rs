@@ -5,18 +5,19 @@
 //! permissive unless it is written down. Debugging and migration cannot even be expressed. Roots that are no
 //! vendor's have a key that begins with `dangerous_`.
 
+mod azure;
+mod azure_values;
 mod hardware;
 mod read;
 mod reference;
 mod render;
+mod request;
 mod secure_execution;
 mod snp;
 mod tdx;
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use provenance::digest::Sha256Digest;
 use provenance::evidence::Platform;
 use provenance::key::PublicKey;
@@ -24,6 +25,8 @@ use provenance::materials::{Completeness, MaterialClass};
 use provenance::project::ProjectId;
 use toml::de::DeTable;
 
+pub use self::azure::{AttestationKeys, AzurePolicy, Paravisor, PcrRule, PcrRules};
+pub use self::azure_values::{AzurePlatformValues, ParavisorValues, PcrDigest, PcrValue, PcrValues};
 use self::hardware::{Hardware, hardware};
 use self::read::{Field, Section, Source};
 pub use self::read::{Place, Placed};
@@ -33,6 +36,7 @@ pub use self::reference::{
     TdxReferenceMeasurements,
 };
 pub use self::render::{PolicyTemplate, policy_from_reference_values, usual_requirement};
+use self::request::{parse_public_key, request};
 pub use self::secure_execution::{ConfigUids, SePolicy, VerifierRule};
 pub use self::snp::{GuestPolicyRule, MinimumTcb, PlatformRule, SnpPolicy};
 pub use self::tdx::{AcceptedModules, TdAttribute, TdxMeasurements, TdxPolicy, TdxRegister};
@@ -130,6 +134,22 @@ pub enum Measurements {
     Tdx(Box<TdxMeasurements>),
     /// Secure Execution: the four tags of the image, 208 bytes.
     SecureExecution(Placed<ImageTags>),
+    /// SEV-SNP behind Azure's paravisor: PCRs.
+    AzSnp(Box<PcrRules>),
+    /// TDX behind Azure's paravisor: PCRs.
+    AzTdx(Box<PcrRules>),
+}
+
+impl Measurements {
+    /// Rules for PCRs of a guest on a platform behind Azure's paravisor.
+    #[must_use]
+    pub fn pcrs(&self, on: Platform) -> Option<&PcrRules> {
+        match self {
+            Self::AzSnp(rules) if on == Platform::AzSnp => Some(rules),
+            Self::AzTdx(rules) if on == Platform::AzTdx => Some(rules),
+            _ => None,
+        }
+    }
 }
 
 /// A caller that the policy accepts.
@@ -196,6 +216,8 @@ pub struct Policy {
     snp: Option<SnpPolicy>,
     tdx: Option<TdxPolicy>,
     secure_execution: Option<SePolicy>,
+    az_snp: Option<AzurePolicy<SnpPolicy, [u8; 48]>>,
+    az_tdx: Option<AzurePolicy<TdxPolicy, TdxMeasurements>>,
     evidence_kinds: Placed<Vec<EvidenceKind>>,
     reference_values: Vec<ReferenceValue>,
     reference_values_line: usize,
@@ -225,16 +247,15 @@ impl Policy {
         let Hardware { platforms, evidence_kinds, anchors, roots_line } =
             hardware(&top.required("hardware")?)?;
         let accepts = |platform| platforms.iter().any(|accepted| accepted.value == platform);
-        let snp = platform_table(&mut top, "sev-snp", accepts(Platform::SevSnp))?
-            .map(|field| SnpPolicy::read(&field, &anchors))
+        let mut table = |platform| platform_table(&mut top, platform, accepts(platform));
+        let snp = table(Platform::SevSnp)?.map(|field| SnpPolicy::read(&field, &anchors)).transpose()?;
+        let tdx = table(Platform::Tdx)?.map(|field| TdxPolicy::read(&field)).transpose()?;
+        let secure_execution = table(Platform::SecureExecution)?
+            .map(|field| SePolicy::read(&field, &evidence_kinds.value))
             .transpose()?;
-        let tdx = platform_table(&mut top, "tdx", accepts(Platform::Tdx))?
-            .map(|field| TdxPolicy::read(&field))
-            .transpose()?;
-        let secure_execution =
-            platform_table(&mut top, "secure-execution", accepts(Platform::SecureExecution))?
-                .map(|field| SePolicy::read(&field, &evidence_kinds.value))
-                .transpose()?;
+        let az_snp =
+            table(Platform::AzSnp)?.map(|field| AzurePolicy::read_snp(&field, &anchors)).transpose()?;
+        let az_tdx = table(Platform::AzTdx)?.map(|field| AzurePolicy::read_tdx(&field)).transpose()?;
         let verifiers: Vec<NamedVerifier> = secure_execution
             .iter()
             .flat_map(|rules| &rules.verifiers.value)
@@ -256,6 +277,8 @@ impl Policy {
             snp,
             tdx,
             secure_execution,
+            az_snp,
+            az_tdx,
             evidence_kinds,
             reference_values,
             reference_values_line: references.place.line,
@@ -320,6 +343,18 @@ impl Policy {
     #[must_use]
     pub fn secure_execution(&self) -> Option<&SePolicy> {
         self.secure_execution.as_ref()
+    }
+
+    /// Rules for SEV-SNP behind Azure's paravisor, there when the platform is accepted.
+    #[must_use]
+    pub fn az_snp(&self) -> Option<&AzurePolicy<SnpPolicy, [u8; 48]>> {
+        self.az_snp.as_ref()
+    }
+
+    /// Rules for TDX behind Azure's paravisor, there when the platform is accepted.
+    #[must_use]
+    pub fn az_tdx(&self) -> Option<&AzurePolicy<TdxPolicy, TdxMeasurements>> {
+        self.az_tdx.as_ref()
     }
 
     /// Kinds of Evidence accepted.
@@ -393,9 +428,10 @@ fn digest(text: &str) -> Result<Sha256Digest, String> {
 /// The table of a platform: there exactly when the platform is accepted.
 fn platform_table<'a>(
     top: &mut Section<'a>,
-    name: &str,
+    platform: Platform,
     accepted: bool,
 ) -> Result<Option<Field<'a>>, PolicyError> {
+    let name = platform.name();
     match top.optional(name) {
         Some(field) if !accepted => {
             Err(field.error(format!("is there, but `hardware.platforms` has no \"{name}\"")))
@@ -428,12 +464,10 @@ fn reference_values(field: &Field<'_>) -> Result<Vec<ReferenceValue>, PolicyErro
 }
 
 fn measurements(platform: &Field<'_>, section: &mut Section<'_>) -> Result<Measurements, PolicyError> {
-    let names = [
-        ("sev-snp", Platform::SevSnp),
-        ("tdx", Platform::Tdx),
-        ("secure-execution", Platform::SecureExecution),
-    ];
+    let names = Platform::ALL.map(|platform| (platform.name(), platform));
     match one_of(platform, &names)? {
+        Platform::AzSnp => Ok(Measurements::AzSnp(Box::new(PcrRules::read(section)?))),
+        Platform::AzTdx => Ok(Measurements::AzTdx(Box::new(PcrRules::read(section)?))),
         Platform::SecureExecution => {
             Ok(Measurements::SecureExecution(secure_execution::image_tags(section)?))
         }
@@ -488,72 +522,6 @@ fn guest(field: &Field<'_>) -> Result<Guest, PolicyError> {
     let build_policies = values(&section.required("build_policies")?, digest)?;
     section.finish()?;
     Ok((builder_ids, trust, build_policies))
-}
-
-type Requesters = (Option<Placed<Vec<Caller>>>, Option<Placed<Vec<ProjectId>>>);
-
-fn request(field: &Field<'_>) -> Result<Requesters, PolicyError> {
-    let mut section = field.table()?;
-    let callers = match section.optional("callers") {
-        None => None,
-        Some(list) => {
-            let callers = list.array()?.iter().map(caller).collect::<Result<Vec<_>, _>>()?;
-            if callers.is_empty() {
-                return Err(list.error("is empty; name a caller or leave the key out and name projects"));
-            }
-            Some(list.placed(callers))
-        }
-    };
-    let projects = section
-        .optional("projects")
-        .map(|list| {
-            values(&list, |text| {
-                Sha256Digest::from_hex(text)
-                    .map(ProjectId)
-                    .map_err(|_| format!("has `{text}`, wanted a project id of 64 lower-case hex digits"))
-            })
-        })
-        .transpose()?;
-    if callers.is_none() && projects.is_none() {
-        // Either would do; the message names the more usual one.
-        return Err(section.required("callers").err().expect("the key is absent"));
-    }
-    section.finish()?;
-    Ok((callers, projects))
-}
-
-fn caller(item: &Field<'_>) -> Result<Caller, PolicyError> {
-    let mut section = item.table()?;
-    let name = name(&section.required("name")?)?;
-    let key_field = section.optional("public_key");
-    let key = key_field.as_ref().map(|field| field.parsed(parse_public_key)).transpose()?;
-    let stated = section.optional("spki_sha256");
-    let line = stated.as_ref().or(key_field.as_ref()).map_or(item.place.line, |field| field.place.line);
-    let spki_sha256 = match (&stated, &key) {
-        (None, None) => return Err(section.required("spki_sha256").err().expect("the key is absent")),
-        (None, Some(key)) => key.spki_sha256(),
-        (Some(field), key) => {
-            let digest = field.parsed(digest)?;
-            if let Some(key) = key
-                && key.spki_sha256() != digest
-            {
-                return Err(field
-                    .error(format!("is {digest}, but the public key beside it has {}", key.spki_sha256())));
-            }
-            digest
-        }
-    };
-    section.finish()?;
-    Ok(Caller { name, spki_sha256, key, line })
-}
-
-/// SubjectPublicKeyInfo as PEM (`BEGIN PUBLIC KEY`) or as base64 of the DER.
-fn parse_public_key(text: &str) -> Result<PublicKey, String> {
-    let body: String = text.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
-    let der = STANDARD
-        .decode(body)
-        .map_err(|_| "is neither PEM nor base64 of a SubjectPublicKeyInfo".to_owned())?;
-    PublicKey::from_spki_der(&der).map_err(|error| format!("is no key of a kind we use: {error}"))
 }
 
 fn materials(field: &Field<'_>) -> Result<BTreeMap<MaterialClass, Placed<Requirement>>, PolicyError> {

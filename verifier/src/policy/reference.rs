@@ -9,7 +9,10 @@
 //!                                       "rtmr0":"…","rtmr1":"…","rtmr2":"…","rtmr3":"…"}]},
 //!               "secure-execution":{"host_keys":["sha256:…"],
 //!                                   "images":[{"address_list_digest":"<128 hex digits>","page_list_digest":"…",
-//!                                              "tag":"<32 hex digits>","tweak_list_digest":"…"}]}},
+//!                                              "tag":"<32 hex digits>","tweak_list_digest":"…"}]},
+//!               "az-snp":{"measurements":[{"pcr4":"<64 hex digits>","pcr7":{"events":["<64 hex digits>"]}}],
+//!                         "paravisors":[{"measurement":"<96 hex digits>","name":"…"}]},
+//!               "az-tdx":{"measurements":[…],"paravisors":[{"measurement":{"mrconfigid":…},"name":"…"}]}},
 //!  "trust_configurations":["sha256:…"],"type":"https://sealwright.dev/reference-values/v1"}
 //! ```
 //! `builder_ids`, `build_policies`, `trust_configurations` and `dangerous_roots` may be left out, and so may a platform
@@ -23,7 +26,7 @@ use provenance::digest::Sha256Digest;
 use provenance::dsse::{DsseError, Envelope, REFERENCE_VALUES_PAYLOAD_TYPE};
 use provenance::key::PublicKey;
 
-use super::TdxRegister;
+use super::{AzurePlatformValues, TdxRegister};
 
 /// `type` of the document.
 pub const REFERENCE_VALUES_TYPE: &str = "https://sealwright.dev/reference-values/v1";
@@ -193,6 +196,12 @@ pub struct Platforms {
     /// Secure Execution.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_execution: Option<SePlatformValues>,
+    /// SEV-SNP behind Azure's paravisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub az_snp: Option<AzurePlatformValues<ReferenceMeasurement>>,
+    /// TDX behind Azure's paravisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub az_tdx: Option<AzurePlatformValues<TdxReferenceMeasurements>>,
 }
 
 impl Platforms {
@@ -201,7 +210,9 @@ impl Platforms {
         let snp = self.sev_snp.as_ref().map(|values| values.measurements.len());
         let tdx = self.tdx.as_ref().map(|values| values.measurements.len());
         let se = self.secure_execution.as_ref().map(|values| values.images.len());
-        snp.into_iter().chain(tdx).chain(se)
+        let az_snp = self.az_snp.as_ref().map(|values| values.measurements.len());
+        let az_tdx = self.az_tdx.as_ref().map(|values| values.measurements.len());
+        snp.into_iter().chain(tdx).chain(se).chain(az_snp).chain(az_tdx)
     }
 }
 
@@ -283,6 +294,11 @@ impl ReferenceValues {
         }
         let fits =
             |text: &String| !text.is_empty() && text.len() <= 128 && !text.chars().any(char::is_control);
+        let az_snp = values.platforms.az_snp.iter().flat_map(|az| az.paravisors.iter().map(|it| &it.name));
+        let az_tdx = values.platforms.az_tdx.iter().flat_map(|az| az.paravisors.iter().map(|it| &it.name));
+        if !az_snp.chain(az_tdx).all(fits) {
+            return Err(ReferenceValuesError::Text { field: "paravisors.name" });
+        }
         if !fits(&values.name) {
             return Err(ReferenceValuesError::Text { field: "name" });
         }

@@ -6,11 +6,13 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use provenance::digest::Sha256Digest;
+use provenance::evidence::Platform;
 use provenance::key::PublicKey;
 use provenance::materials::MaterialClass;
 use provenance::project::ProjectId;
 
-use super::{POLICY_FORMAT, ReferenceValues, Requirement, TdxRegister};
+use super::azure_values::ParavisorKeys;
+use super::{POLICY_FORMAT, ParavisorValues, ReferenceValues, Requirement, TdxRegister};
 use crate::snp::{Product, Tcb};
 
 /// What a policy needs beside the Reference Values. Lists here are added to those of the Reference Values.
@@ -110,10 +112,18 @@ fn write_policy(
     writeln!(out, "[hardware]")?;
     let (snp, tdx) = (values.platforms.sev_snp.as_ref(), values.platforms.tdx.as_ref());
     let se = values.platforms.secure_execution.as_ref();
-    let platforms = [snp.map(|_| "sev-snp"), tdx.map(|_| "tdx"), se.map(|_| "secure-execution")];
-    writeln!(out, "platforms = {}", list(platforms.into_iter().flatten()))?;
+    let (az_snp, az_tdx) = (values.platforms.az_snp.as_ref(), values.platforms.az_tdx.as_ref());
+    let platforms = [
+        snp.map(|_| Platform::SevSnp),
+        tdx.map(|_| Platform::Tdx),
+        se.map(|_| Platform::SecureExecution),
+        az_snp.map(|_| Platform::AzSnp),
+        az_tdx.map(|_| Platform::AzTdx),
+    ];
+    writeln!(out, "platforms = {}", list(platforms.into_iter().flatten().map(Platform::name)))?;
     writeln!(out, "# Kinds of Evidence: \"hardware\" is a report signed by the platform itself.")?;
-    let signed = (snp.is_some() || tdx.is_some()).then_some("hardware");
+    let (on_amd, on_intel) = (snp.is_some() || az_snp.is_some(), tdx.is_some() || az_tdx.is_some());
+    let signed = (on_amd || on_intel).then_some("hardware");
     if se.is_some() {
         writeln!(
             out,
@@ -124,11 +134,12 @@ fn write_policy(
     let kinds = signed.into_iter().chain(se.map(|_| "own-request"));
     writeln!(out, "evidence = {}", list(kinds))?;
     if dangerous.is_empty() {
-        let amd = snp.map_or(&[][..], |_| &["amd-milan", "amd-genoa", "amd-turin"]);
+        let amd = if on_amd { &["amd-milan", "amd-genoa", "amd-turin"][..] } else { &[] };
+        let intel = on_intel.then_some("intel-sgx");
         writeln!(
             out,
             "roots = {}",
-            list(amd.iter().copied().chain(tdx.map(|_| "intel-sgx")).chain(se.map(|_| "ibm-host-keys")))
+            list(amd.iter().copied().chain(intel).chain(se.map(|_| "ibm-host-keys")))
         )?;
     } else {
         writeln!(out, "roots = []")?;
@@ -144,11 +155,20 @@ fn write_policy(
     }
     writeln!(out, "# \"crl-required\" demands a fresh revocation list of the root with the Evidence.")?;
     writeln!(out, "revocation = \"crl-if-present\"\n")?;
+    let vendor = dangerous.is_empty();
     if snp.is_some() {
-        write_snp(out, dangerous.is_empty())?;
+        write_snp(out, "sev-snp", vendor)?;
     }
     if tdx.is_some() {
-        write_tdx(out, dangerous.is_empty())?;
+        write_tdx(out, "tdx", vendor)?;
+    }
+    if let Some(values) = az_snp {
+        write_azure(out, "az-snp", &values.paravisors)?;
+        write_snp(out, "az-snp.hardware", vendor)?;
+    }
+    if let Some(values) = az_tdx {
+        write_azure(out, "az-tdx", &values.paravisors)?;
+        write_tdx(out, "az-tdx.hardware", vendor)?;
     }
 
     if let Some(values) = se {
@@ -179,6 +199,16 @@ fn write_policy(
         ] {
             writeln!(out, "{key} = \"{}\"", digits.as_str())?;
         }
+        writeln!(out)?;
+    }
+
+    for (platform, pcrs) in az_snp
+        .iter()
+        .flat_map(|values| values.measurements.iter().map(|pcrs| ("az-snp", pcrs)))
+        .chain(az_tdx.iter().flat_map(|values| values.measurements.iter().map(|pcrs| ("az-tdx", pcrs))))
+    {
+        write_reference(out, values, platform)?;
+        pcrs.write(out)?;
         writeln!(out)?;
     }
 
@@ -248,8 +278,28 @@ fn write_se(out: &mut String, host_keys: &[Sha256Digest]) -> std::fmt::Result {
     writeln!(out, "allow_key_only = false\n")
 }
 
-fn write_tdx(out: &mut String, vendor: bool) -> std::fmt::Result {
-    writeln!(out, "[tdx]")?;
+fn write_azure<Measured: ParavisorKeys>(
+    out: &mut String,
+    table: &str,
+    paravisors: &[ParavisorValues<Measured>],
+) -> std::fmt::Result {
+    writeln!(
+        out,
+        "# The guest runs behind Microsoft's paravisor, which is trusted too: only its TPM speaks of the guest."
+    )?;
+    writeln!(out, "[{table}]")?;
+    writeln!(out, "# Paravisors that you trust, by what they measure to.")?;
+    writeln!(out, "paravisors = [")?;
+    for paravisor in paravisors {
+        writeln!(out, "  {{ name = {}, {} }},", quoted(&paravisor.name), paravisor.measurement.keys())?;
+    }
+    writeln!(out, "]")?;
+    writeln!(out, "# \"any-of-paravisor\", or a list of attestation keys of single machines.")?;
+    writeln!(out, "attestation_keys = \"any-of-paravisor\"\n")
+}
+
+fn write_tdx(out: &mut String, table: &str, vendor: bool) -> std::fmt::Result {
+    writeln!(out, "[{table}]")?;
     writeln!(
         out,
         "# Intel's word on the platform. \"OutOfDate\" and others can be added, \"Revoked\" cannot."
@@ -273,8 +323,8 @@ fn write_tdx(out: &mut String, vendor: bool) -> std::fmt::Result {
     writeln!(out, "allow_td_1_0 = true\n")
 }
 
-fn write_snp(out: &mut String, vendor: bool) -> std::fmt::Result {
-    writeln!(out, "[sev-snp]")?;
+fn write_snp(out: &mut String, table: &str, vendor: bool) -> std::fmt::Result {
+    writeln!(out, "[{table}]")?;
     writeln!(out, "minimum_report_version = 3")?;
     writeln!(out, "vmpl = [0]")?;
     writeln!(out, "# VLEK: a cloud provider's key, which says nothing about which chip.")?;
@@ -291,18 +341,18 @@ fn write_snp(out: &mut String, vendor: bool) -> std::fmt::Result {
         } else {
             Tcb { fmc: 0, bootloader: 0, tee: 0, snp: 0, microcode: 0 }
         };
-        writeln!(out, "[sev-snp.minimum_tcb.{}]", product.name())?;
+        writeln!(out, "[{table}.minimum_tcb.{}]", product.name())?;
         for field in ["reported", "committed", "launch"] {
             writeln!(out, "{field} = {}", tcb(product, &minimum))?;
         }
     }
-    writeln!(out, "\n[sev-snp.guest_policy]")?;
+    writeln!(out, "\n[{table}.guest_policy]")?;
     writeln!(out, "allow_smt = true")?;
     writeln!(out, "allow_cxl = false")?;
     for key in ["single_socket", "aes_256_xts", "rapl_disabled", "ciphertext_hiding", "page_swap_disabled"] {
         writeln!(out, "require_{key} = false")?;
     }
-    writeln!(out, "\n[sev-snp.platform]")?;
+    writeln!(out, "\n[{table}.platform]")?;
     writeln!(out, "require_ecc = {vendor}")?;
     writeln!(out, "require_alias_check = {vendor}\n")
 }

@@ -94,7 +94,7 @@ fn verifier(item: &Field<'_>) -> Result<VerifierRule, PolicyError> {
 }
 
 /// `2 N` lower-case hex digits.
-fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], String> {
+pub(super) fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], String> {
     let mut bytes = [0; N];
     let lower = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match hex::decode_to_slice(text, &mut bytes) {

@@ -1,8 +1,10 @@
 //! What an answer says, in the terms of all platforms.
 
+use provenance::binding::ReportData;
 use provenance::evidence::Platform;
 
 use super::{AuthenticMeasurement, HostKeyRoot};
+use crate::bound::{self, BindingError};
 use crate::evidence::{PlatformFacts, endorsed_line, not_hardware_mark, short_hex};
 use crate::reliance::Reliance;
 use crate::roots::Root;
@@ -19,9 +21,9 @@ impl PlatformFacts for AuthenticMeasurement {
         }
     }
 
-    fn report_data(&self) -> (&[u8; 64], usize) {
+    fn check_report_data(&self, wanted: &ReportData) -> Result<(), BindingError> {
         let report_data = self.claims.report_data().expect("an appraisal refuses shorter user data");
-        (report_data, self.claims.user_data_offset)
+        bound::compare(report_data, self.claims.user_data_offset, wanted)
     }
 
     fn measurement(&self) -> String {

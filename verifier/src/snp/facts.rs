@@ -1,9 +1,11 @@
 //! What a SEV-SNP report says, in the terms of all platforms.
 
+use provenance::binding::ReportData;
 use provenance::evidence::Platform;
 
 use super::report::offset;
 use super::{AuthenticReport, SigningKey};
+use crate::bound::{self, BindingError};
 use crate::evidence::{PlatformFacts, endorsed_line, not_hardware_mark, short_hex};
 use crate::roots::Root;
 
@@ -16,8 +18,8 @@ impl PlatformFacts for AuthenticReport {
         self.root
     }
 
-    fn report_data(&self) -> (&[u8; 64], usize) {
-        (self.report.report_data(), offset::REPORT_DATA)
+    fn check_report_data(&self, wanted: &ReportData) -> Result<(), BindingError> {
+        bound::compare(self.report.report_data(), offset::REPORT_DATA, wanted)
     }
 
     fn measurement(&self) -> String {

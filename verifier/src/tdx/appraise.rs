@@ -3,7 +3,9 @@
 use super::quote::{BodyType, body, td_attributes};
 use super::tcb::TcbStatus;
 use super::{AuthenticQuote, Quote};
-use crate::policy::{AcceptedModules, Measurements, Policy, ReferenceValue, TdxPolicy, TdxRegister};
+use crate::policy::{
+    AcceptedModules, Measurements, Policy, ReferenceValue, TdxMeasurements, TdxPolicy, TdxRegister,
+};
 
 /// Why an authentic quote is refused. `line` is the line of the policy that refuses it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -262,31 +264,55 @@ fn td_attribute_bits(quote: &Quote, rules: &TdxPolicy) -> Result<(), TdxRefusal>
     Ok(())
 }
 
-/// Compares measurement registers with the policy's Reference Values.
-pub(crate) fn appraise_guest(authentic: AuthenticQuote, policy: &Policy) -> Result<TdxAppraisal, TdxRefusal> {
-    let quote = authentic.quote();
-    let mut candidates: Vec<_> = policy
-        .reference_values()
-        .iter()
-        .filter_map(|reference| match &reference.measurements {
-            Measurements::Tdx(registers) => Some((reference, registers)),
-            _ => None,
-        })
-        .collect();
+/// A register with another value than any candidate has.
+pub(crate) struct OtherRegister {
+    pub(crate) register: TdxRegister,
+    pub(crate) got: [u8; 48],
+    pub(crate) wanted: Vec<[u8; 48]>,
+    /// Line of a candidate.
+    pub(crate) line: Option<usize>,
+}
+
+/// The first of the candidates that equals the quote in all registers.
+pub(crate) fn match_registers<T>(
+    quote: &Quote,
+    mut candidates: Vec<(T, &TdxMeasurements)>,
+) -> Result<T, OtherRegister> {
     for register in TdxRegister::ALL {
         let got = register.of(quote);
         let (same, other): (Vec<_>, Vec<_>) =
             candidates.into_iter().partition(|(_, registers)| registers.register(register).value == *got);
         if same.is_empty() {
-            let wanted = other.iter().map(|(_, r)| hex::encode(r.register(register).value)).collect();
-            let line =
-                other.first().map_or(policy.reference_values_line(), |(_, r)| r.register(register).line);
-            let (got, offset) = (hex::encode(got), quote.body_offset(register.offset()));
-            return Err(TdxRefusal::Measurement { register, got, wanted, offset, line });
+            return Err(OtherRegister {
+                register,
+                got: *got,
+                wanted: other.iter().map(|(_, r)| r.register(register).value).collect(),
+                line: other.first().map(|(_, r)| r.register(register).line),
+            });
         }
         candidates = same;
     }
-    let (reference, _) = candidates.first().expect("each register has left one, or was refused");
-    let reference = (*reference).clone();
+    Ok(candidates.into_iter().next().expect("each register has left one, or was refused").0)
+}
+
+/// Compares measurement registers with the policy's Reference Values.
+pub(crate) fn appraise_guest(authentic: AuthenticQuote, policy: &Policy) -> Result<TdxAppraisal, TdxRefusal> {
+    let quote = authentic.quote();
+    let candidates: Vec<_> = policy
+        .reference_values()
+        .iter()
+        .filter_map(|reference| match &reference.measurements {
+            Measurements::Tdx(registers) => Some((reference, registers.as_ref())),
+            _ => None,
+        })
+        .collect();
+    let reference = match_registers(quote, candidates).map_err(|other| TdxRefusal::Measurement {
+        register: other.register,
+        got: hex::encode(other.got),
+        wanted: other.wanted.iter().map(hex::encode).collect(),
+        offset: quote.body_offset(other.register.offset()),
+        line: other.line.unwrap_or(policy.reference_values_line()),
+    })?;
+    let reference = reference.clone();
     Ok(TdxAppraisal { quote: authentic, reference })
 }

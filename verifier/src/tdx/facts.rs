@@ -1,9 +1,11 @@
 //! What a TDX quote says, in the terms of all platforms.
 
+use provenance::binding::ReportData;
 use provenance::evidence::Platform;
 
 use super::AuthenticQuote;
 use super::quote::body;
+use crate::bound::{self, BindingError};
 use crate::evidence::{PlatformFacts, endorsed_line, not_hardware_mark, short_hex};
 use crate::roots::Root;
 
@@ -16,9 +18,9 @@ impl PlatformFacts for AuthenticQuote {
         self.signed.root
     }
 
-    fn report_data(&self) -> (&[u8; 64], usize) {
+    fn check_report_data(&self, wanted: &ReportData) -> Result<(), BindingError> {
         let quote = self.quote();
-        (quote.report_data(), quote.body_offset(body::REPORTDATA))
+        bound::compare(quote.report_data(), quote.body_offset(body::REPORTDATA), wanted)
     }
 
     fn measurement(&self) -> String {

@@ -40,7 +40,7 @@ use provenance::timestamp::Timestamp;
 use ring::signature;
 
 pub use self::appraise::{TdxAppraisal, TdxRefusal};
-pub(crate) use self::appraise::{appraise_guest, appraise_hardware};
+pub(crate) use self::appraise::{appraise_guest, appraise_hardware, match_registers};
 pub use self::collateral::Document;
 use self::collateral::{QeIdentity, TcbInfo, TrustedRoot};
 pub use self::error::{CertificateName, ChainName, CrlName, TdxError};
