@@ -21,14 +21,15 @@ endif
 
 DIR ?= $(or $(SEALWRIGHT_VECTORS),$(CURDIR)/../shared/vectors)
 
-.PHONY: help demo test vectors lint serve bench tools engine binaries prerequisites base-image
+.PHONY: help demo test vectors fuzz lint serve bench tools engine binaries prerequisites base-image
 
 help:
 	@printf '%s\n' \
 	  'make demo    build, verify and tamper with a real image against a development server (NOT HARDWARE) [TEE=snp|tdx]' \
 	  'make test    all tests, real components included' \
   'make vectors answers recorded Evidence of real hardware, case by case   [DIR=DIR]' \
-	  'make lint    formatting and lints, as CI demands them' \
+	  'make fuzz    fuzz targets of every parser, one after the other   [SECONDS=60] [TARGET=name]' \
+  'make lint    formatting and lints, as CI demands them' \
 	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT] [TEE=snp|tdx]' \
 	  'make bench   the figures of docs/benchmarks.md'
 
@@ -61,6 +62,10 @@ test: tools binaries
 
 vectors: prerequisites
 	@cargo run --release --locked --quiet -p sealwright-tests --bin vectors -- $(abspath $(DIR))
+
+# bash has a variable SECONDS of its own, so make's is handed over as an argument.
+fuzz: prerequisites
+	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
 
 lint: prerequisites
 	cargo fmt --all --check

@@ -17,6 +17,8 @@ mod configfs_tsm;
 mod detect;
 pub mod devices;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod interface;
 mod own_report;
 pub mod process;

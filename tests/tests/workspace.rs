@@ -159,3 +159,29 @@ fn shipped_crates_come_in_one_version_but_for_those_that_deny_toml_gives_a_reaso
         assert_eq!((excused, versions[name].len()), (1, 2), "{name}");
     }
 }
+
+fn versions_of_lock(path: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let text =
+        std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect("a lock file");
+    let lock: toml::Table = text.parse().expect("TOML");
+    let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in lock["package"].as_array().expect("packages") {
+        let text = |key: &str| package[key].as_str().expect("text").to_owned();
+        versions.entry(text("name")).or_default().insert(text("version"));
+    }
+    versions
+}
+
+/// The fuzz targets are a workspace of their own, so their lock file must be held to the one that ships.
+#[test]
+fn fuzz_targets_are_built_of_what_ships_and_nothing_of_theirs_ships() {
+    let (shipped, fuzzed) = (versions_of_lock("../Cargo.lock"), versions_of_lock("fuzz/Cargo.lock"));
+    assert!(fuzzed.contains_key("libfuzzer-sys") && !shipped.contains_key("libfuzzer-sys"));
+    for name in ["ring", "der", "serde_json", "toml", "base64"] {
+        assert_eq!(fuzzed.get(name), shipped.get(name), "{name}: `cargo update` in tests/fuzz");
+    }
+    for (name, versions) in fuzzed {
+        let Some(known) = shipped.get(&name) else { continue };
+        assert!(versions.is_subset(known), "{name}: {versions:?}, shipped {known:?}");
+    }
+}

@@ -533,3 +533,18 @@ fn behind<Hardware>(
         event_log: PcrLog::parse(&evidence.event_log)?,
     })
 }
+
+/// Whether bytes are an HCL report whose runtime data name an attestation key. For [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_hcl_report(bytes: &[u8]) -> bool {
+    [SNP_REPORT, TD_REPORT]
+        .into_iter()
+        .filter_map(|report_type| parse_hcl(bytes, report_type).ok())
+        .any(|hcl| attestation_key(hcl.runtime_data).is_ok())
+}
+
+/// Whether bytes are the quote of a TPM. For [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_quote(bytes: &[u8]) -> bool {
+    parse_quote(bytes).is_ok()
+}

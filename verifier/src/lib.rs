@@ -29,6 +29,8 @@ pub mod certified;
 pub mod endorsements;
 pub mod event_log;
 pub mod evidence;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod image;
 pub mod policy;
 pub mod rejection;

@@ -22,3 +22,31 @@ pub use failure::KeyFailure;
 pub use frame::{MAX_ANSWER, MAX_REQUEST};
 pub use harden::{NotHardened, confine, protect};
 pub use server::{ControlEnded, KeyProcess, hand_over, own_socket, wait_until_ready};
+
+/// Reads frames until the end: the inputs of the instance, then requests. Each is written as it was understood and read
+/// again. For [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_questions(mut bytes: &[u8]) -> bool {
+    use frame::Frame;
+
+    let mut questions = 0;
+    while let Ok(Some(frame)) = Frame::read(&mut bytes, MAX_REQUEST) {
+        let again = if questions == 0 {
+            let Ok(inputs) = frame.parse::<crate::InstanceInputs>() else { return false };
+            let again = Frame::of(frame.number, &inputs);
+            assert_eq!(again.parse::<crate::InstanceInputs>().expect("own words"), inputs);
+            again
+        } else {
+            let Ok(request) = frame.parse::<crate::KeyRequest>() else { return false };
+            let again = Frame::of(frame.number, &request);
+            assert_eq!(again.parse::<crate::KeyRequest>().expect("own words"), request);
+            again
+        };
+        let mut written = Vec::new();
+        again.write(&mut written, MAX_ANSWER).expect("no longer than an answer");
+        let read = Frame::read(&mut written.as_slice(), MAX_ANSWER);
+        assert_eq!(read.expect("own frame"), Some(again));
+        questions += 1;
+    }
+    questions > 1 && bytes.is_empty()
+}

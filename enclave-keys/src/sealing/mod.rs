@@ -3,6 +3,8 @@
 
 mod epoch;
 mod format;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 mod root;
 mod store;
 
@@ -11,3 +13,6 @@ pub use epoch::{EpochError, EpochStart, RootChange};
 pub use format::{SealedFileError, SealedHeader};
 pub use root::{InvalidRootMeasurement, RootKind, RootMeasurement, SealedUnder, SealingRoot};
 pub use store::StoreError;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzzing::{read_sealed_file, sealed_files};

@@ -460,3 +460,9 @@ fn check_size(
         _ => Ok(()),
     }
 }
+
+/// Whether bytes are an image manifest or an index. For [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn manifest_is_read(bytes: &[u8]) -> bool {
+    Manifest::parse(bytes).is_ok()
+}

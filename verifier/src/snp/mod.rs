@@ -541,3 +541,11 @@ fn check_revocation(
         (Revocation::CrlRequired, false, None) => Err(SnpError::CrlMissing),
     }
 }
+
+/// Reads what AMD puts into VCEK and VLEK certificates. For [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_vek_extensions(certificate: &Certificate<'_>) {
+    for key in [SigningKey::Vcek, SigningKey::Vlek] {
+        let _ = vek::endorsed(certificate, key);
+    }
+}

@@ -283,12 +283,24 @@ impl TcbInfo {
         let answer: TcbInfoAnswer<'_> = json(which, &endorsements.tcb_info)?;
         let chain = &endorsements.tcb_info_issuer_chain;
         check_signature(which, answer.document, &answer.signature, chain, root, now)?;
-        let info: Self = json(which, answer.document.get().as_bytes())?;
+        let info = Self::read(answer.document)?;
+        dates(which, info.issue_date, info.next_update, now)?;
+        Ok(info)
+    }
+
+    fn read(document: &RawValue) -> Result<Self, TdxError> {
+        let which = Document::TcbInfo;
+        let info: Self = json(which, document.get().as_bytes())?;
         field(which, "id", &info.id.as_str(), &"TDX")?;
         field(which, "version", &info.version, &3)?;
         field(which, "tcbType", &info.tcb_type, &0)?;
-        dates(which, info.issue_date, info.next_update, now)?;
         Ok(info)
+    }
+
+    /// What an answer says, whoever signed it.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn unauthenticated(answer: &[u8]) -> Result<Self, TdxError> {
+        Self::read(json::<TcbInfoAnswer<'_>>(Document::TcbInfo, answer)?.document)
     }
 
     /// FMSPC that unauthenticated TCB info names, for choosing among several.
@@ -310,10 +322,22 @@ impl QeIdentity {
         let answer: QeIdentityAnswer<'_> = json(which, &endorsements.qe_identity)?;
         let chain = &endorsements.qe_identity_issuer_chain;
         check_signature(which, answer.document, &answer.signature, chain, root, now)?;
-        let identity: Self = json(which, answer.document.get().as_bytes())?;
-        field(which, "id", &identity.id.as_str(), &"TD_QE")?;
-        field(which, "version", &identity.version, &2)?;
+        let identity = Self::read(answer.document)?;
         dates(which, identity.issue_date, identity.next_update, now)?;
         Ok(identity)
+    }
+
+    fn read(document: &RawValue) -> Result<Self, TdxError> {
+        let which = Document::QeIdentity;
+        let identity: Self = json(which, document.get().as_bytes())?;
+        field(which, "id", &identity.id.as_str(), &"TD_QE")?;
+        field(which, "version", &identity.version, &2)?;
+        Ok(identity)
+    }
+
+    /// What an answer says, whoever signed it.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn unauthenticated(answer: &[u8]) -> Result<Self, TdxError> {
+        Self::read(json::<QeIdentityAnswer<'_>>(Document::QeIdentity, answer)?.document)
     }
 }

@@ -33,6 +33,8 @@ pub mod quote;
 mod tcb;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod unauthenticated;
 
 use provenance::digest::Sha256Digest;
 use provenance::tdx_endorsements::TdxEndorsements;

@@ -60,6 +60,11 @@ impl<'a> UnauthenticatedList<'a> {
         issuer: &Certificate<'_>,
     ) -> Result<RevocationList, CertificateError> {
         issuer.check_signature(self.algorithm, self.tbs, self.signature)?;
+        self.read()
+    }
+
+    /// Reads times, entries and extensions.
+    pub(crate) fn read(self) -> Result<RevocationList, CertificateError> {
         let mut body = self.rest;
         let this_update = time(&mut body)?;
         let is_time =
