@@ -192,3 +192,82 @@ fn completions_are_printed_for_every_shell_even_with_a_broken_configuration() {
         assert!(home.run(&["completion", shell]).ok().contains("sealwright"), "{shell}");
     }
 }
+
+/// Signed Reference Values of a release with this measurement, and the release key's public half.
+fn release(home: &Home, name: &str, guest_version: u64, byte: &str) -> (String, String) {
+    let key = home.path("release.key.pem");
+    if !key.exists() {
+        home.run(&["key", "new", &home.text("release.key.pem")]).ok();
+    }
+    let key = client::key::CallerKey::load(&key).expect("a key");
+    let public = home.write("release.pub.pem", &client::key::public_pem(key.public()));
+    let digest = provenance::digest::Sha256Digest::of(b"x");
+    let document = format!(
+        "{{\"build_policies\":[\"{digest}\"],\"builder_ids\":[\"https://b.example\"],\"guest_version\":{guest_version},\
+         \"name\":\"sealwright {guest_version}\",\"platforms\":{{\"sev-snp\":{{\"measurements\":[\"{}\"]}}}},\
+         \"trust_configurations\":[\"{digest}\"],\"type\":\"https://sealwright.dev/reference-values/v1\"}}",
+        byte.repeat(48)
+    );
+    let envelope = key
+        .sign_envelope(provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE, document.into_bytes())
+        .expect("signed");
+    (home.write(name, &String::from_utf8(envelope.to_json()).expect("JSON")), public)
+}
+
+#[test]
+fn a_policy_is_made_checked_explained_and_extended() {
+    let home = Home::new();
+    let (first, release_key) = release(&home, "first.json", 1, "01");
+    let (second, _) = release(&home, "second.json", 2, "02");
+    let made = home.run(&[
+        "policy",
+        "init",
+        "--from",
+        &first,
+        "--release-key",
+        &release_key,
+        "--caller",
+        &release_key,
+    ]);
+    let policy = home.write("policy.toml", &made.ok().replace("[hardware]", "[hardware] # mine"));
+
+    let checked = home.run(&["policy", "check", &policy]);
+    assert_eq!(checked.ok(), format!("{policy}: complete, 1 reference value\n"));
+    let text = std::fs::read_to_string(&policy).expect("there");
+    let line = 1 + text.lines().position(|line| line.starts_with("network = ")).expect("there");
+    assert!(
+        checked.stderr.contains(&format!("unchecked  {policy} line {line}: materials.network: ")),
+        "{}",
+        checked.stderr
+    );
+
+    let explained = home.run(&["policy", "explain", &policy]);
+    assert!(
+        explained.ok().contains("endorsed by the roots of AMD Milan, AMD Genoa, AMD Turin\n"),
+        "{}",
+        explained.stdout
+    );
+    assert!(
+        explained.ok().contains(&format!("  line {line:<4} materials.network: ")),
+        "{}",
+        explained.stdout
+    );
+    let json = home.run(&["--json", "policy", "explain", &policy]);
+    let document: serde_json::Value = serde_json::from_str(json.ok()).expect("JSON");
+    assert_eq!((&document["file"], &document["notHardware"]), (&policy.as_str().into(), &false.into()));
+    assert!(document["skips"].as_array().expect("skips").iter().any(|skip| skip["line"] == line));
+
+    let add =
+        |file: &str| home.run(&["policy", "add-reference", &policy, file, "--release-key", &release_key]);
+    assert_eq!(add(&second).ok(), format!("{policy}: 1 reference value added, 0 there already\n"));
+    let text = std::fs::read_to_string(&policy).expect("there");
+    assert!(text.contains("[hardware] # mine") && text.contains(&"02".repeat(48)), "{text}");
+    home.run(&["policy", "check", &policy]).ok();
+    assert_eq!(add(&second).ok(), format!("{policy}: 0 reference values added, 1 there already\n"));
+    add(&first).fails(3, &["guest version 2 is accepted", "older 1", "policy.toml line", "what to do"]);
+    let stranger = home.text("stranger.pem");
+    home.run(&["key", "new", &stranger]).ok();
+    home.run(&["policy", "add-reference", &policy, &second, "--release-key", &stranger])
+        .fails(4, &["Reference Values", "what to do"]);
+    assert_eq!(std::fs::read_to_string(&policy).expect("there"), text, "refusals change nothing");
+}

@@ -95,7 +95,7 @@ pub(crate) enum Command {
     /// Make or show a project document
     #[command(subcommand)]
     Project(ProjectCommand),
-    /// Make or check an appraisal policy
+    /// Make, check, explain or extend an appraisal policy
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Collect fresh endorsements from AMD and Intel
@@ -301,11 +301,31 @@ pub(crate) enum ProjectCommand {
 pub(crate) enum PolicyCommand {
     /// Print a strict, commented policy
     Init(PolicyInitArgs),
-    /// Check that a policy is complete
+    /// Check that a policy is complete, and warn of checks that it leaves out
     Check {
         /// Policy (default: the one in use)
         file: Option<PathBuf>,
     },
+    /// Say in plain words what a policy accepts and what it leaves unchecked
+    Explain {
+        /// Policy (default: the one in use)
+        file: Option<PathBuf>,
+    },
+    /// Add the measurements of a release to a policy, whose text stays as it is otherwise
+    AddReference(AddReferenceArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct AddReferenceArgs {
+    /// Policy to add to
+    #[arg(value_name = "POLICY")]
+    pub(crate) file: PathBuf,
+    /// Reference Values, signed by the release key
+    #[arg(value_name = "REFERENCE_VALUES")]
+    pub(crate) from: PathBuf,
+    /// Public key (PEM) of the release, from somebody you trust
+    #[arg(long, value_name = "PEM")]
+    pub(crate) release_key: PathBuf,
 }
 
 #[derive(Args)]

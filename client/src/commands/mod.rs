@@ -91,6 +91,8 @@ fn dispatch(command: Command, setup: Result<Setup, Failure>, output: &Output) ->
         Command::Project(command) => keys::project(&command, &setup, output),
         Command::Policy(PolicyCommand::Init(args)) => policy::init(&args, &setup, output),
         Command::Policy(PolicyCommand::Check { file }) => policy::check(file.as_deref(), &setup, output),
+        Command::Policy(PolicyCommand::Explain { file }) => policy::explain(file.as_deref(), &setup, output),
+        Command::Policy(PolicyCommand::AddReference(args)) => policy::add_reference(&args, output),
         Command::Endorsements(EndorsementsCommand::Fetch(args)) => endorsements::fetch(&args, &setup, output),
         Command::Config(ConfigCommand::Show) => setup::show(&setup, output),
         Command::Completion { .. } => Ok(0),

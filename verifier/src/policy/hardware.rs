@@ -15,6 +15,8 @@ pub(super) struct Hardware {
     pub(super) anchors: Anchors,
     /// Line of the roots.
     pub(super) roots_line: usize,
+    /// Line of the rule on revocation.
+    pub(super) revocation_line: usize,
 }
 
 pub(super) fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
@@ -26,8 +28,9 @@ pub(super) fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
         })
     })?;
     let evidence_kinds = evidence_kinds(&section.required("evidence")?, &platforms)?;
+    let revocation_field = section.required("revocation")?;
     let revocation = one_of(
-        &section.required("revocation")?,
+        &revocation_field,
         &[("crl-required", Revocation::CrlRequired), ("crl-if-present", Revocation::CrlIfPresent)],
     )?;
     let roots_field = section.required("roots")?;
@@ -51,7 +54,13 @@ pub(super) fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
     let anchors = Anchors::vendor(&amd, revocation).dangerous_with_roots(&dangerous);
     let anchors = if intel { anchors.with_intel() } else { anchors };
     let anchors = if ibm { anchors.with_ibm() } else { anchors };
-    Ok(Hardware { platforms, evidence_kinds, anchors, roots_line: roots_field.place.line })
+    Ok(Hardware {
+        platforms,
+        evidence_kinds,
+        anchors,
+        roots_line: roots_field.place.line,
+        revocation_line: revocation_field.place.line,
+    })
 }
 
 /// Kinds of Evidence: "hardware" exactly when a platform signs by itself, the others only for Secure Execution.

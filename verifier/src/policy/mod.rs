@@ -5,8 +5,10 @@
 //! permissive unless it is written down. Debugging and migration cannot even be expressed. Roots that are no
 //! vendor's have a key that begins with `dangerous_`.
 
+mod add;
 mod azure;
 mod azure_values;
+mod explain;
 mod hardware;
 mod read;
 mod reference;
@@ -25,8 +27,10 @@ use provenance::materials::{Completeness, MaterialClass};
 use provenance::project::ProjectId;
 use toml::de::DeTable;
 
+pub use self::add::{AddReferenceError, Added, add_reference_values};
 pub use self::azure::{AttestationKeys, AzurePolicy, Paravisor, PcrRule, PcrRules};
 pub use self::azure_values::{AzurePlatformValues, ParavisorValues, PcrDigest, PcrValue, PcrValues};
+pub use self::explain::{Explanation, Section as ExplainedSection, Skip};
 use self::hardware::{Hardware, hardware};
 use self::read::{Field, Section, Source};
 pub use self::read::{Place, Placed};
@@ -213,6 +217,7 @@ pub struct Policy {
     platforms: Vec<Placed<Platform>>,
     anchors: Anchors,
     roots_line: usize,
+    revocation_line: usize,
     snp: Option<SnpPolicy>,
     tdx: Option<TdxPolicy>,
     secure_execution: Option<SePolicy>,
@@ -244,7 +249,7 @@ impl Policy {
         one_of(&top.required("format")?, &[(POLICY_FORMAT, ())])?;
         // There is no other rule yet: no proof of an earlier time is read, so Evidence is judged as of today.
         one_of(&top.required("judged_at")?, &[("today", ())])?;
-        let Hardware { platforms, evidence_kinds, anchors, roots_line } =
+        let Hardware { platforms, evidence_kinds, anchors, roots_line, revocation_line } =
             hardware(&top.required("hardware")?)?;
         let accepts = |platform| platforms.iter().any(|accepted| accepted.value == platform);
         let mut table = |platform| platform_table(&mut top, platform, accepts(platform));
@@ -274,6 +279,7 @@ impl Policy {
             platforms,
             anchors,
             roots_line,
+            revocation_line,
             snp,
             tdx,
             secure_execution,
@@ -325,6 +331,12 @@ impl Policy {
     #[must_use]
     pub fn roots_line(&self) -> usize {
         self.roots_line
+    }
+
+    /// Line of the rule on revocation.
+    #[must_use]
+    pub fn revocation_line(&self) -> usize {
+        self.revocation_line
     }
 
     /// Rules for SEV-SNP, there when the platform is accepted.

@@ -176,42 +176,7 @@ fn write_policy(
     }
 
     writeln!(out, "# Launch measurements of guests that you trust.")?;
-    for measurement in snp.iter().flat_map(|values| &values.measurements) {
-        write_reference(out, values, "sev-snp")?;
-        writeln!(out, "measurement = \"{}\"\n", hex::encode(measurement.as_bytes()))?;
-    }
-    for measurements in tdx.iter().flat_map(|values| &values.measurements) {
-        write_reference(out, values, "tdx")?;
-        for register in TdxRegister::ALL {
-            let value = hex::encode(measurements.register(register).as_bytes());
-            writeln!(out, "{} = \"{value}\"", register.name())?;
-        }
-        writeln!(out)?;
-    }
-
-    for image in se.iter().flat_map(|values| &values.images) {
-        write_reference(out, values, "secure-execution")?;
-        for (key, digits) in [
-            ("page_list_digest", &image.page_list_digest),
-            ("address_list_digest", &image.address_list_digest),
-            ("tweak_list_digest", &image.tweak_list_digest),
-            ("tag", &image.tag),
-        ] {
-            writeln!(out, "{key} = \"{}\"", digits.as_str())?;
-        }
-        writeln!(out)?;
-    }
-
-    for (platform, pcrs) in az_snp
-        .iter()
-        .flat_map(|values| values.measurements.iter().map(|pcrs| ("az-snp", pcrs)))
-        .chain(az_tdx.iter().flat_map(|values| values.measurements.iter().map(|pcrs| ("az-tdx", pcrs))))
-    {
-        write_reference(out, values, platform)?;
-        pcrs.write(out)?;
-        writeln!(out)?;
-    }
-
+    write_references(out, values)?;
     writeln!(out, "[guest]")?;
     writeln!(out, "builder_ids = {}", list(union(&values.builder_ids, &template.builder_ids)))?;
     writeln!(
@@ -251,6 +216,57 @@ fn write_policy(
     for class in MaterialClass::ALL {
         let requirement = template.materials.get(&class).copied().unwrap_or(usual_requirement(class));
         writeln!(out, "{} = \"{}\"", class.name(), requirement.name())?;
+    }
+    Ok(())
+}
+
+/// `[[reference_values]]` tables of all that a release measures to.
+pub(super) fn reference_tables(values: &ReferenceValues) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_references(&mut out, values);
+    out
+}
+
+fn write_references(out: &mut String, values: &ReferenceValues) -> std::fmt::Result {
+    let platforms = &values.platforms;
+    let (snp, tdx) = (platforms.sev_snp.as_ref(), platforms.tdx.as_ref());
+    let se = platforms.secure_execution.as_ref();
+    let (az_snp, az_tdx) = (platforms.az_snp.as_ref(), platforms.az_tdx.as_ref());
+    for measurement in snp.iter().flat_map(|values| &values.measurements) {
+        write_reference(out, values, "sev-snp")?;
+        writeln!(out, "measurement = \"{}\"\n", hex::encode(measurement.as_bytes()))?;
+    }
+    for measurements in tdx.iter().flat_map(|values| &values.measurements) {
+        write_reference(out, values, "tdx")?;
+        for register in TdxRegister::ALL {
+            let value = hex::encode(measurements.register(register).as_bytes());
+            writeln!(out, "{} = \"{value}\"", register.name())?;
+        }
+        writeln!(out)?;
+    }
+
+    for image in se.iter().flat_map(|values| &values.images) {
+        write_reference(out, values, "secure-execution")?;
+        for (key, digits) in [
+            ("page_list_digest", &image.page_list_digest),
+            ("address_list_digest", &image.address_list_digest),
+            ("tweak_list_digest", &image.tweak_list_digest),
+            ("tag", &image.tag),
+        ] {
+            writeln!(out, "{key} = \"{}\"", digits.as_str())?;
+        }
+        writeln!(out)?;
+    }
+
+    for (platform, pcrs) in az_snp
+        .iter()
+        .flat_map(|values| values.measurements.iter().map(|pcrs| ("az-snp", pcrs)))
+        .chain(az_tdx.iter().flat_map(|values| values.measurements.iter().map(|pcrs| ("az-tdx", pcrs))))
+    {
+        write_reference(out, values, platform)?;
+        pcrs.write(out)?;
+        writeln!(out)?;
     }
     Ok(())
 }

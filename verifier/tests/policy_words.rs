@@ -1,0 +1,278 @@
+//! Reference Values added to a policy leave the rest of its text alone, and a policy says in words what it does not check.
+
+use provenance::digest::Sha256Digest;
+use verifier::Policy;
+use verifier::policy::{
+    AddReferenceError, Added, AzurePlatformValues, HexDigits, ParavisorValues, PcrDigest, PcrValue,
+    PcrValues, PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement,
+    ReferenceValues, SePlatformValues, SeReferenceImage, TdxPlatformValues, TdxReferenceMeasurements,
+    add_reference_values, policy_from_reference_values,
+};
+
+fn measurement(byte: u8) -> ReferenceMeasurement {
+    ReferenceMeasurement::from_bytes([byte; 48])
+}
+
+fn td(byte: u8) -> TdxReferenceMeasurements {
+    let register = || measurement(byte);
+    TdxReferenceMeasurements {
+        mrtd: register(),
+        mrconfigid: register(),
+        mrowner: register(),
+        mrownerconfig: register(),
+        rtmr0: register(),
+        rtmr1: register(),
+        rtmr2: register(),
+        rtmr3: register(),
+    }
+}
+
+fn image(digit: &str) -> SeReferenceImage {
+    let digits = |length| HexDigits::try_from(digit.repeat(length)).expect("hex digits");
+    SeReferenceImage {
+        address_list_digest: digits(128),
+        page_list_digest: digits(128),
+        tag: digits(32),
+        tweak_list_digest: digits(128),
+    }
+}
+
+fn snp(bytes: &[u8]) -> Platforms {
+    let measurements = bytes.iter().map(|byte| measurement(*byte)).collect();
+    Platforms { sev_snp: Some(PlatformValues { measurements }), ..Platforms::default() }
+}
+
+fn all(byte: u8, digit: &str) -> Platforms {
+    let host_keys = vec![Sha256Digest::of(b"host key")];
+    Platforms {
+        tdx: Some(TdxPlatformValues { measurements: vec![td(byte)] }),
+        secure_execution: Some(SePlatformValues { host_keys, images: vec![image(digit)] }),
+        ..snp(&[byte])
+    }
+}
+
+fn release(guest_version: u64, platforms: Platforms) -> ReferenceValues {
+    ReferenceValues {
+        build_policies: vec![Sha256Digest::of(b"policy")],
+        builder_ids: vec!["https://builder.example".to_owned()],
+        dangerous_roots: Vec::new(),
+        guest_version,
+        name: format!("sealwright 0.{guest_version}.0"),
+        platforms,
+        trust_configurations: vec![Sha256Digest::of(b"trust")],
+        document_type: REFERENCE_VALUES_TYPE.to_owned(),
+    }
+}
+
+/// A policy from a release, with a caller filled in.
+fn policy(values: &ReferenceValues) -> String {
+    let caller = format!("callers = [{{ name = \"ci\", spki_sha256 = \"{}\" }}", Sha256Digest::of(b"key"));
+    policy_from_reference_values(values, &PolicyTemplate::default()).replace("callers = [", &caller)
+}
+
+fn add(text: &str, values: &ReferenceValues) -> Result<Added, AddReferenceError> {
+    add_reference_values(text, "test.toml", values, &Sha256Digest::of(b"release key"))
+}
+
+/// The lines that the second text has and the first has not, which must all stand together; the rest is the same.
+fn inserted(old: &str, new: &str) -> String {
+    let same = old.bytes().zip(new.bytes()).take_while(|(a, b)| a == b).count();
+    let start = old[..same].rfind('\n').map_or(0, |at| at + 1);
+    let length = new.len() - old.len();
+    let candidates = [start, same];
+    let at = candidates.into_iter().find(|at| [&new[..*at], &new[at + length..]].concat() == old);
+    new[at.expect("one insertion")..][..length].to_owned()
+}
+
+#[test]
+fn measurements_of_a_newer_release_stand_behind_those_that_are_there_and_nothing_else_changes() {
+    let old = policy(&release(7, all(1, "a")))
+        .replace("[hardware]", "# mine: why\n[hardware] # as agreed")
+        .replace(
+            &format!("tag = \"{}\"\n", "a".repeat(32)),
+            &format!("tag = \"{}\" # the tag\n", "a".repeat(32)),
+        );
+    let added = add(&old, &release(8, all(2, "b"))).expect("added");
+    assert_eq!((added.present, added.not_accepted.len(), added.not_named.len()), (0, 0, 0));
+    assert_eq!(added.added, ["sev-snp", "tdx", "secure-execution"]);
+    let new = inserted(&old, &added.text);
+    assert_eq!(new.matches("[[reference_values]]").count(), 3);
+    assert!(new.contains(&format!("# From Reference Values signed by {}", Sha256Digest::of(b"release key"))));
+    let policy = Policy::parse(&added.text, "test.toml").expect("complete");
+    let versions: Vec<_> = policy.reference_values().iter().map(|value| value.guest_version).collect();
+    assert_eq!(versions, [7, 7, 7, 8, 8, 8]);
+    // Once more: all is there already, so the text stays.
+    let again = add(&added.text, &release(8, all(2, "b"))).expect("nothing to add");
+    assert_eq!((again.text == added.text, again.added.len(), again.present), (true, 0, 3));
+}
+
+#[test]
+fn the_same_guest_is_not_added_twice_under_another_version() {
+    let old = policy(&release(7, snp(&[1])));
+    let added = add(&old, &release(8, snp(&[1, 2]))).expect("added");
+    assert_eq!((added.added.len(), added.present), (1, 1));
+    assert!(inserted(&old, &added.text).contains(&"02".repeat(48)));
+}
+
+#[test]
+fn an_older_release_is_refused_with_the_line_of_the_newer_one() {
+    let text = policy(&release(7, snp(&[1])));
+    let line = 1 + text.lines().position(|line| line == "[[reference_values]]").expect("one");
+    match add(&text, &release(6, snp(&[2]))) {
+        Err(AddReferenceError::Older { place, newest: 7, got: 6 }) => assert_eq!(place.line, line),
+        other => panic!("{other:?}"),
+    }
+    assert!(add(&text, &release(7, snp(&[2]))).is_ok(), "another shape of the same release");
+}
+
+#[test]
+fn platforms_that_the_policy_does_not_accept_are_left_out() {
+    let text = policy(&release(7, snp(&[1])));
+    let added = add(&text, &release(8, all(2, "b"))).expect("added");
+    assert_eq!(added.added, ["sev-snp"]);
+    assert_eq!(added.not_accepted, ["tdx", "secure-execution"]);
+    let tdx = Platforms { sev_snp: None, secure_execution: None, ..all(2, "b") };
+    let wanted = AddReferenceError::Platforms { file: "test.toml".to_owned(), got: vec!["tdx".to_owned()] };
+    assert_eq!(add(&text, &release(8, tdx)), Err(wanted));
+}
+
+#[test]
+fn what_else_a_release_names_is_told_and_not_added() {
+    let text = policy(&release(7, snp(&[1])));
+    let mut values = release(8, snp(&[2]));
+    values.builder_ids.push("https://other.example".to_owned());
+    values.trust_configurations = vec![Sha256Digest::of(b"other")];
+    let added = add(&text, &values).expect("added");
+    let wanted = [
+        ("guest.builder_ids", "https://other.example".to_owned()),
+        ("guest.trust_configurations", Sha256Digest::of(b"other").to_string()),
+    ];
+    assert_eq!(added.not_named, wanted);
+    assert!(!added.text.contains("other.example"));
+}
+
+#[test]
+fn tables_in_line_and_policies_that_are_not_complete_are_refused() {
+    let text = policy(&release(7, snp(&[1])));
+    let incomplete = text.replace("judged_at = \"today\"\n", "");
+    assert!(matches!(add(&incomplete, &release(8, snp(&[2]))), Err(AddReferenceError::Policy(_))));
+    let start = text.find("[[reference_values]]").expect("one");
+    let end = start + text[start..].find("\n\n").expect("ends");
+    let inline = format!(
+        "reference_values = [{{ name = \"a\", guest_version = 7, platform = \"sev-snp\", measurement = \"{}\" }}]\n",
+        "01".repeat(48)
+    );
+    let text = format!("{inline}{}{}", &text[..start], &text[end..]);
+    Policy::parse(&text, "test.toml").expect("as good a policy");
+    assert!(matches!(add(&text, &release(8, snp(&[2]))), Err(AddReferenceError::Form { .. })));
+}
+
+/// Keys of the checks that a policy leaves out, each with the text of its line.
+fn skips(text: &str) -> Vec<(String, String)> {
+    let explanation = Policy::parse(text, "test.toml").expect("complete").explain();
+    let line = |number: usize| text.lines().nth(number - 1).unwrap_or_default().to_owned();
+    explanation.skips.into_iter().map(|skip| (skip.key, line(skip.line))).collect()
+}
+
+#[test]
+fn each_switch_that_leaves_a_check_out_is_named_with_its_line() {
+    let base = policy(&release(7, all(1, "a")))
+        .replace("\"incomplete-ok\"", "\"observed\"")
+        .replace("crl-if-present", "crl-required")
+        .replace("allow_td_1_0 = true", "allow_td_1_0 = false")
+        .replace("config_uids = \"any-run\"", &format!("config_uids = [\"{}\"]", "0".repeat(32)));
+    let required: Vec<String> = base
+        .lines()
+        .map(|line| match line.strip_suffix(" = false") {
+            Some(key) if key.starts_with("require_") => format!("{key} = true"),
+            _ => line.to_owned(),
+        })
+        .collect();
+    let strict = required.join("\n");
+    assert_eq!(skips(&strict), [], "nothing is left unchecked");
+    let zero = "reported = { bootloader = 0, tee = 0, snp = 0, microcode = 0 }";
+    let milan = strict.lines().find(|line| line.starts_with("reported = ")).expect("Milan's");
+    for (from, to, key) in [
+        ("revocation = \"crl-required\"", "revocation = \"crl-if-present\"", "hardware.revocation"),
+        ("allow_vlek = false", "allow_vlek = true", "sev-snp.allow_vlek"),
+        (
+            "allow_provisional_firmware = false",
+            "allow_provisional_firmware = true",
+            "sev-snp.allow_provisional_firmware",
+        ),
+        ("minimum_report_version = 3", "minimum_report_version = 2", "sev-snp.minimum_report_version"),
+        ("vmpl = [0]", "vmpl = [0, 1]", "sev-snp.vmpl"),
+        (milan, zero, "sev-snp.minimum_tcb.milan.reported"),
+        ("require_alias_check = true", "require_alias_check = false", "sev-snp.platform"),
+        ("require_single_socket = true", "require_single_socket = false", "sev-snp.guest_policy"),
+        ("[\"UpToDate\"]", "[\"UpToDate\", \"OutOfDate\"]", "tdx.tcb_statuses"),
+        ("data_number = 18", "data_number = 0", "tdx.minimum_tcb_evaluation_data_number"),
+        ("allow_td_1_0 = false", "allow_td_1_0 = true", "tdx.allow_td_1_0"),
+        ("config_uids = [", "config_uids = \"any-run\" # [", "secure-execution.config_uids"),
+        ("network = \"observed\"", "network = \"incomplete-ok\"", "materials.network"),
+    ] {
+        assert_eq!(strict.matches(from).count(), 1, "{from}");
+        let found = skips(&strict.replace(from, to));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].0, key);
+        let start = match key.rsplit('.').next() {
+            Some("platform" | "guest_policy") => "require_",
+            name => name.expect("a key"),
+        };
+        assert!(found[0].1.starts_with(start), "{found:?}");
+    }
+    let dangerous = strict.replace(
+        "roots = [\"amd-milan\"",
+        &format!("dangerous_roots = [\"{}\"]\nroots = [\"amd-milan\"", Sha256Digest::of(b"root")),
+    );
+    assert_eq!(skips(&dangerous)[0].0, "hardware.dangerous_roots");
+}
+
+#[test]
+fn a_policy_says_what_it_accepts() {
+    let text = policy(&release(7, all(1, "a")));
+    let explanation = Policy::parse(&text, "test.toml").expect("complete").explain();
+    let said = |about: &str| {
+        let section = explanation.accepts.iter().find(|section| section.about == about).expect(about);
+        section.lines.join("\n")
+    };
+    assert!(said("hardware").contains("Evidence of SEV-SNP, TDX, Secure Execution"));
+    assert!(said("hardware").contains("roots of AMD Milan, AMD Genoa, AMD Turin, Intel, IBM's host keys"));
+    assert!(said("SEV-SNP").contains("Milan: TCB at least 04.00.18.db reported"));
+    assert!(said("SEV-SNP").contains("demanded: ECC memory, memory alias check"));
+    assert!(said("TDX").contains("TCB status UpToDate\nIntel's documents of evaluation 18 or newer"));
+    assert!(said("Secure Execution").contains(&Sha256Digest::of(b"host key").short()));
+    assert!(
+        said("guest")
+            .contains("sealwright 0.7.0 (guest version 7): SEV-SNP launch measurement 01010101…0101")
+    );
+    assert!(said("request").contains(&format!("asked for by ci ({})", Sha256Digest::of(b"key"))));
+    assert!(said("request").contains("of any project"));
+    assert!(said("materials").contains("every byte listed of context"));
+    assert!(said("rules").contains("builders https://builder.example"));
+    assert!(!explanation.not_hardware);
+}
+
+#[test]
+fn a_guest_behind_azures_paravisor_is_added_and_its_left_pcrs_are_named() {
+    let pcrs = |byte| {
+        let event = PcrDigest::from_bytes([byte; 32]);
+        let values = [(4, PcrValue::Value(event.clone())), (7, PcrValue::Events { events: vec![event] })];
+        let paravisor = ParavisorValues { measurement: measurement(9), name: "hcl".to_owned() };
+        let values = PcrValues::new(values).expect("PCR 4 is there");
+        let az_snp = AzurePlatformValues { measurements: vec![values], paravisors: vec![paravisor] };
+        Platforms { az_snp: Some(az_snp), ..Platforms::default() }
+    };
+    let old = policy(&release(7, pcrs(1)));
+    let added = add(&old, &release(8, pcrs(2))).expect("added");
+    assert_eq!(added.added, ["az-snp"]);
+    assert_eq!(inserted(&old, &added.text).matches("pcr").count(), 16);
+    let left = skips(&added.text);
+    for key in ["az-snp.attestation_keys", "reference_values[0].pcr0", "reference_values[1].pcr0"] {
+        let skip = left.iter().find(|skip| skip.0 == key).unwrap_or_else(|| panic!("{key}: {left:?}"));
+        assert!(skip.1.starts_with(key.rsplit('.').next().expect("a key")), "{skip:?}");
+    }
+    let explanation = Policy::parse(&added.text, "test.toml").expect("complete").explain();
+    let guests = &explanation.accepts.iter().find(|section| section.about == "guest").expect("guests").lines;
+    assert!(guests[1].contains("PCR 4, 7 of the TPM"), "{guests:?}");
+}
