@@ -21,6 +21,9 @@ endif
 
 DIR ?= $(or $(SEALWRIGHT_VECTORS),$(CURDIR)/../shared/vectors)
 
+# Other verifiers as oracles and yardsticks; their crypto crates are in no lock file of ours.
+PEERS := cd tests/peers && CARGO_TARGET_DIR=$(CURDIR)/target/peers SEALWRIGHT_VECTORS=$(abspath $(DIR))
+
 .PHONY: help demo test vectors fuzz lint serve bench tools engine binaries prerequisites base-image
 
 help:
@@ -59,6 +62,7 @@ serve: binaries
 # Tests of a started server want the binaries beside their own, and cargo builds those of other packages only if asked.
 test: tools binaries
 	cargo test --release --locked --workspace --no-fail-fast
+	$(PEERS) cargo test --release --locked
 
 vectors: prerequisites
 	@cargo run --release --locked --quiet -p sealwright-tests --bin vectors -- $(abspath $(DIR))
@@ -70,6 +74,8 @@ fuzz: prerequisites
 lint: prerequisites
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cd tests/peers && cargo fmt --check
 
 bench: tools binaries
 	@scripts/bench.sh
+	@$(PEERS) cargo run --release --locked --quiet | tee -a $(CURDIR)/target/benchmarks.md

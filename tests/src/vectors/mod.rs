@@ -9,12 +9,15 @@ mod azure;
 mod folder;
 mod input;
 mod policy;
+mod prepared;
 mod reason;
 mod secure_execution;
 mod snp;
 mod tdx;
 
 pub use folder::folder;
+#[allow(unused_imports, reason = "a test of the verifier includes this file and needs the rest")]
+pub use prepared::{Prepared, prepare};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -97,6 +97,14 @@ require_alias_check = false
 }
 
 pub(super) fn judge(inputs: &mut Inputs<'_>) -> Result<Judged, String> {
+    let evidence = evidence(inputs)?;
+    let fields = fields(&evidence.report);
+    let answer = judge_report(inputs, evidence)?;
+    Ok(Judged { answer, fields })
+}
+
+/// Report and certificates of a case.
+pub(super) fn evidence(inputs: &mut Inputs<'_>) -> Result<Evidence, String> {
     let report = inputs.input("report")?;
     let chain = all_der(&inputs.input("chain")?)?;
     let [intermediate, ark] = chain.as_slice() else {
@@ -112,15 +120,18 @@ pub(super) fn judge(inputs: &mut Inputs<'_>) -> Result<Judged, String> {
         (certificate_table::ASK, intermediate),
         (certificate_table::ARK, ark),
     ]);
-    let fields = fields(&report);
-    let answer = judge_report(inputs, Evidence { platform: Platform::SevSnp, report, endorsements })?;
-    Ok(Judged { answer, fields })
+    Ok(Evidence { platform: Platform::SevSnp, report, endorsements })
 }
 
-/// Judges a report under the strict default; the measurement is not part of that, so its own is the one accepted.
-pub(super) fn judge_report(inputs: &mut Inputs<'_>, evidence: Evidence) -> Result<Answer, String> {
+/// The policy of a case; the measurement is not part of the strict default, so the report's own is the one accepted.
+pub(super) fn policy_for(inputs: &mut Inputs<'_>, evidence: &Evidence) -> Result<Policy, String> {
     let measurement = evidence.report.get(offset::MEASUREMENT..offset::MEASUREMENT + 48).unwrap_or(&[0; 48]);
-    let policy = policy(&inputs.knobs()?, measurement)?;
+    policy(&inputs.knobs()?, measurement)
+}
+
+/// Judges a report under the strict default.
+pub(super) fn judge_report(inputs: &mut Inputs<'_>, evidence: Evidence) -> Result<Answer, String> {
+    let policy = policy_for(inputs, &evidence)?;
     let now = inputs.now()?;
     let judge = || -> Result<(), Reason> {
         let authentic = verifier::authenticate(&evidence, &Endorsements::default(), policy.anchors(), now)?;

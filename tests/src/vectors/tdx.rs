@@ -105,20 +105,9 @@ pub(super) fn judge(inputs: &mut Inputs<'_>) -> Result<Judged, String> {
             return Ok(Judged { answer: Answer::Accepted(Some("the replay alone")), fields });
         }
     }
-    let root = inputs.input("root")?;
-    let root = spki_sha256(&der(&root)?)?;
-    if !is_intel_root(&root) {
-        return Err(format!("root {root} is not Intel's, which the strict default pins"));
-    }
-    let endorsements =
-        if inputs.has("collateral") { Some(endorsements(&inputs.input("collateral")?)?) } else { None };
-    let policy = policy(&inputs.knobs()?, quote.as_ref())?;
+    let evidence = evidence(inputs)?;
+    let policy = policy_for(inputs, &evidence)?;
     let now = inputs.now()?;
-    let evidence = Evidence {
-        platform: Platform::Tdx,
-        report: bytes,
-        endorsements: endorsements.map(|endorsements| endorsements.encode()).unwrap_or_default(),
-    };
     let refused = |reason: Reason| Answer::Refused(Refused::Evidence(reason));
     let answer = match verifier::authenticate(&evidence, &Endorsements::default(), policy.anchors(), now) {
         Ok(authentic) => {
@@ -145,6 +134,27 @@ pub(super) fn judge(inputs: &mut Inputs<'_>) -> Result<Judged, String> {
         }
     };
     Ok(Judged { answer, fields })
+}
+
+/// Quote and collateral of a case.
+pub(super) fn evidence(inputs: &mut Inputs<'_>) -> Result<Evidence, String> {
+    let root = inputs.input("root")?;
+    let root = spki_sha256(&der(&root)?)?;
+    if !is_intel_root(&root) {
+        return Err(format!("root {root} is not Intel's, which the strict default pins"));
+    }
+    let endorsements =
+        if inputs.has("collateral") { Some(endorsements(&inputs.input("collateral")?)?) } else { None };
+    Ok(Evidence {
+        platform: Platform::Tdx,
+        report: inputs.input("quote")?,
+        endorsements: endorsements.map(|endorsements| endorsements.encode()).unwrap_or_default(),
+    })
+}
+
+/// The policy of a case; registers are not part of the strict default, so the quote's own are those accepted.
+pub(super) fn policy_for(inputs: &mut Inputs<'_>, evidence: &Evidence) -> Result<Policy, String> {
+    policy(&inputs.knobs()?, read_leniently(&evidence.report).as_ref())
 }
 
 /// Reads a quote that may be refused for bytes that follow it: those are left out.

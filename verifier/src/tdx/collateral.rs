@@ -229,15 +229,53 @@ fn dates(which: Document, issued: Timestamp, next: Timestamp, now: Timestamp) ->
     Ok(())
 }
 
-/// Authenticates the issuer chain of a document to the root, then the document's signature.
-fn check_signature(
+/// Who signs documents: the P-256 key of a certificate that an issuer chain leads to. Made only by
+/// [`Signer::authenticate`].
+pub(super) struct Signer {
+    /// Uncompressed point, 65 bytes.
+    key: Vec<u8>,
+    issuer_chain: Vec<u8>,
+}
+
+impl Signer {
+    /// The signer of another document, whose chain is mostly the same to the byte.
+    pub(super) fn or_authenticate(
+        self,
+        which: Document,
+        issuer_chain: &[u8],
+        root: &TrustedRoot<'_>,
+        now: Timestamp,
+    ) -> Result<Self, TdxError> {
+        if self.issuer_chain == issuer_chain {
+            return Ok(self);
+        }
+        Self::authenticate(which, issuer_chain, root, now)
+    }
+
+    /// Authenticates the issuer chain of a document to the root.
+    pub(super) fn authenticate(
+        which: Document,
+        issuer_chain: &[u8],
+        root: &TrustedRoot<'_>,
+        now: Timestamp,
+    ) -> Result<Self, TdxError> {
+        let key = signer_key(which, issuer_chain, root, now)?;
+        Ok(Self { key, issuer_chain: issuer_chain.to_vec() })
+    }
+
+    fn check(&self, which: Document, document: &RawValue, signature: &Signature) -> Result<(), TdxError> {
+        signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, &self.key)
+            .verify(document.get().as_bytes(), &signature.0)
+            .map_err(|_| TdxError::DocumentSignature { which })
+    }
+}
+
+fn signer_key(
     which: Document,
-    document: &RawValue,
-    signature: &Signature,
     issuer_chain: &[u8],
     root: &TrustedRoot<'_>,
     now: Timestamp,
-) -> Result<(), TdxError> {
+) -> Result<Vec<u8>, TdxError> {
     let [signer, chain_root] = pem::chain(issuer_chain)
         .map_err(|error| TdxError::Pem { which: ChainName::Document(which), error })?;
     let name = CertificateName::TcbSigning(which);
@@ -266,23 +304,19 @@ fn check_signature(
     if root.crl.lists(&signer) {
         return Err(TdxError::Revoked { which: name });
     }
-    let key = point(&signer, name)?;
-    signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, key)
-        .verify(document.get().as_bytes(), &signature.0)
-        .map_err(|_| TdxError::DocumentSignature { which })
+    point(&signer, name).map(<[u8]>::to_vec)
 }
 
 impl TcbInfo {
-    /// Authenticates TCB info to the root; it is current as of `now`.
+    /// Authenticates TCB info; it is current as of `now`.
     pub(super) fn authenticate(
         endorsements: &TdxEndorsements,
-        root: &TrustedRoot<'_>,
+        signer: &Signer,
         now: Timestamp,
     ) -> Result<Self, TdxError> {
         let which = Document::TcbInfo;
         let answer: TcbInfoAnswer<'_> = json(which, &endorsements.tcb_info)?;
-        let chain = &endorsements.tcb_info_issuer_chain;
-        check_signature(which, answer.document, &answer.signature, chain, root, now)?;
+        signer.check(which, answer.document, &answer.signature)?;
         let info = Self::read(answer.document)?;
         dates(which, info.issue_date, info.next_update, now)?;
         Ok(info)
@@ -312,16 +346,15 @@ impl TcbInfo {
 }
 
 impl QeIdentity {
-    /// Authenticates the QE identity to the root; it is current as of `now`.
+    /// Authenticates the QE identity; it is current as of `now`.
     pub(super) fn authenticate(
         endorsements: &TdxEndorsements,
-        root: &TrustedRoot<'_>,
+        signer: &Signer,
         now: Timestamp,
     ) -> Result<Self, TdxError> {
         let which = Document::QeIdentity;
         let answer: QeIdentityAnswer<'_> = json(which, &endorsements.qe_identity)?;
-        let chain = &endorsements.qe_identity_issuer_chain;
-        check_signature(which, answer.document, &answer.signature, chain, root, now)?;
+        signer.check(which, answer.document, &answer.signature)?;
         let identity = Self::read(answer.document)?;
         dates(which, identity.issue_date, identity.next_update, now)?;
         Ok(identity)

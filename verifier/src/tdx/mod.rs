@@ -44,7 +44,7 @@ use ring::signature;
 pub use self::appraise::{TdxAppraisal, TdxRefusal};
 pub(crate) use self::appraise::{appraise_guest, appraise_hardware, match_registers};
 pub use self::collateral::Document;
-use self::collateral::{QeIdentity, TcbInfo, TrustedRoot};
+use self::collateral::{QeIdentity, Signer, TcbInfo, TrustedRoot};
 pub use self::error::{CertificateName, ChainName, CrlName, TdxError};
 pub use self::pck::{PckFacts, PlatformConfiguration};
 pub use self::pem::PemError;
@@ -243,8 +243,12 @@ impl SignedQuote {
         }
 
         // Steps 10 to 12.
-        let info = TcbInfo::authenticate(endorsements, &root, now)?;
-        let identity = QeIdentity::authenticate(endorsements, &root, now)?;
+        let chain = &endorsements.tcb_info_issuer_chain;
+        let signer = Signer::authenticate(Document::TcbInfo, chain, &root, now)?;
+        let info = TcbInfo::authenticate(endorsements, &signer, now)?;
+        let chain = &endorsements.qe_identity_issuer_chain;
+        let signer = signer.or_authenticate(Document::QeIdentity, chain, &root, now)?;
+        let identity = QeIdentity::authenticate(endorsements, &signer, now)?;
         for (name, got, wanted) in [
             ("FMSPC", &info.fmspc.0[..], &self.facts.fmspc[..]),
             ("PCE id", &info.pce_id.0[..], &self.facts.pceid[..]),
