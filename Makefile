@@ -14,7 +14,7 @@ STATE ?= $(CURDIR)/target/serve
 ADDR ?= 127.0.0.1:8443
 # Platform that the software TEE of `make demo` and `make serve` stands for.
 TEE ?= snp
-TEES := snp tdx
+TEES := snp tdx se
 ifneq ($(words $(TEE))$(filter $(TEES),$(TEE)),1$(TEE))
 $(error TEE is '$(TEE)', wanted one of: $(TEES))
 endif
@@ -28,12 +28,12 @@ PEERS := cd tests/peers && CARGO_TARGET_DIR=$(CURDIR)/target/peers SEALWRIGHT_VE
 
 help:
 	@printf '%s\n' \
-	  'make demo    build, verify and tamper with a real image against a development server (NOT HARDWARE) [TEE=snp|tdx]' \
+	  'make demo    build, verify and tamper with a real image against a development server (NOT HARDWARE) [TEE=snp|tdx|se]' \
 	  'make test    all tests, real components included' \
   'make vectors answers recorded Evidence of real hardware, case by case   [DIR=DIR]' \
 	  'make fuzz    fuzz targets of every parser, one after the other   [SECONDS=60] [TARGET=name]' \
   'make lint    formatting and lints, as CI demands them' \
-	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT] [TEE=snp|tdx]' \
+	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT] [TEE=snp|tdx|se]' \
 	  'make bench   the figures of docs/benchmarks.md'
 
 prerequisites:

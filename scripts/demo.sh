@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # `make demo`: one real build, verified offline, then one byte altered. Exit 0 only if the build and its
 # verification succeed AND the altered copy is rejected as not authentic. TEE names the platform that the software TEE
-# stands for: snp (the default) or tdx.
+# stands for: snp (the default), tdx or se. On Secure Execution (se) Evidence convinces only whoever made the attestation
+# request, so the image is verified with the request and the key that the build kept.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib.sh
@@ -48,6 +49,14 @@ SEALWRIGHT_ENDPOINT=$(field endpoint)
 SEALWRIGHT_KEY=$(field key_file)
 SEALWRIGHT_POLICY=$(field policy_file)
 export SEALWRIGHT_ENDPOINT SEALWRIGHT_KEY SEALWRIGHT_POLICY
+own_request=()
+if [[ $tee == se ]]; then
+    SEALWRIGHT_HOST_KEY_DOCUMENTS=$work/host-key-documents
+    export SEALWRIGHT_HOST_KEY_DOCUMENTS
+    cp -r "$(field host_key_documents)" "$SEALWRIGHT_HOST_KEY_DOCUMENTS"
+    own_request=(--attestation-request "$work/hello.attestation-request"
+        --attestation-request-key "$work/hello.attestation-request-key")
+fi
 
 step "building docs/examples/hello"
 head -c 32 /dev/urandom | base64 >"$work/greeting_key"
@@ -60,8 +69,15 @@ head -c 32 /dev/urandom | base64 >"$work/greeting_key"
 step "stopping the server; everything from here on is offline"
 stop_server
 
+if [[ $tee == se ]]; then
+    step "verifying the image without the key of the attestation request"
+    status=0
+    "$sealwright" verify "$work/hello" || status=$?
+    ((status == 3)) || die "somebody else's verification gave exit code $status." "Wanted: 3 (it convinces only who asked)."
+fi
+
 step "verifying the image"
-"$sealwright" verify "$work/hello"
+"$sealwright" verify "$work/hello" "${own_request[@]}"
 
 step "altering one byte of a copy"
 cp -a "$work/hello" "$work/altered"
@@ -74,7 +90,7 @@ byte=$(od -An -tu1 -j $((size / 2)) -N 1 "$blob" | tr -d ' ')
 printf '%b' "$(printf '\\x%02x' $((byte ^ 1)))" | dd of="$blob" bs=1 seek=$((size / 2)) conv=notrunc status=none
 printf 'flipped one bit at offset %s of %s\n' "$((size / 2))" "$layer" >&2
 status=0
-"$sealwright" verify "$work/altered" || status=$?
+"$sealwright" verify "$work/altered" "${own_request[@]}" || status=$?
 ((status == 4)) || die "the altered image gave exit code $status." "Wanted: 4 (not authentic)."
 
 # The image and the policy stay, to be looked at; the server's state, the secret and the copy do not.
@@ -82,4 +98,7 @@ mv "$work/state/policy.toml" "$work/policy.toml"
 rm -rf "$work/state" "$work/altered" "$work/greeting_key" "$work/ready" "$work/server.log"
 step "done: built, verified, and the altered copy rejected (exit code 4)"
 printf '%s\n' "look at it:  target/release/sealwright inspect target/demo/hello" \
-    "             target/release/sealwright verify --policy target/demo/policy.toml target/demo/hello" >&2
+    "             target/release/sealwright verify --policy target/demo/policy.toml target/demo/hello${own_request:+ \\}" \
+    ${own_request:+"               --host-key-documents target/demo/host-key-documents \\
+               --attestation-request target/demo/hello.attestation-request \\
+               --attestation-request-key target/demo/hello.attestation-request-key"} >&2

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use enclave_keys::process::{KeyClient, KeyFailure};
 use enclave_keys::{ImageName as SignedName, ProjectKey, ReleaseRequest, Released};
 use proto::v1;
+use provenance::evidence::Platform;
 use provenance::request::{Output, Request};
 use provenance::statement::Statement;
 use provenance::timestamp::Timestamp;
@@ -255,7 +256,13 @@ impl Pipeline {
             provenance::instance::KeyOrigin::DangerousSoftware => "NOT HARDWARE: software TEE",
             _ => "hardware",
         };
-        format!("{} report covers this build (batch of {leaves}), {hardware}", self.keys.instance().platform)
+        let platform = self.keys.instance().platform;
+        if platform == Platform::SecureExecution {
+            return format!(
+                "{platform} answers the caller's attestation request about this build, {hardware}"
+            );
+        }
+        format!("{platform} report covers this build (batch of {leaves}), {hardware}")
     }
 
     async fn push(

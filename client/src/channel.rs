@@ -20,6 +20,7 @@ use proto::v1::attestation_service_client::AttestationServiceClient;
 use proto::v1::build_service_client::BuildServiceClient;
 use proto::v1::context_service_client::ContextServiceClient;
 use provenance::binding::{Nonce, SESSION_EXPORTER_LABEL};
+use provenance::challenge::AttestationRequest;
 use provenance::digest::Sha256Digest;
 use provenance::evidence::MAX_COLLECTION;
 use provenance::project::Project;
@@ -32,8 +33,11 @@ use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use verifier::{Policy, Rejection, SessionResult};
+use tonic_types::StatusExt as _;
+use verifier::secure_execution::{NoHostKey, OwnRequest};
+use verifier::{Endorsements, Policy, Rejection, SessionGrounds, SessionResult};
 
+use crate::attestation_request::{AttestationRequestError, NewAttestationRequest};
 use crate::key::CallerKey;
 use crate::tls;
 
@@ -138,7 +142,10 @@ pub enum ChannelError {
         /// The server's answer.
         status: Box<tonic::Status>,
     },
-    /// The Evidence is refused; nothing but a nonce was sent.
+    /// No attestation request for a server on Secure Execution; nothing was sent.
+    #[error(transparent)]
+    AttestationRequest(AttestationRequestError),
+    /// The Evidence is refused; nothing but a nonce was sent, and an attestation request, if any.
     #[error("{endpoint} is refused: {rejection}")]
     Rejected {
         /// Where to.
@@ -150,6 +157,17 @@ pub enum ChannelError {
     #[error("the system gave no randomness for a nonce")]
     NoRandomness,
 }
+
+impl ChannelError {
+    /// The server's stable reason, where it gave one.
+    fn reason(&self) -> Option<String> {
+        let Self::NoEvidence { status, .. } = self else { return None };
+        status.get_details_error_info().map(|info| info.reason)
+    }
+}
+
+/// Reason of a server that answers no attestation requests.
+const UNEXPECTED_REQUEST: &str = "ATTESTATION_REQUEST_UNEXPECTED";
 
 /// One HTTP/2 connection as the service under tonic's generated clients.
 #[derive(Clone)]
@@ -266,16 +284,18 @@ impl UnappraisedChannel {
     /// Asks for session Evidence on this connection and ends it. Nothing is appraised, so nothing but the nonce is
     /// ever sent. Cancel safe: dropping it closes the connection.
     pub async fn evidence(self) -> Result<SessionEvidence, ChannelError> {
-        let collection = self.ask().await?;
+        let collection = self.ask(None).await?;
         let Self { exporter, nonce, tls_spki_sha256, .. } = self;
         Ok(SessionEvidence { collection, tls_spki_sha256, exporter, nonce })
     }
 
-    async fn ask(&self) -> Result<Vec<u8>, ChannelError> {
+    async fn ask(&self, attestation_request: Option<&AttestationRequest>) -> Result<Vec<u8>, ChannelError> {
         let mut client = AttestationServiceClient::with_origin(self.connection.clone(), self.origin.clone())
             .max_decoding_message_size(MAX_COLLECTION + 1024);
         let nonce = self.nonce.0.to_vec().into();
-        let mut request = tonic::Request::new(v1::GetEvidenceRequest { nonce, ..Default::default() });
+        let attestation_request =
+            attestation_request.map(|request| request.as_bytes().to_vec().into()).unwrap_or_default();
+        let mut request = tonic::Request::new(v1::GetEvidenceRequest { nonce, attestation_request });
         request.set_timeout(EVIDENCE_TIMEOUT);
         match client.get_evidence(request).await {
             Ok(answer) => Ok(answer.into_inner().evidence.to_vec()),
@@ -285,18 +305,44 @@ impl UnappraisedChannel {
         }
     }
 
-    /// Asks for session Evidence on this connection and appraises it. Only the nonce is sent before that.
+    /// Asks for session Evidence on this connection and appraises it. Only the nonce is sent before that, and with
+    /// `host_keys` an attestation request of this connection alone, for servers on Secure Execution: host key documents,
+    /// certificates above them and revocation lists.
     pub async fn appraise(
         self,
         policy: &Policy,
         project: &Project,
+        host_keys: Option<&Endorsements>,
         now: Timestamp,
     ) -> Result<AttestedChannel, ChannelError> {
-        let evidence = self.ask().await?;
+        let made = host_keys.map(|given| NewAttestationRequest::make(policy, given, now));
+        let made = match made {
+            // The documents are for other servers than this policy's.
+            Some(Err(AttestationRequestError::NoHostKey(NoHostKey::NotAccepted))) => None,
+            other => other.transpose().map_err(ChannelError::AttestationRequest)?,
+        };
+        let (evidence, made) = match self.ask(made.as_ref().map(NewAttestationRequest::request)).await {
+            // The server runs on another platform, whose Evidence speaks for itself.
+            Err(error) if made.is_some() && error.reason().as_deref() == Some(UNEXPECTED_REQUEST) => {
+                (self.ask(None).await?, None)
+            }
+            answer => (answer?, made),
+        };
+        let own_requests: Vec<OwnRequest> = made.iter().map(NewAttestationRequest::own).collect();
+        let none = Endorsements::default();
+        let endorsements = host_keys.filter(|_| made.is_some()).unwrap_or(&none);
+        let grounds = SessionGrounds { own_requests: &own_requests, endorsements };
         let Self { connection, endpoint, origin, nonce, exporter, tls_spki_sha256 } = self;
-        let accepted =
-            verifier::appraise_session(policy, &evidence, tls_spki_sha256, exporter, nonce, now)
-                .map_err(|e| ChannelError::Rejected { endpoint: endpoint.clone(), rejection: Box::new(e) })?;
+        let accepted = verifier::appraise_session_with(
+            policy,
+            &evidence,
+            grounds,
+            tls_spki_sha256,
+            exporter,
+            nonce,
+            now,
+        )
+        .map_err(|e| ChannelError::Rejected { endpoint: endpoint.clone(), rejection: Box::new(e) })?;
         let document = MetadataValue::from_bytes(&project.document());
         Ok(AttestedChannel { connection, origin, endpoint, accepted, project: WithProject { document } })
     }

@@ -22,6 +22,8 @@ pub enum Setting {
     Policy,
     /// File of the project document.
     Project,
+    /// Host key documents of Secure Execution, certificates above them and revocation lists: a file or a folder.
+    HostKeyDocuments,
     /// How progress is shown.
     Progress,
     /// When colours are used.
@@ -36,11 +38,12 @@ pub enum Setting {
 
 impl Setting {
     /// All settings, in the order they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Endpoint,
         Self::Key,
         Self::Policy,
         Self::Project,
+        Self::HostKeyDocuments,
         Self::Progress,
         Self::Color,
         Self::AmdKds,
@@ -56,6 +59,7 @@ impl Setting {
             Self::Key => "key",
             Self::Policy => "policy",
             Self::Project => "project",
+            Self::HostKeyDocuments => "host-key-documents",
             Self::Progress => "progress",
             Self::Color => "color",
             Self::AmdKds => "amd-kds",
@@ -81,7 +85,7 @@ impl Setting {
     }
 
     const fn is_path(self) -> bool {
-        matches!(self, Self::Key | Self::Policy | Self::Project)
+        matches!(self, Self::Key | Self::Policy | Self::Project | Self::HostKeyDocuments)
     }
 }
 
@@ -124,6 +128,7 @@ struct ConfigFile {
     key: Option<String>,
     policy: Option<String>,
     project: Option<String>,
+    host_key_documents: Option<String>,
     progress: Option<String>,
     color: Option<String>,
     amd_kds: Option<String>,
@@ -174,6 +179,7 @@ impl Settings {
                 Setting::Key => &config.key,
                 Setting::Policy => &config.policy,
                 Setting::Project => &config.project,
+                Setting::HostKeyDocuments => &config.host_key_documents,
                 Setting::Progress => &config.progress,
                 Setting::Color => &config.color,
                 Setting::AmdKds => &config.amd_kds,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod attestation_request;
 pub mod channel;
 pub mod config;
 pub mod context;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use proto::v1;
 use provenance::binding::Nonce;
+use provenance::challenge::AttestationRequest;
 use provenance::commitment::commit_to_secrets;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::REQUEST_PAYLOAD_TYPE;
@@ -68,6 +69,8 @@ pub struct BuildOptions {
     pub output: OutputSpec,
     /// `--build-id`; a fresh one when absent.
     pub build_id: Option<BuildId>,
+    /// What Evidence of the build is to answer: on Secure Execution, and only there.
+    pub attestation_request: Option<AttestationRequest>,
 }
 
 /// What of this machine a build may look at.
@@ -249,7 +252,7 @@ pub fn prepare(
             .map(|(name, address)| AddHost { address: address.clone(), name: name.clone() })
             .collect(),
         annotations: options.annotations.clone(),
-        attestation_request: None,
+        attestation_request: options.attestation_request.clone(),
         build_args,
         build_id: match &options.build_id {
             Some(id) => id.clone(),

@@ -13,7 +13,7 @@ use provenance::project::{Project, ProjectId};
 use provenance::timestamp::Timestamp;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use verifier::Policy;
+use verifier::{Endorsements, Policy};
 
 use crate::channel::{AttestedChannel, AttestedService, ChannelError, Endpoint, UnappraisedChannel};
 use crate::context::{Blob, ContextError, Tree, Uploaded, upload};
@@ -46,6 +46,9 @@ pub struct Connector {
     pub project: Project,
     /// What a server must be.
     pub policy: Arc<Policy>,
+    /// Host key documents of machines with Secure Execution, certificates above them and revocation lists. Without them a
+    /// server there cannot be attested.
+    pub host_keys: Option<Arc<Endorsements>>,
 }
 
 /// The caller's clock.
@@ -114,7 +117,7 @@ impl Connector {
     /// A new connection, appraised.
     pub async fn attest(&self) -> Result<AttestedChannel, ChannelError> {
         let channel = UnappraisedChannel::connect(&self.endpoint, &self.key).await?;
-        channel.appraise(&self.policy, &self.project, now()).await
+        channel.appraise(&self.policy, &self.project, self.host_keys.as_deref(), now()).await
     }
 
     /// Connects again, with pauses, and appraises. Gives the last error when all attempts fail.

@@ -119,6 +119,8 @@ pub struct Ready {
     pub key_file: PathBuf,
     /// An appraisal policy for its outputs.
     pub policy_file: PathBuf,
+    /// Host key documents; Secure Execution only.
+    pub host_key_documents: Option<PathBuf>,
     /// Path of the command.
     pub sealwright: PathBuf,
 }
@@ -334,6 +336,7 @@ impl DevServer {
             .env("SEALWRIGHT_ENDPOINT", &self.ready.endpoint)
             .env("SEALWRIGHT_KEY", &self.ready.key_file)
             .env("SEALWRIGHT_POLICY", &self.ready.policy_file)
+            .envs(self.ready.host_key_documents.iter().map(|path| ("SEALWRIGHT_HOST_KEY_DOCUMENTS", path)))
             .env("HOME", self.directory.join("home"))
             .env("XDG_CONFIG_HOME", self.directory.join("home/.config"))
             .env("XDG_CACHE_HOME", self.directory.join("home/.cache"))

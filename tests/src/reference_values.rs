@@ -6,12 +6,14 @@ use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
 use provenance::instance::InstanceDocument;
 use provenance::key::PublicKey;
 use verifier::policy::{
-    PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues,
-    TdxPlatformValues, policy_from_reference_values,
+    HexDigits, PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement,
+    ReferenceValues, SePlatformValues, SeReferenceImage, TdxPlatformValues, policy_from_reference_values,
 };
+use verifier::secure_execution::ImageTags;
 
 use crate::release_fixture::FixtureKey;
 use crate::software_tee::SoftwareTee;
+use crate::software_tee::se::SoftwareSe;
 use crate::software_tee::tdx::{SoftwareTdx, dangerous_measurements};
 
 /// What a release of the software TEE's "guest" measures to on a platform, and the fixture root.
@@ -35,6 +37,25 @@ impl SoftwareRelease {
         let measurements = vec![dangerous_measurements()];
         let platforms = Platforms { tdx: Some(TdxPlatformValues { measurements }), ..Platforms::default() };
         Self { root: tee.root_spki_sha256(), platforms }
+    }
+
+    /// On Secure Execution.
+    #[must_use]
+    pub fn se(guest: &SoftwareSe) -> Self {
+        let tags = ImageTags::of_header(guest.header()).expect("the fixture's header");
+        let digits = |at: usize, length: usize| -> HexDigits {
+            hex::encode(&tags.as_bytes()[at..at + length]).try_into().expect("16 or 64 bytes")
+        };
+        let image = SeReferenceImage {
+            page_list_digest: digits(0, 64),
+            address_list_digest: digits(64, 64),
+            tweak_list_digest: digits(128, 64),
+            tag: digits(192, 16),
+        };
+        let values =
+            SePlatformValues { host_keys: vec![guest.ultravisor().host_key().hash()], images: vec![image] };
+        let platforms = Platforms { secure_execution: Some(values), ..Platforms::default() };
+        Self { root: guest.documents.root, platforms }
     }
 
     /// What the release would publish, with builder id, build policy and trust configuration of this instance.

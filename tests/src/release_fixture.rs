@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use enclave_keys::{ImageName, InstanceInputs, KeyService, ReleaseRequest};
 use provenance::binding::Nonce;
+use provenance::challenge::AttestationRequest;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{Envelope, REQUEST_PAYLOAD_TYPE, pre_authentication_encoding};
 use provenance::instance::{InstanceDocument, Program};
@@ -146,9 +147,28 @@ impl Release {
     /// A release that the key service of `instance` accepts.
     #[must_use]
     pub fn of_instance(instance: &InstanceDocument, build_id: &str) -> Self {
+        Self::of_instance_answering(instance, build_id, None)
+    }
+
+    /// A release whose signed request holds this attestation request.
+    #[must_use]
+    pub fn answering(
+        keys: &KeyService,
+        build_id: &str,
+        attestation_request: Option<AttestationRequest>,
+    ) -> Self {
+        Self::of_instance_answering(keys.instance(), build_id, attestation_request)
+    }
+
+    fn of_instance_answering(
+        instance: &InstanceDocument,
+        build_id: &str,
+        attestation_request: Option<AttestationRequest>,
+    ) -> Self {
         let caller = FixtureKey::new();
         let nonce = Nonce(*Sha256Digest::of(build_id.as_bytes()).as_bytes());
-        let request = request(&caller.project("acme/app"), build_id, nonce);
+        let request =
+            Request { attestation_request, ..request(&caller.project("acme/app"), build_id, nonce) };
         let image = Sha256Digest::of(format!("image of {build_id}").as_bytes());
         let statement = statement_of(instance, &request, &caller.public, &[Subject::new(REPOSITORY, &image)]);
         Self { caller, request, statement, image }

@@ -148,6 +148,7 @@ impl Comparison {
             pull: false,
             output: OutputSpec { destination: Destination::FilesTar("-".into()), ..OutputSpec::default() },
             build_id: None,
+            attestation_request: None,
         };
         let mut surroundings = Surroundings {
             variable: &|_| None,

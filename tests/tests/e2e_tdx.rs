@@ -172,5 +172,5 @@ fn alter_payload(bytes: &mut Vec<u8>) {
 fn another_platform_is_refused_by_name() {
     let said = DevServer::refuses(&Settings { tee: Some("sgx"), ..Settings::default() });
     assert!(said.contains("invalid value 'sgx' for '--tee <TEE>'"), "{said}");
-    assert!(said.contains("[possible values: snp, tdx]"), "{said}");
+    assert!(said.contains("[possible values: snp, tdx, se]"), "{said}");
 }

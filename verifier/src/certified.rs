@@ -17,7 +17,7 @@ use crate::bound::{self, BindingError, BoundLeaf};
 use crate::built::RequestRefusal;
 use crate::policy::Policy;
 use crate::rejection::{Reason, Rejection};
-use crate::session::bound_leaf;
+use crate::session::{SessionGrounds, bound_leaf};
 use crate::snp::Endorsements;
 use crate::x509::{Certificate, CertificateError, DIGITAL_SIGNATURE, KEY_CERT_AND_CRL_SIGN, Profile};
 
@@ -203,7 +203,8 @@ fn judge(
     extra: &Endorsements,
     now: Timestamp,
 ) -> Result<CertifiedKey, Reason> {
-    let bound = |evidence| bound_leaf(policy, &EvidenceBundle::parse(evidence)?, extra, now);
+    let given_beside = SessionGrounds { own_requests: &[], endorsements: extra };
+    let bound = |evidence| bound_leaf(policy, &EvidenceBundle::parse(evidence)?, given_beside, now);
     let authority = bound(given.authority_evidence)?;
     let builder_id = authority.instance().builder_id.clone();
     let authority_key =

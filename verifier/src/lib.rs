@@ -48,4 +48,4 @@ pub use evidence::{Endorsements, appraise, authenticate};
 pub use image::{ImageInput, Verdict, verify_image, verify_image_with_own_requests};
 pub use policy::Policy;
 pub use rejection::{Class, Reason, Rejection};
-pub use session::{SessionResult, appraise_session};
+pub use session::{SessionGrounds, SessionResult, appraise_session, appraise_session_with};

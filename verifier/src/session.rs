@@ -11,6 +11,7 @@ use crate::evidence::{self, AttestationResult, short_hex};
 use crate::policy::Policy;
 use crate::rejection::{Reason, Rejection};
 use crate::reliance::Grounds;
+use crate::secure_execution::OwnRequest;
 use crate::snp::Endorsements;
 
 /// Why session Evidence is not about this connection.
@@ -82,14 +83,24 @@ impl SessionResult {
     }
 }
 
+/// What a client has beside the Evidence of a session.
+#[derive(Clone, Copy)]
+pub struct SessionGrounds<'a> {
+    /// The attestation request that the Evidence was asked to answer: Secure Execution.
+    pub own_requests: &'a [OwnRequest],
+    /// Endorsements from elsewhere, such as host key documents.
+    pub endorsements: &'a Endorsements,
+}
+
 /// Parses, authenticates, appraises and binds a collection, up to a [`BoundLeaf`].
 pub(crate) fn bound_leaf(
     policy: &Policy,
     bundle: &EvidenceBundle,
-    extra: &Endorsements,
+    given: SessionGrounds<'_>,
     now: Timestamp,
 ) -> Result<BoundLeaf, Reason> {
-    let grounds = Grounds { own_requests: &[], attestation_result: bundle.attestation_result.as_deref() };
+    let SessionGrounds { own_requests, endorsements: extra } = given;
+    let grounds = Grounds { own_requests, attestation_result: bundle.attestation_result.as_deref() };
     let authentic =
         evidence::authenticate_with_grounds(&bundle.evidence, extra, grounds, policy.anchors(), now)?;
     let result = evidence::appraise(authentic, policy)?;
@@ -110,9 +121,23 @@ pub fn appraise_session(
     nonce: Nonce,
     now: Timestamp,
 ) -> Result<SessionResult, Rejection> {
+    let grounds = SessionGrounds { own_requests: &[], endorsements: &Endorsements::default() };
+    appraise_session_with(policy, evidence_cmw, grounds, tls_spki_sha256, exporter, nonce, now)
+}
+
+/// The same with what the client has beside the Evidence.
+pub fn appraise_session_with(
+    policy: &Policy,
+    evidence_cmw: &[u8],
+    grounds: SessionGrounds<'_>,
+    tls_spki_sha256: Sha256Digest,
+    exporter: [u8; 32],
+    nonce: Nonce,
+    now: Timestamp,
+) -> Result<SessionResult, Rejection> {
     let judge = || -> Result<SessionResult, Reason> {
         let bundle = EvidenceBundle::parse(evidence_cmw)?;
-        let bound = bound_leaf(policy, &bundle, &Endorsements::default(), now)?;
+        let bound = bound_leaf(policy, &bundle, grounds, now)?;
         match bound.leaf().body {
             LeafBody::Session { tls_spki_sha256: got, .. } if got != tls_spki_sha256 => {
                 return Err(SessionError::TlsKey { got, wanted: tls_spki_sha256 }.into());

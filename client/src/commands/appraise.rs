@@ -27,7 +27,8 @@ pub(crate) fn run(args: &AppraiseArgs, setup: &Setup, output: &Output) -> Result
     let policy = setup.policy()?;
     let signer = CallerKey::load(&args.sign)?;
     let evidence = read_file(&args.evidence, MAX_COLLECTION, "Evidence")?;
-    let extra = endorsements(&args.endorsements)?;
+    let paths: Vec<_> = args.endorsements.iter().cloned().chain(setup.host_key_documents()).collect();
+    let extra = endorsements(&paths)?;
     let own = own_request(&args.attestation_request, &args.attestation_request_key)?;
     let days = NonZeroU16::new(args.valid_for).ok_or_else(|| Failure::usage("--valid-for is 0 days"))?;
     let vouched = vouch(&policy, &evidence, &extra, own, days, now()).map_err(|rejection| {

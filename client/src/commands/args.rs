@@ -31,6 +31,10 @@ pub(crate) struct Global {
     /// Project document; without one, the project `default` of your key alone [env: SEALWRIGHT_PROJECT]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub(crate) project: Option<String>,
+    /// Host key documents of Secure Execution, certificates above them and revocation lists (PEM or DER), for servers there
+    /// and for `verify` [env: SEALWRIGHT_HOST_KEY_DOCUMENTS]
+    #[arg(long, global = true, value_name = "FILE|DIR", help_heading = "Global options")]
+    pub(crate) host_key_documents: Option<String>,
     /// One JSON document on standard output
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
@@ -176,6 +180,9 @@ pub(crate) struct BuildArgs {
     /// Your own id for this build; the same id and request never builds twice
     #[arg(long, value_name = "ID")]
     pub(crate) build_id: Option<String>,
+    /// On Secure Execution: attestation request of somebody else who will verify, instead of an own one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) attestation_request: Option<PathBuf>,
     /// Give up after this many seconds; the build is cancelled (exit 7)
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,

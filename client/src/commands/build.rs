@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use client::agent;
+use client::attestation_request::NewAttestationRequest;
 use client::channel::AttestedService;
 use client::config::{Setting, cache_folder};
 use client::docker_config::docker_config_folder;
@@ -18,6 +19,8 @@ use client::session::{Connector, Session, SessionError, Watcher, now};
 use client::spec::{self, DEFAULT_LAYOUT, Destination, OutputSpec};
 use proto::v1;
 use proto::v1::build_service_client::BuildServiceClient;
+use provenance::challenge::{AttestationRequest, MAX_ATTESTATION_REQUEST};
+use provenance::evidence::Platform;
 use provenance::request::BuildId;
 use serde_json::json;
 
@@ -25,8 +28,8 @@ use super::args::BuildArgs;
 use super::failure::{Failure, exit};
 use super::interrupt::Interrupts;
 use super::output::{Output, terminal_size};
-use super::setup::{Setup, variable};
-use super::summary;
+use super::setup::{Setup, read_file, variable};
+use super::summary::{self, Kept};
 
 /// Builds, and gives the exit code.
 pub(crate) fn run(args: &BuildArgs, setup: &Setup, output: &Output) -> Result<u8, Failure> {
@@ -151,14 +154,38 @@ fn options(args: &BuildArgs) -> Result<BuildOptions, Failure> {
             Some(id) => Some(BuildId::try_from(id.clone()).map_err(Failure::usage)?),
             None => None,
         },
+        attestation_request: args.attestation_request.as_deref().map(given_request).transpose()?,
     })
 }
 
-/// Reads and signs while the connection is made, so that neither waits for the other.
+/// The attestation request of somebody else.
+fn given_request(path: &Path) -> Result<AttestationRequest, Failure> {
+    let bytes = read_file(path, MAX_ATTESTATION_REQUEST, "attestation request")?;
+    AttestationRequest::parse(&bytes).map_err(|error| Failure::usage(error).at(path.display()))
+}
+
+/// Reads and signs while the connection is made, so that neither waits for the other. Only where the server may be a guest
+/// of Secure Execution the signed request waits for it, because it is to hold an attestation request then.
 async fn prepare_and_open(
-    options: BuildOptions,
+    mut options: BuildOptions,
     connector: Connector,
-) -> Result<(Prepared, Session), Failure> {
+) -> Result<(Prepared, Session, Option<NewAttestationRequest>), Failure> {
+    if let (Some(given), None) = (connector.host_keys.clone(), &options.attestation_request) {
+        let policy = connector.policy.clone();
+        let session = Session::open(connector.clone()).await?;
+        if session.channel().accepted().attestation().platform() == Platform::SecureExecution {
+            let own = NewAttestationRequest::make(&policy, &given, now())?;
+            options.attestation_request = Some(own.request().clone());
+            return Ok((preparing(options, &connector).await?, session, Some(own)));
+        }
+        return Ok((preparing(options, &connector).await?, session, None));
+    }
+    let (prepared, session) = tokio::join!(preparing(options, &connector), Session::open(connector.clone()));
+    // A wrong flag is wrong whether the server answers or not.
+    Ok((prepared?, session?, None))
+}
+
+async fn preparing(options: BuildOptions, connector: &Connector) -> Result<Prepared, Failure> {
     let (project, key) = (connector.project.clone(), connector.key.clone());
     let preparing = tokio::task::spawn_blocking(move || {
         let home = variable("HOME").map(std::path::PathBuf::from);
@@ -171,11 +198,31 @@ async fn prepare_and_open(
         };
         prepare(&options, &project, &key, &mut surroundings)
     });
-    let session = Session::open(connector).await;
     let prepared =
         preparing.await.map_err(|e| Failure::failed(format!("reading the context failed: {e}")))?;
-    // A wrong flag is wrong whether the server answers or not.
-    Ok((prepared?, session?))
+    Ok(prepared?)
+}
+
+/// Request and key are kept before the build is created: without them nobody could ever verify it.
+fn keep(own: Option<&NewAttestationRequest>, prepared: &Prepared) -> Result<Option<Kept>, Failure> {
+    let base = match &prepared.destination {
+        Destination::FilesDirectory(_) | Destination::FilesTar(_) => return Ok(None),
+        Destination::LayoutDirectory(path) | Destination::LayoutTar(path)
+            if !summary::is_stdout(&prepared.destination) =>
+        {
+            path.components().as_path().as_os_str().to_owned()
+        }
+        _ => prepared.request.build_id.to_string().into(),
+    };
+    let Some(own) = own else { return Ok(None) };
+    let beside = |suffix: &str| {
+        let mut name = base.clone();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let kept = Kept { request: beside(".attestation-request"), key: beside(".attestation-request-key") };
+    own.save(&kept.request, &kept.key)?;
+    Ok(Some(kept))
 }
 
 async fn build(
@@ -187,7 +234,9 @@ async fn build(
 ) -> Result<u8, Failure> {
     let chatty = matches!(style, Style::Plain | Style::Terminal);
     let policy = connector.policy.clone();
-    let (prepared, mut session) = prepare_and_open(options, connector.clone()).await?;
+    let (prepared, mut session, own) = prepare_and_open(options, connector.clone()).await?;
+    let kept = keep(own.as_ref(), &prepared)?;
+    drop(own);
     // Before there is a build: an interrupt from here on must end it.
     let mut interrupts = Interrupts::listen()?;
     if chatty {
@@ -246,11 +295,14 @@ async fn build(
         }
     }
     write_files(args, result)?;
-    summary::success(&build, result, &destination, chatty, output);
+    summary::success(&build, result, (&destination, kept.as_ref()), chatty, output);
     if output.is_json() {
-        output.document(
-            &json!({"build": build_json(&build), "output": summary::destination_json(&destination)}),
-        );
+        let mut document =
+            json!({"build": build_json(&build), "output": summary::destination_json(&destination)});
+        if let Some(kept) = &kept {
+            document["attestationRequest"] = kept.json();
+        }
+        output.document(&document);
     } else if style == Style::Quiet && !summary::is_stdout(&destination) {
         // Files have no digest to print.
         if let Some(image) = &result.image {

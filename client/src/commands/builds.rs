@@ -238,7 +238,7 @@ pub(crate) fn download(args: &DownloadArgs, setup: &Setup, output: &Output) -> R
             return Err(Failure::usage(format!("build {id} gave {has}")).advise(advice));
         }
         fetch(&mut session, &build.name, result, &destination).await?;
-        summary::success(&build, result, &destination, true, output);
+        summary::success(&build, result, (&destination, None), true, output);
         if output.is_json() {
             output.document(
                 &json!({"build": build_json(&build), "output": summary::destination_json(&destination)}),

@@ -1,5 +1,6 @@
 //! What went wrong, where, and what to do: three lines and an exit code.
 
+use client::attestation_request::AttestationRequestError;
 use client::channel::ChannelError;
 use client::context::ContextError;
 use client::download::DownloadError;
@@ -7,6 +8,7 @@ use client::request::PrepareError;
 use client::session::SessionError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+use verifier::secure_execution::NoHostKey;
 
 /// Exit codes of every command (docs/cli.md).
 pub(crate) mod exit {
@@ -24,6 +26,8 @@ pub(crate) mod exit {
     pub(crate) const UNAVAILABLE: u8 = 6;
     /// It took too long.
     pub(crate) const TIMEOUT: u8 = 7;
+    /// Endorsements missing or out of date.
+    pub(crate) const ENDORSEMENTS: u8 = 8;
     /// Interrupted.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -71,7 +75,9 @@ impl Failure {
         match self.exit {
             exit::REFUSED => Some("exit 3: refused by policy (4 would mean: not authentic)"),
             exit::NOT_AUTHENTIC => Some("exit 4: not authentic (3 would mean: refused by policy)"),
-            8 => Some("exit 8: endorsements missing or out of date, so authenticity cannot be decided"),
+            exit::ENDORSEMENTS => {
+                Some("exit 8: endorsements missing or out of date, so authenticity cannot be decided")
+            }
             exit::TIMEOUT => Some("exit 7: timeout"),
             _ => None,
         }
@@ -129,6 +135,7 @@ impl From<ChannelError> for Failure {
                 failure.advice = rejection.advice();
                 failure.advise(format!("nothing but a nonce was sent to {endpoint}"))
             }
+            ChannelError::AttestationRequest(error) => attestation_request(error),
             ChannelError::NoEvidence { status, .. } => {
                 let mut failure = from_status(status);
                 failure.what = error.to_string();
@@ -144,6 +151,35 @@ impl From<ChannelError> for Failure {
             }
             _ => unavailable,
         }
+    }
+}
+
+/// Why there is no attestation request, as a failure.
+pub(crate) fn attestation_request(error: &AttestationRequestError) -> Failure {
+    let with = |exit| Failure::new(exit, "NO_ATTESTATION_REQUEST", error);
+    match error {
+        AttestationRequestError::NoHostKey(reason) => match reason {
+            NoHostKey::HostKey(problem) if problem.concerns_endorsements() => with(exit::ENDORSEMENTS)
+                .advise("fetch the current documents and revocation lists of IBM for the server's machine"),
+            NoHostKey::OtherHostKeys { line, .. } => with(exit::REFUSED).advise(format!(
+                "line {line} of the policy names the host keys that are accepted; give their documents"
+            )),
+            NoHostKey::RootNotAccepted | NoHostKey::NotAccepted => {
+                with(exit::REFUSED).advise("the policy must accept \"own-request\" and the root; see docs/policy.md")
+            }
+            NoHostKey::HostKey(_) => with(exit::NOT_AUTHENTIC).advise("get the documents from IBM again"),
+            _ => with(exit::USAGE).advise(
+                "--host-key-documents takes a file or folder with host key documents, certificates above them and \
+                 revocation lists",
+            ),
+        },
+        _ => with(exit::FAILED),
+    }
+}
+
+impl From<AttestationRequestError> for Failure {
+    fn from(error: AttestationRequestError) -> Self {
+        attestation_request(&error)
     }
 }
 
@@ -178,7 +214,8 @@ impl From<DownloadError> for Failure {
 
 impl From<client::config::ConfigError> for Failure {
     fn from(error: client::config::ConfigError) -> Self {
-        Self::usage(&error).advise("known keys are endpoint, key, policy, project, progress, color")
+        Self::usage(&error)
+            .advise("known keys are endpoint, key, policy, project, host-key-documents, progress, color")
     }
 }
 

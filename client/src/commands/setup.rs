@@ -11,11 +11,12 @@ use client::session::Connector;
 use provenance::key::KeyAlgorithm;
 use provenance::project::{MAX_DOCUMENT, Project};
 use serde_json::json;
-use verifier::Policy;
+use verifier::{Endorsements, Policy};
 
 use super::args::Global;
 use super::failure::Failure;
 use super::output::Output;
+use super::verify::endorsements;
 
 /// Settings of this run.
 pub(crate) struct Setup {
@@ -34,6 +35,7 @@ impl Setup {
             (Setting::Key, &global.key),
             (Setting::Policy, &global.policy),
             (Setting::Project, &global.project),
+            (Setting::HostKeyDocuments, &global.host_key_documents),
             (Setting::Color, &global.color),
         ]
         .into_iter()
@@ -108,12 +110,23 @@ impl Setup {
         Ok(project)
     }
 
+    /// Host key documents, certificates above them and revocation lists, if any are configured.
+    pub(crate) fn host_keys(&self) -> Result<Option<Endorsements>, Failure> {
+        self.host_key_documents().map(|path| endorsements(&[path])).transpose()
+    }
+
+    /// The file or folder of the same.
+    pub(crate) fn host_key_documents(&self) -> Option<PathBuf> {
+        self.settings.value(Setting::HostKeyDocuments).map(PathBuf::from)
+    }
+
     /// Everything that is needed to reach the server.
     pub(crate) fn connector(&self) -> Result<Connector, Failure> {
         let endpoint = self.endpoint()?;
         let key = Arc::new(self.key()?);
         let project = self.project(&key)?;
-        Ok(Connector { endpoint, key, project, policy: Arc::new(self.policy()?) })
+        let host_keys = self.host_keys()?.map(Arc::new);
+        Ok(Connector { endpoint, key, project, policy: Arc::new(self.policy()?), host_keys })
     }
 }
 

@@ -1,5 +1,7 @@
 //! The words around a build: what was sent, how it ended, where it is.
 
+use std::path::PathBuf;
+
 use client::context::{Tree, Uploaded};
 use client::progress::{build_json, clean_text, human_size};
 use client::spec::Destination;
@@ -10,6 +12,19 @@ use serde_json::{Value, json};
 use super::build::Cause;
 use super::failure::exit;
 use super::output::{Output, counted};
+
+/// Files of the attestation request of a build on Secure Execution, and of its key.
+pub(crate) struct Kept {
+    pub(crate) request: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl Kept {
+    /// For `--json`.
+    pub(crate) fn json(&self) -> Value {
+        json!({"file": self.request.display().to_string(), "keyFile": self.key.display().to_string()})
+    }
+}
 
 /// Build id of a resource name.
 pub(crate) fn id(name: &str) -> &str {
@@ -41,7 +56,7 @@ pub(crate) fn context(request: &Request, trees: &[Tree], uploaded: Uploaded) -> 
 pub(crate) fn success(
     build: &v1::Build,
     result: &v1::Result,
-    destination: &Destination,
+    (destination, kept): (&Destination, Option<&Kept>),
     chatty: bool,
     output: &Output,
 ) {
@@ -79,7 +94,24 @@ pub(crate) fn success(
     };
     let pushed = result.pushed.first().map(|name| format!("{}@{digest}", without_tag(name)));
     match pushed.or(verify) {
-        Some(target) => output.say(&format!("\nverify anywhere:  sealwright verify {target}")),
+        Some(target) => match kept {
+            None => output.say(&format!("\nverify anywhere:  sealwright verify {target}")),
+            Some(Kept { request, key }) => {
+                output.status(
+                    "kept",
+                    &format!(
+                        "{}   (whoever has it can forge the Evidence: keep it to yourself)",
+                        key.display()
+                    ),
+                );
+                output.say(&format!(
+                    "\nconvincing for you alone:  sealwright verify {target} --attestation-request {} \
+                     --attestation-request-key {}",
+                    request.display(),
+                    key.display()
+                ));
+            }
+        },
         None => output.say(&format!("\nbuild {} finished", id(&build.name))),
     }
 }

@@ -102,7 +102,11 @@ impl From<ImageError> for Failure {
 pub(crate) fn run(args: &VerifyArgs, setup: &Setup, output: &Output) -> Result<u8, Failure> {
     let policy = setup.policy()?;
     let target = target(&args.target)?;
-    let endorsements = endorsements(&args.endorsements)?;
+    let mut paths = args.endorsements.clone();
+    if args.attestation_request.is_some() {
+        paths.extend(setup.host_key_documents());
+    }
+    let endorsements = endorsements(&paths)?;
     let expected_request: Option<Sha256Digest> = match &args.request {
         Some(text) => Some(text.parse().map_err(Failure::usage)?),
         None => None,

@@ -21,6 +21,7 @@ use enclave_keys::process::{KeyClient, KeyProcess, confine, own_socket, protect}
 use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
 use provenance::key::KeyAlgorithm;
 use sealwright_tests::reference_values::SoftwareRelease;
+use sealwright_tests::software_tee::se::SoftwareSe;
 use sealwright_tests::software_tee::tdx::SoftwareTdx;
 use sealwright_tests::software_tee::{Product, SoftwareTee, Tcb};
 use tokio::signal::unix::{SignalKind, signal};
@@ -77,6 +78,12 @@ enum Role {
 /// File in the state directory with what the software TD's vendor says about its platform.
 const TDX_ENDORSEMENTS: &str = "tdx-endorsements";
 
+/// File in the state directory with the header of the software Secure Execution image.
+const SE_HEADER: &str = "secure-execution-header";
+
+/// Folder in the state directory with what the software machine's vendor says about its host key.
+const HOST_KEY_DOCUMENTS: &str = "host-key-documents";
+
 /// A platform of the software TEE.
 #[derive(Clone, Copy, ValueEnum)]
 enum Platform {
@@ -84,6 +91,8 @@ enum Platform {
     Snp,
     /// Intel TDX.
     Tdx,
+    /// IBM Secure Execution.
+    Se,
 }
 
 impl Platform {
@@ -102,6 +111,14 @@ impl Platform {
                 replace(&state.join(TDX_ENDORSEMENTS), &tee.endorsements().encode())?;
                 let release = SoftwareRelease::tdx(&tee);
                 (Box::new(tee), release)
+            }
+            Self::Se => {
+                let guest = SoftwareSe::open(&directory)?;
+                // What its operator takes from the image, and its users from IBM.
+                replace(&state.join(SE_HEADER), guest.header())?;
+                guest.write_documents(&state.join(HOST_KEY_DOCUMENTS))?;
+                let release = SoftwareRelease::se(&guest);
+                (Box::new(guest), release)
             }
         })
     }
@@ -222,6 +239,9 @@ fn operations(arguments: &Arguments, state: &Path) -> Result<Operations> {
     if matches!(arguments.tee, Platform::Tdx) {
         table.insert("tdx_endorsements".into(), text(&state.join(TDX_ENDORSEMENTS))?.into());
     }
+    if matches!(arguments.tee, Platform::Se) {
+        table.insert("secure_execution_header".into(), text(&state.join(SE_HEADER))?.into());
+    }
     let engine = table.entry("engine").or_insert_with(|| toml::Table::new().into());
     let Some(engine) = engine.as_table_mut() else { bail!("`engine` must be a table") };
     engine.insert("buildkitd".into(), text(&tools.join("buildkitd"))?.into());
@@ -252,12 +272,15 @@ async fn serve(release: SoftwareRelease, state: &Path, operations: &Operations, 
     announce(&keys, &server);
     let endpoint = server.local_addr().to_string();
     let sealwright = std::env::current_exe()?.with_file_name("sealwright");
-    let ready = serde_json::json!({
+    let mut ready = serde_json::json!({
         "endpoint": endpoint,
         "key_file": text(&key_file)?,
         "policy_file": text(&policy_file)?,
         "sealwright": text(&sealwright)?,
     });
+    if keys.instance().platform == provenance::evidence::Platform::SecureExecution {
+        ready["host_key_documents"] = text(&state.join(HOST_KEY_DOCUMENTS))?.into();
+    }
     {
         use std::io::Write as _;
         let mut stdout = std::io::stdout().lock();

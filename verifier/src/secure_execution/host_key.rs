@@ -53,6 +53,8 @@ const LOCALITIES: [&str; 2] = ["Poughkeepsie", "Armonk"];
 const COORDINATE_LEN: usize = 66;
 /// Length of each coordinate in IBM's structures, in bytes: padded with zeros on the left.
 const PADDED_COORDINATE_LEN: usize = 80;
+/// Length of a public key in IBM's structures, in bytes.
+pub const PUBLIC_KEY_LEN: usize = 2 * PADDED_COORDINATE_LEN;
 
 /// A place in the chain of a host key document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,6 +221,7 @@ impl HostKeyRoot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthenticHostKey {
     hash: Sha256Digest,
+    public: [u8; PUBLIC_KEY_LEN],
     root: HostKeyRoot,
     serial: String,
 }
@@ -228,6 +231,12 @@ impl AuthenticHostKey {
     #[must_use]
     pub fn hash(&self) -> Sha256Digest {
         self.hash
+    }
+
+    /// The key as the Ultravisor states it: X and Y, each padded with zeros on the left to 80 bytes.
+    #[must_use]
+    pub fn public_key(&self) -> &[u8; PUBLIC_KEY_LEN] {
+        &self.public
     }
 
     /// The root it was traced to.
@@ -277,6 +286,11 @@ pub(super) fn is_document(certificate: &[u8]) -> bool {
     host_key(certificate).is_ok()
 }
 
+/// Hash of the key in a host key document, whoever made it.
+pub(super) fn hash(document: &[u8]) -> Result<Sha256Digest, HostKeyError> {
+    Ok(Sha256Digest::of(&host_key(document)?.1))
+}
+
 /// Whether this is a revocation list of a kind that the chain has. What is of other vendors is none.
 pub(super) fn is_list(crl: &[u8]) -> bool {
     UnauthenticatedList::parse(crl, Profile::Ibm).is_ok()
@@ -287,7 +301,7 @@ fn refused(which: CertificateName) -> impl Fn(CertificateError) -> HostKeyError 
 }
 
 /// Step 1.
-fn host_key(document: &[u8]) -> Result<(Certificate<'_>, Sha256Digest), HostKeyError> {
+fn host_key(document: &[u8]) -> Result<(Certificate<'_>, [u8; PUBLIC_KEY_LEN]), HostKeyError> {
     let refused = refused(CertificateName::HostKey);
     let certificate = Certificate::parse(document, Profile::Ibm).map_err(&refused)?;
     let point = certificate.p521_point().ok_or(HostKeyError::KeyKind)?;
@@ -295,10 +309,10 @@ fn host_key(document: &[u8]) -> Result<(Certificate<'_>, Sha256Digest), HostKeyE
         return Err(HostKeyError::Usage { which: CertificateName::HostKey, wanted: "key agreement" });
     }
     let (x, y) = point[1..].split_at(COORDINATE_LEN);
-    let mut padded = [0; 2 * PADDED_COORDINATE_LEN];
+    let mut padded = [0; PUBLIC_KEY_LEN];
     padded[PADDED_COORDINATE_LEN - COORDINATE_LEN..PADDED_COORDINATE_LEN].copy_from_slice(x);
-    padded[2 * PADDED_COORDINATE_LEN - COORDINATE_LEN..].copy_from_slice(y);
-    Ok((certificate, Sha256Digest::of(&padded)))
+    padded[PUBLIC_KEY_LEN - COORDINATE_LEN..].copy_from_slice(y);
+    Ok((certificate, padded))
 }
 
 /// Whether a subject is that of a signing key of IBM.
@@ -387,7 +401,7 @@ pub fn authenticate(
     now: Timestamp,
 ) -> Result<AuthenticHostKey, HostKeyError> {
     // Step 1.
-    let (document, hash) = host_key(document)?;
+    let (document, public) = host_key(document)?;
 
     // Steps 2 and 3.
     let chain = find_chain(&document, extra, anchors)?;
@@ -415,15 +429,15 @@ pub fn authenticate(
 
     // Step 6.
     check_revocation(&document, &chain, &extra.crls, now)?;
-    Ok(AuthenticHostKey { hash, root, serial: document.serial_hex() })
+    Ok(AuthenticHostKey { hash: Sha256Digest::of(&public), public, root, serial: document.serial_hex() })
 }
 
 /// Reads a host key document and checks nothing but form and validity. Whoever made it could be anyone, so a
 /// measurement under its key proves nothing about hardware; no policy accepts one.
 pub fn dangerous_unchecked(document: &[u8], now: Timestamp) -> Result<UncheckedHostKey, HostKeyError> {
-    let (certificate, hash) = host_key(document)?;
+    let (certificate, public) = host_key(document)?;
     certificate.check_validity(now).map_err(refused(CertificateName::HostKey))?;
-    Ok(UncheckedHostKey { hash })
+    Ok(UncheckedHostKey { hash: Sha256Digest::of(&public) })
 }
 
 fn check_signing_key(signing_key: &Certificate<'_>) -> Result<(), HostKeyError> {

@@ -24,6 +24,7 @@ pub mod host_key;
 pub mod image;
 mod measurement;
 pub mod request;
+mod requester;
 mod result;
 mod vouch;
 
@@ -41,6 +42,7 @@ pub use self::image::{HeaderError, ImageTags};
 use self::measurement::AdditionalData;
 pub use self::measurement::{FIRMWARE_STATE_LEN, HOST_KEY_HASH_LEN, MEASUREMENT_LEN, SECRET_STORE_HASH_LEN};
 pub use self::request::{OwnRequest, ProtectionKey, RequestError};
+pub use self::requester::{NoHostKey, host_keys_for_request};
 pub use self::result::ResultError;
 pub use self::vouch::{Vouched, vouch};
 use crate::reliance::{Grounds, Reliance};

@@ -39,7 +39,7 @@ pub struct HostKeyDocuments {
     pub document: Vec<u8>,
     /// Signing key, intermediate authority and root.
     pub certificates: [Vec<u8>; 3],
-    /// Revocation lists of the same three, valid for 30 days.
+    /// Revocation lists of the same three, valid for ten years, so that a machine may stay.
     pub crls: [Vec<u8>; 3],
     /// SHA-256 of the root's SPKI.
     pub root: Sha256Digest,
@@ -114,7 +114,7 @@ impl Maker<'_> {
         let (key, pem) = (self.path(&format!("{name}.key"))?, self.path(&format!("{name}.pem"))?);
         let configuration = self.path("openssl.cnf")?;
         let mut arguments = vec!["ca", "-gencrl", "-config", &configuration, "-name", "list"];
-        arguments.extend(["-crldays", "30", "-keyfile", &key, "-cert", &pem]);
+        arguments.extend(["-crldays", "3650", "-keyfile", &key, "-cert", &pem]);
         openssl(&["crl", "-outform", "DER"], &openssl(&arguments, &[])?)
     }
 }

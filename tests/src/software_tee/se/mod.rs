@@ -1,18 +1,24 @@
 //! The Secure Execution part of the software TEE: an Ultravisor with a host key of its own. **NOT HARDWARE.**
 //!
 //! It opens attestation requests that were made for its host key, as s390-tools makes them, and answers with the
-//! measurement. P-521 is left to `openssl`: ring has no such curve.
+//! measurement. Keys and the requester's side are left to `openssl`, so that two implementations of P-521 must agree; the
+//! machine opens requests by itself, because it may sit in a process that can start no other program.
 
 pub mod fixture;
+mod guest;
 pub mod host_keys;
 
 use anyhow::{Context as _, Result, bail};
+use client::endorsements::pem;
+use p521::elliptic_curve::point::AffineCoordinates as _;
+use p521::elliptic_curve::sec1::FromSec1Point as _;
 use provenance::digest::Sha256Digest;
 use ring::aead;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use verifier::secure_execution::request::flag;
 
 use self::fixture::{Answer, Request, cipher};
+pub use self::guest::SoftwareSe;
 use super::pki::openssl;
 
 /// Head of the SubjectPublicKeyInfo of a P-521 key (RFC 5480 §2), before the uncompressed point.
@@ -36,7 +42,11 @@ impl P521 {
     /// A new key.
     pub fn generate() -> Result<Self> {
         let arguments = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"];
-        let pem = openssl(&arguments, &[])?;
+        Self::from_pem(openssl(&arguments, &[])?)
+    }
+
+    /// A key that [`Self::generate`] made.
+    pub fn from_pem(pem: Vec<u8>) -> Result<Self> {
         let spki = openssl(&["pkey", "-pubout", "-outform", "DER"], &pem)?;
         let point = spki.strip_prefix(&SPKI_HEAD).and_then(|point| point.strip_prefix(&[4]));
         let point = point.filter(|point| point.len() == 2 * COORDINATE).context("a P-521 point")?;
@@ -58,6 +68,18 @@ impl P521 {
         Sha256Digest::of(&self.public)
     }
 
+    /// The same key without another program.
+    fn secret(&self) -> Result<p521::SecretKey> {
+        let text = std::str::from_utf8(&self.pem)?;
+        let blocks = pem::blocks(text).map_err(anyhow::Error::msg)?;
+        let (_, der) = blocks.first().context("one block")?;
+        // ECPrivateKey (RFC 5915 §3): version 1, then 66 bytes.
+        let head = [0x02, 0x01, 0x01, 0x04, 0x42];
+        let at = der.windows(head.len()).position(|part| part == head).context("an ECPrivateKey")?;
+        let bytes = der.get(at + head.len()..at + head.len() + COORDINATE).context("66 bytes")?;
+        Ok(p521::SecretKey::from_slice(bytes)?)
+    }
+
     /// The AES-256 key shared with another: SHA-256 of the shared X coordinate and a counter (ANSI X9.63).
     fn shared_key(&self, other: &[u8; 2 * PADDED]) -> Result<[u8; 32]> {
         let (x, y) = other.split_at(PADDED);
@@ -74,6 +96,17 @@ impl P521 {
             openssl(&["pkeyutl", "-derive", "-inkey", &own, "-peerkey", &peer, "-peerform", "DER"], &[])?;
         Ok(*Sha256Digest::of(&[shared.as_slice(), &[0, 0, 0, 1]].concat()).as_bytes())
     }
+}
+
+/// The same as [`P521::shared_key`], for a host key, without another program.
+fn opened_key(host_key: &p521::SecretKey, other: &[u8; 2 * PADDED]) -> Result<[u8; 32]> {
+    let (x, y) = other.split_at(PADDED);
+    let skipped = PADDED - COORDINATE;
+    let point = p521::Sec1Point::from_bytes([&[4], &x[skipped..], &y[skipped..]].concat())?;
+    let point = Option::<p521::PublicKey>::from(p521::PublicKey::from_sec1_point(&point));
+    let point = point.context("requester's key is no point of the curve")?;
+    let shared = (point.to_projective() * *host_key.to_nonzero_scalar()).to_affine();
+    Ok(*Sha256Digest::of(&[&shared.x(), &[0, 0, 0, 1][..]].concat()).as_bytes())
 }
 
 /// A requester: makes requests that a host key can open, and keeps what judges the answers.
@@ -167,7 +200,7 @@ impl SoftwareUltravisor {
         }
         let Some(slot) = slot else { bail!("request has no slot for host key {own}") };
         let mut wrapped = slot[32..].to_vec();
-        let protection_key: [u8; 32] = cipher(&self.host_key.shared_key(customer)?)
+        let protection_key: [u8; 32] = cipher(&opened_key(&self.host_key.secret()?, customer)?)
             .open_in_place(iv(), aead::Aad::empty(), &mut wrapped)
             .ok()
             .context("slot does not open under the host key")?
