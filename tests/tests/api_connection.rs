@@ -95,6 +95,29 @@ async fn two_connections_get_different_evidence_for_the_same_nonce() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_attestation_request_is_refused_where_the_hardware_signs_and_where_it_is_none() {
+    let directory = state();
+    let server = TestServer::start(directory.path());
+    let mut client = AttestationServiceClient::new(server.anonymous().await);
+    let words = [0x100, 0x40 + 7, 0, 0, 7, 0x40, 64, 0, 64, 0, 0, 0, 0, 0];
+    let whole = [b"pvattest".as_slice(), &words.map(u32::to_be_bytes).concat(), b"request"].concat();
+    for (request, wanted) in [
+        (whole.clone(), (Code::FailedPrecondition, "ATTESTATION_REQUEST_UNEXPECTED")),
+        (whole[1..].to_vec(), (Code::InvalidArgument, "INVALID_FIELD")),
+        ([whole, vec![0; 32 << 10]].concat(), (Code::InvalidArgument, "INVALID_FIELD")),
+    ] {
+        let refused = client
+            .get_evidence(v1::GetEvidenceRequest {
+                nonce: vec![0; 32].into(),
+                attestation_request: request.into(),
+            })
+            .await
+            .expect_err("refused");
+        assert_eq!((refused.code(), reason(&refused).as_str()), wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_nonce_of_another_length_and_too_many_requests_are_refused() {
     use tonic_types::StatusExt as _;
     let directory = state();

@@ -270,6 +270,30 @@ fn a_verifier_vouches_for_it_to_others(built: &Built) {
 }
 
 #[test]
+fn a_build_that_is_resumed_after_a_crash_still_answers_its_request_with_the_same_key() {
+    let mut server = server("se");
+    let _ = build(&server, "first", &[]).ok();
+    let _ = server.terminate();
+    server.crash_next(Some("build"));
+    server.restart();
+    let output = format!("type=oci,dest={}", server.work().join("second").display());
+    let mut command = server.command(["build", "-q", "-t", "example.test/app:1", "--output", &output]);
+    let mut running = command.arg(server.work().join("context")).spawn().expect("the command starts");
+    server.wait_for_crash();
+    server.restart();
+    let status = running.wait().expect("a child");
+    assert!(status.success(), "{status}\n{}", server.log());
+    let built = Built { layout: Layout::at(server.work().join("first")), server };
+    let key = |name: &str| {
+        let layout = Layout::at(built.server.work().join(name));
+        let verdict = built.verify(&built.kept(name), &layout).ok().json();
+        assert_eq!(verdict["facts"]["reliance"], "own-request");
+        verdict["facts"]["signing_key"].as_str().expect("a digest").to_owned()
+    };
+    assert_eq!(key("first"), key("second"), "the epoch is sealed and goes on");
+}
+
+#[test]
 fn where_the_hardware_signs_nobody_answers_attestation_requests() {
     let server = server("snp");
     let machine = SoftwareSe::shared().expect("a machine");

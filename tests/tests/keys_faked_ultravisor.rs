@@ -4,13 +4,20 @@ use std::fs;
 use std::path::Path;
 
 use enclave_keys::devices::uv::Ultravisor;
-use enclave_keys::{AttesterError, SecureExecution};
+use enclave_keys::{
+    AttesterError, EpochStart, InstanceInputs, KeyService, SecureExecution, SecureExecutionHeader, detect,
+};
 use provenance::binding::ReportData;
-use provenance::evidence::Evidence;
+use provenance::challenge::{AttestationRequest, Challenge};
+use provenance::digest::Sha256Digest;
+use provenance::evidence::{Evidence, Platform};
+use provenance::instance::KeyOrigin;
 use provenance::se_exchange::{ExchangeRequest, ExchangeResponse};
 use provenance::secure_execution::SecureExecutionEvidence;
 use provenance::timestamp::Timestamp;
 use ring::aead;
+use rustix::mount::{MountFlags, mount};
+use sealwright_tests::release_fixture::{FixtureKey, instance_inputs};
 use sealwright_tests::software_tee::fake_devices::FakeDevices;
 use sealwright_tests::software_tee::fake_kernel::isolated;
 use sealwright_tests::software_tee::ultravisor::{FakeUltravisor, Machine};
@@ -141,7 +148,7 @@ fn secrets_are_added_listed_retrieved_and_locked() {
         }
         let listed = ultravisor.list_secrets().expect("two pages");
         assert_eq!((listed.len(), listed[99].index, listed[99].length), (100, 99, 48));
-        assert_eq!((listed[99].id, listed[99].kind), ([99; 32], 0x14));
+        assert_eq!((listed[99].id, listed[99].kind), ([99; 32], 0x03));
         let secret = ultravisor.retrieve_secret(&listed[99]).expect("retrieved");
         assert_eq!(**secret, [99; 48]);
 
@@ -151,5 +158,47 @@ fn secrets_are_added_listed_retrieved_and_locked() {
         assert_eq!(ultravisor.add_secret(&[1; 33]), Err(locked("add secret")));
         assert_eq!(ultravisor.lock_secrets(), Err(locked("lock secrets")));
         assert_eq!(ultravisor.list_secrets().expect("still there").len(), 100);
+    });
+}
+
+/// The key service of the guest that detection finds, its epoch in `directory`.
+fn started(directory: &Path) -> KeyService {
+    let header = SecureExecutionHeader::parse(b"IBMSecEx and the rest").expect("a header");
+    let inputs = InstanceInputs { secure_execution_header: Some(header), ..instance_inputs() };
+    let attester = detect().expect("found");
+    assert_eq!(attester.platform(), Platform::SecureExecution);
+    KeyService::start(attester, inputs, Some(directory)).expect("started")
+}
+
+#[test]
+fn detection_finds_the_guest_and_seals_its_keys_under_the_owners_secret() {
+    isolated("detection_finds_the_guest_and_seals_its_keys_under_the_owners_secret", || {
+        let directory = tempfile::tempdir().expect("a directory");
+        let firmware = Path::new("/sys/firmware");
+        mount("tmpfs", firmware, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>).expect("mounted");
+        fs::create_dir(firmware.join("uv")).expect("made");
+        fs::write(firmware.join("uv/prot_virt_guest"), "1\n").expect("written");
+        let fake = FakeUltravisor::new(machine(vec![0; 1040], [5; 32]));
+        let _devices = FakeDevices::mount(vec![("uv", Box::new(fake))]);
+        let boot = tempfile::tempdir().expect("a directory");
+        assert_eq!(started(boot.path()).instance().key_origin, KeyOrigin::BootEphemeral);
+
+        let ultravisor = Ultravisor::open(Path::new("/dev/uv")).expect("opened");
+        let id = *Sha256Digest::of(b"sealwright-sealing-root-v1").as_bytes();
+        ultravisor.add_secret(&[id.as_slice(), &[7; 48]].concat()).expect("added");
+        let project = FixtureKey::new().project("one").id();
+        let key = |keys: &KeyService| {
+            let request = AttestationRequest::parse(&exchange_request(&attestation_request(&[5; 32])));
+            let challenge = Challenge::AttestationRequest(request.expect("a request"));
+            keys.project_key(&project, challenge).expect("a key").public
+        };
+        let first = started(directory.path());
+        assert_eq!(first.instance().key_origin, KeyOrigin::SecureExecutionRetrievableSecret);
+        assert_eq!(first.instance().epoch, 1);
+        let before = key(&first);
+        drop(first);
+        let again = started(directory.path());
+        assert!(matches!(again.epoch_start(), EpochStart::Resumed { .. }), "{}", again.epoch_start());
+        assert_eq!(key(&again), before);
     });
 }

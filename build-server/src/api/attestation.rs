@@ -103,3 +103,25 @@ impl AttestationService for Attestation {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attestation_request_is_wanted_on_secure_execution_and_nowhere_else() {
+        let words = [0x100, 0x40 + 7, 0, 0, 7, 0x40, 64, 0, 64, 0, 0, 0, 0, 0];
+        let bytes = [b"pvattest".as_slice(), &words.map(u32::to_be_bytes).concat(), b"request"].concat();
+        let request = AttestationRequest::parse(&bytes).expect("a request");
+        let checked = |platform, request| check_challenge(platform, request);
+        assert!(checked(Platform::SecureExecution, Some(&request)).is_ok());
+        assert!(matches!(checked(Platform::SecureExecution, None), Err(ApiError::AttestationRequestMissing)));
+        for platform in [Platform::SevSnp, Platform::Tdx] {
+            assert!(checked(platform, None).is_ok());
+            let refused = checked(platform, Some(&request));
+            assert!(
+                matches!(refused, Err(ApiError::AttestationRequestUnexpected { platform: p }) if p == platform)
+            );
+        }
+    }
+}

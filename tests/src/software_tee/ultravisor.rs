@@ -20,6 +20,8 @@ const BAD_REQUEST: u16 = 0x010a;
 const LOCKED: u16 = 0x0102;
 /// No such secret.
 const NO_SECRET: u16 = 0x0109;
+/// Type of all secrets here.
+const PLAIN_TEXT: u16 = 0x0003;
 /// Entries of a list that one page holds.
 const ENTRIES_PER_PAGE: usize = 85;
 
@@ -123,7 +125,7 @@ impl State {
         let mut list = [&count(stored)[..], &count(self.secrets.len()), &[0; 12]].concat();
         for (index, (id, secret)) in self.secrets.iter().take(stored).enumerate() {
             list.extend_from_slice(&count(index));
-            list.extend_from_slice(&0x14_u16.to_ne_bytes());
+            list.extend_from_slice(&PLAIN_TEXT.to_ne_bytes());
             list.extend_from_slice(&u32::try_from(secret.len()).expect("small").to_ne_bytes());
             list.extend_from_slice(&[0; 8]);
             list.extend_from_slice(id);
