@@ -22,6 +22,7 @@ pub mod frame;
 pub mod ignore;
 pub mod instance;
 pub mod key;
+pub mod layout;
 pub mod materials;
 pub mod project;
 pub mod request;

@@ -27,16 +27,18 @@ pub const CONFIG_UID_LEN: usize = 0x10;
 
 /// Offsets of the header's fields, in bytes.
 pub mod offset {
-    /// Magic, 8 bytes.
-    pub const MAGIC: usize = 0x00;
-    /// Version, u32.
-    pub const VERSION: usize = 0x08;
-    /// Length of the whole, u32.
-    pub const SIZE: usize = 0x0c;
-    /// Reserved, 8 bytes, zero.
-    pub const RESERVED: usize = 0x10;
-    /// Five entries of size(u32) and offset(u32).
-    pub const ENTRIES: usize = 0x18;
+    crate::layout! {
+        /// Magic, 8 bytes.
+        pub const MAGIC: usize = 0x00;
+        /// Version, u32.
+        pub const VERSION: usize = 0x08;
+        /// Length of the whole, u32.
+        pub const SIZE: usize = 0x0c;
+        /// Reserved, 8 bytes, zero.
+        pub const RESERVED: usize = 0x10;
+        /// Five entries of size(u32) and offset(u32).
+        pub const ENTRIES: usize = 0x18;
+    }
 }
 
 /// A part, in the order of the header's entries.

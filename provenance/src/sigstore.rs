@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::digest::Sha256Digest;
 use crate::dsse::{DsseError, Envelope};
@@ -101,25 +102,46 @@ pub fn bundle_with_key_hint(envelope: &Envelope, key: &PublicKey) -> Vec<u8> {
     .expect("strings always serialise")
 }
 
-/// The envelope of a bundle with key hint. Other kinds of bundle are refused.
-pub fn parse_bundle(bundle: &[u8]) -> Result<Envelope, BundleError> {
+/// A Sigstore bundle with key hint. Nothing about it is checked but its form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyedBundle {
+    /// The envelope in it.
+    pub envelope: Envelope,
+    /// SHA-256 of the SPKI of the key that is said to have signed it.
+    pub key: Sha256Digest,
+}
+
+/// Parses a bundle with key hint. Other kinds of bundle are refused.
+pub fn parse_bundle(bundle: &[u8]) -> Result<KeyedBundle, BundleError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields, rename_all = "camelCase")]
-    struct Bundle {
+    struct Bundle<'a> {
         media_type: String,
-        #[serde(rename = "verificationMaterial")]
-        _verification_material: serde_json::Value,
-        dsse_envelope: serde_json::Value,
+        verification_material: VerificationMaterial,
+        #[serde(borrow)]
+        dsse_envelope: &'a RawValue,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields, rename_all = "camelCase")]
+    struct VerificationMaterial {
+        public_key: KeyHint,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct KeyHint {
+        hint: String,
     }
     if bundle.len() > MAX_BUNDLE {
         return Err(DsseError::TooLarge { got: bundle.len(), limit: MAX_BUNDLE }.into());
     }
-    let parsed: Bundle = serde_json::from_slice(bundle).map_err(|e| BundleError::Shape(e.to_string()))?;
+    let parsed: Bundle<'_> = serde_json::from_slice(bundle).map_err(|e| BundleError::Shape(e.to_string()))?;
     if parsed.media_type != BUNDLE_MEDIA_TYPE {
         return Err(BundleError::MediaType { got: parsed.media_type });
     }
-    let envelope = serde_json::to_vec(&parsed.dsse_envelope).expect("a JSON value serialises");
-    Ok(Envelope::parse(&envelope, MAX_BUNDLE)?)
+    let hint = parsed.verification_material.public_key.hint;
+    let key = STANDARD.decode(&hint).ok().and_then(|key| <[u8; 32]>::try_from(key).ok());
+    let key = Sha256Digest::from_bytes(key.ok_or(BundleError::KeyHint { got: hint })?);
+    Ok(KeyedBundle { envelope: Envelope::parse(parsed.dsse_envelope.get().as_bytes(), MAX_BUNDLE)?, key })
 }
 
 /// Why a Sigstore bundle is refused.
@@ -134,7 +156,63 @@ pub enum BundleError {
         /// The media type seen.
         got: String,
     },
+    /// The key hint is not one.
+    #[error("Sigstore bundle: key hint is `{got}`, wanted base64 of the SHA-256 of a key's SPKI")]
+    KeyHint {
+        /// The hint seen.
+        got: String,
+    },
     /// The envelope inside is malformed.
     #[error(transparent)]
     Dsse(#[from] DsseError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> serde_json::Value {
+        let envelope = Envelope { payload_type: "type".to_owned(), payload: vec![1], signature: vec![2] };
+        let envelope: serde_json::Value = serde_json::from_slice(&envelope.to_json()).expect("JSON");
+        serde_json::json!({
+            "mediaType": BUNDLE_MEDIA_TYPE,
+            "verificationMaterial": {"publicKey": {"hint": STANDARD.encode([7; 32])}},
+            "dsseEnvelope": envelope,
+        })
+    }
+
+    fn parsed(alter: impl FnOnce(&mut serde_json::Value)) -> Result<KeyedBundle, BundleError> {
+        let mut bundle = good();
+        alter(&mut bundle);
+        parse_bundle(bundle.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_bundle_says_what_was_signed_and_with_which_key() {
+        let bundle = parsed(|_| ()).expect("a bundle");
+        assert_eq!((bundle.envelope.payload, bundle.key), (vec![1], Sha256Digest::from_bytes([7; 32])));
+    }
+
+    #[test]
+    fn verification_material_is_a_key_hint_and_nothing_else() {
+        let shape = |alter: fn(&mut serde_json::Value)| {
+            assert!(matches!(parsed(alter), Err(BundleError::Shape(_))));
+        };
+        shape(|b| b["verificationMaterial"] = serde_json::json!({}));
+        shape(|b| b["verificationMaterial"]["tlogEntries"] = serde_json::json!([]));
+        shape(|b| b["verificationMaterial"]["publicKey"]["rawBytes"] = serde_json::json!(""));
+        shape(|b| b["verificationMaterial"]["publicKey"] = serde_json::json!({}));
+        for hint in ["", "key", &STANDARD.encode([7; 31]), &STANDARD.encode([7; 33])] {
+            let got = hint.to_owned();
+            let refused = parsed(|b| b["verificationMaterial"]["publicKey"]["hint"] = hint.into());
+            assert_eq!(refused, Err(BundleError::KeyHint { got }));
+        }
+    }
+
+    #[test]
+    fn a_bundle_has_one_envelope() {
+        let twice = good().to_string().replacen("{\"payload\":", "{\"payload\":\"\",\"payload\":", 1);
+        assert!(twice.contains("\"payload\":\"\""), "{twice}");
+        assert!(matches!(parse_bundle(twice.as_bytes()), Err(BundleError::Dsse(DsseError::Shape(_)))));
+    }
 }

@@ -262,7 +262,11 @@ fn only_the_statement_that_the_report_covers_is_looked_at() {
     let made = world.make();
     let other = FixtureKey::new();
     let envelope = other.sign(IN_TOTO_PAYLOAD_TYPE, made.statement.document());
+    let wanted = Sha256Digest::of(&made.statement.document());
     let made = with_provenance(made, &envelope, &other);
+    assert_eq!(made.refused(), StatementError::NoStatement { wanted, looked_at: 1 }.into());
+    // The same, said to be of the right key.
+    let made = with_provenance(made, &envelope, &world.signer);
     assert!(matches!(made.refused(), Reason::Statement(StatementError::Envelope(_))));
     // Beside the right one it does no harm.
     let mut made = world.make();

@@ -153,7 +153,7 @@ impl BoundStatement {
 pub(crate) fn bind_statement(
     bound: BoundLeaf,
     bundle: &EvidenceBundle,
-    envelopes: &[Envelope],
+    envelopes: &[&Envelope],
     target: Sha256Digest,
     policy: &Policy,
 ) -> Result<BoundStatement, Reason> {
@@ -204,7 +204,7 @@ fn bundled_key(bundle: &EvidenceBundle, spki_sha256: Sha256Digest) -> Result<Pub
 
 /// A statement about `target` that the key signed.
 fn statement_of_key(
-    envelopes: &[Envelope],
+    envelopes: &[&Envelope],
     key: &PublicKey,
     target: Sha256Digest,
 ) -> Result<(Statement, Sha256Digest), StatementError> {
@@ -222,7 +222,7 @@ fn statement_of_key(
 }
 
 fn authentic_statement(
-    envelopes: &[Envelope],
+    envelopes: &[&Envelope],
     key: &PublicKey,
     statement_sha256: Sha256Digest,
 ) -> Result<Statement, StatementError> {

@@ -128,7 +128,11 @@ fn evidence(bytes: &[u8]) -> Value {
 }
 
 fn statement(bytes: &[u8]) -> Value {
-    let envelope = match parse_bundle(bytes).ok().or_else(|| Envelope::parse(bytes, MAX_BUNDLE).ok()) {
+    let envelope = match parse_bundle(bytes)
+        .map(|bundle| bundle.envelope)
+        .ok()
+        .or_else(|| Envelope::parse(bytes, MAX_BUNDLE).ok())
+    {
         Some(envelope) => envelope,
         None => return json!({"problem": "neither a Sigstore bundle with a key hint nor a DSSE envelope"}),
     };

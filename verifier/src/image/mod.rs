@@ -11,7 +11,7 @@ use provenance::dsse::Envelope;
 use provenance::evidence::EvidenceBundle;
 use provenance::materials::Completeness;
 use provenance::request::Source;
-use provenance::sigstore::{MAX_BUNDLE, parse_bundle};
+use provenance::sigstore::{KeyedBundle, MAX_BUNDLE, parse_bundle};
 use provenance::timestamp::Timestamp;
 
 pub use self::blobs::{Blob, BlobChecks, BlobError, BlobHasher, CheckedBlob, TrustedImage};
@@ -174,7 +174,7 @@ pub fn verify_image_with_own_requests(
     }
     let documents: BTreeMap<_, _> =
         input.documents.iter().map(|bytes| (Sha256Digest::of(bytes), bytes.as_slice())).collect();
-    let envelopes: Vec<_> = input.envelopes.iter().filter_map(|bytes| parse_envelope(bytes)).collect();
+    let envelopes: Vec<_> = input.envelopes.iter().filter_map(|bytes| Attached::parse(bytes)).collect();
     let mut furthest: Option<Report> = None;
     for collection in &input.evidence {
         let mut report = fresh();
@@ -194,8 +194,19 @@ pub fn verify_image_with_own_requests(
     refused(furthest.unwrap_or_else(|| refuse(fresh(), Reason::NoEvidence { target: input.target })))
 }
 
-fn parse_envelope(bytes: &[u8]) -> Option<Envelope> {
-    parse_bundle(bytes).ok().or_else(|| Envelope::parse(bytes, MAX_BUNDLE).ok())
+/// An envelope beside the image, and the key that it is said to be of.
+struct Attached {
+    envelope: Envelope,
+    key: Option<Sha256Digest>,
+}
+
+impl Attached {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        match parse_bundle(bytes) {
+            Ok(KeyedBundle { envelope, key }) => Some(Self { envelope, key: Some(key) }),
+            Err(_) => Some(Self { envelope: Envelope::parse(bytes, MAX_BUNDLE).ok()?, key: None }),
+        }
+    }
 }
 
 /// One Evidence collection, and the own requests that it may answer.
@@ -210,7 +221,7 @@ fn judge(
     policy: &Policy,
     input: &ImageInput,
     collection: Collection<'_>,
-    envelopes: &[Envelope],
+    attached: &[Attached],
     documents: &BTreeMap<Sha256Digest, &[u8]>,
     now: Timestamp,
     report: &mut Report,
@@ -235,6 +246,14 @@ fn judge(
     accept_guest(report, &result, policy);
 
     let bound = bound::bind(result, &bundle)?;
+    // What names another key is somebody else's business.
+    let key = bundle.signing_key.as_deref().map(Sha256Digest::of);
+    let envelopes: Vec<&Envelope> = attached
+        .iter()
+        .filter(|attached| attached.key.is_none() || attached.key == key)
+        .map(|attached| &attached.envelope)
+        .collect();
+    let envelopes = envelopes.as_slice();
     let statement = built::bind_statement(bound, &bundle, envelopes, input.target, policy)?;
     accept_key(report, &statement);
 

@@ -21,7 +21,7 @@ pub struct SimpleSignature {
 /// Signatures of other keys are somebody else's business and are counted only.
 pub(super) fn check(
     input: &ImageInput,
-    envelopes: &[Envelope],
+    envelopes: &[&Envelope],
     key: &PublicKey,
 ) -> Result<String, ImageRefusal> {
     let statement = cosign_sign_statement(&input.target);

@@ -21,34 +21,36 @@ const KEY_SLOT_LEN: u64 = 80;
 
 /// Offsets of the header's fields, in bytes.
 pub mod offset {
-    /// Magic, 8 bytes.
-    pub const MAGIC: usize = 0x000;
-    /// Version, u32.
-    pub const VERSION: usize = 0x008;
-    /// Length of the header, u32.
-    pub const SIZE: usize = 0x00c;
-    /// Initialisation vector, 12 bytes.
-    pub const IV: usize = 0x010;
-    /// Reserved, 4 bytes, zero.
-    pub const RESERVED: usize = 0x01c;
-    /// Number of host key slots, u64.
-    pub const KEY_SLOTS: usize = 0x020;
-    /// Length of the encrypted part, u64.
-    pub const ENCRYPTED_LEN: usize = 0x028;
-    /// Number of encrypted pages, u64.
-    pub const PAGES: usize = 0x030;
-    /// Plaintext control flags, u64.
-    pub const FLAGS: usize = 0x038;
-    /// Public key of the image's maker, 160 bytes.
-    pub const CUSTOMER_KEY: usize = 0x040;
-    /// Page list digest, 64 bytes.
-    pub const PAGE_LIST_DIGEST: usize = 0x0e0;
-    /// Address list digest, 64 bytes.
-    pub const ADDRESS_LIST_DIGEST: usize = 0x120;
-    /// Tweak list digest, 64 bytes.
-    pub const TWEAK_LIST_DIGEST: usize = 0x160;
-    /// Host key slots of 80 bytes; then the encrypted part; then the tag, 16 bytes.
-    pub const SLOTS: usize = 0x1a0;
+    provenance::layout! {
+        /// Magic, 8 bytes.
+        pub const MAGIC: usize = 0x000;
+        /// Version, u32.
+        pub const VERSION: usize = 0x008;
+        /// Length of the header, u32.
+        pub const SIZE: usize = 0x00c;
+        /// Initialisation vector, 12 bytes.
+        pub const IV: usize = 0x010;
+        /// Reserved, 4 bytes, zero.
+        pub const RESERVED: usize = 0x01c;
+        /// Number of host key slots, u64.
+        pub const KEY_SLOTS: usize = 0x020;
+        /// Length of the encrypted part, u64.
+        pub const ENCRYPTED_LEN: usize = 0x028;
+        /// Number of encrypted pages, u64.
+        pub const PAGES: usize = 0x030;
+        /// Plaintext control flags, u64.
+        pub const FLAGS: usize = 0x038;
+        /// Public key of the image's maker, 160 bytes.
+        pub const CUSTOMER_KEY: usize = 0x040;
+        /// Page list digest, 64 bytes.
+        pub const PAGE_LIST_DIGEST: usize = 0x0e0;
+        /// Address list digest, 64 bytes.
+        pub const ADDRESS_LIST_DIGEST: usize = 0x120;
+        /// Tweak list digest, 64 bytes.
+        pub const TWEAK_LIST_DIGEST: usize = 0x160;
+        /// Host key slots of 80 bytes; then the encrypted part; then the tag, 16 bytes.
+        pub const SLOTS: usize = 0x1a0;
+    }
 }
 
 /// Why bytes are no Secure Execution header.

@@ -26,32 +26,34 @@ const HASH_LEN: usize = 32;
 
 /// Offsets of the fields, in bytes.
 pub mod offset {
-    /// Zero, 8 bytes.
-    pub const MAGIC: usize = 0x00;
-    /// Version, u32.
-    pub const VERSION: usize = 0x08;
-    /// Length of the request, u32.
-    pub const SIZE: usize = 0x0c;
-    /// Initialisation vector of AES-GCM, 12 bytes.
-    pub const IV: usize = 0x10;
-    /// Reserved, 11 bytes, zero.
-    pub const RESERVED_1C: usize = 0x1c;
-    /// Number of host key slots, u8.
-    pub const KEY_SLOTS: usize = 0x27;
-    /// Reserved, 4 bytes, zero.
-    pub const RESERVED_28: usize = 0x28;
-    /// Length of the encrypted part, u32.
-    pub const ENCRYPTED_LEN: usize = 0x2c;
-    /// Plaintext attestation flags, u64.
-    pub const FLAGS: usize = 0x30;
-    /// Measurement algorithm, u32.
-    pub const ALGORITHM: usize = 0x38;
-    /// Reserved, 4 bytes, zero.
-    pub const RESERVED_3C: usize = 0x3c;
-    /// Public key of the requester, 160 bytes.
-    pub const CUSTOMER_KEY: usize = 0x40;
-    /// Host key slots; then the encrypted part (measurement key, nonce); then the AES-GCM tag over all before it.
-    pub const SLOTS: usize = 0xe0;
+    provenance::layout! {
+        /// Zero, 8 bytes.
+        pub const MAGIC: usize = 0x00;
+        /// Version, u32.
+        pub const VERSION: usize = 0x08;
+        /// Length of the request, u32.
+        pub const SIZE: usize = 0x0c;
+        /// Initialisation vector of AES-GCM, 12 bytes.
+        pub const IV: usize = 0x10;
+        /// Reserved, 11 bytes, zero.
+        pub const RESERVED_1C: usize = 0x1c;
+        /// Number of host key slots, u8.
+        pub const KEY_SLOTS: usize = 0x27;
+        /// Reserved, 4 bytes, zero.
+        pub const RESERVED_28: usize = 0x28;
+        /// Length of the encrypted part, u32.
+        pub const ENCRYPTED_LEN: usize = 0x2c;
+        /// Plaintext attestation flags, u64.
+        pub const FLAGS: usize = 0x30;
+        /// Measurement algorithm, u32.
+        pub const ALGORITHM: usize = 0x38;
+        /// Reserved, 4 bytes, zero.
+        pub const RESERVED_3C: usize = 0x3c;
+        /// Public key of the requester, 160 bytes.
+        pub const CUSTOMER_KEY: usize = 0x40;
+        /// Host key slots; then the encrypted part (measurement key, nonce); then the AES-GCM tag over all before it.
+        pub const SLOTS: usize = 0xe0;
+    }
 }
 
 /// Bits of the plaintext attestation flags. IBM counts from the left: flag n is bit 63 − n.

@@ -13,70 +13,72 @@ pub const SIGNED_LEN: usize = 0x2a0;
 
 /// Offsets of the fields, in bytes.
 pub mod offset {
-    /// VERSION, u32.
-    pub const VERSION: usize = 0x000;
-    /// GUEST_SVN, u32.
-    pub const GUEST_SVN: usize = 0x004;
-    /// POLICY (guest policy, Table 9), u64.
-    pub const POLICY: usize = 0x008;
-    /// FAMILY_ID, 16 bytes.
-    pub const FAMILY_ID: usize = 0x010;
-    /// IMAGE_ID, 16 bytes.
-    pub const IMAGE_ID: usize = 0x020;
-    /// VMPL, u32.
-    pub const VMPL: usize = 0x030;
-    /// SIGNATURE_ALGO, u32: 1 is ECDSA P-384 with SHA-384 (Table 138).
-    pub const SIGNATURE_ALGO: usize = 0x034;
-    /// CURRENT_TCB, 8 bytes.
-    pub const CURRENT_TCB: usize = 0x038;
-    /// PLATFORM_INFO (Table 24), u64.
-    pub const PLATFORM_INFO: usize = 0x040;
-    /// KEY_INFO: AUTHOR_KEY_EN bit 0, MASK_CHIP_KEY bit 1, SIGNING_KEY bits 2 to 4, u32.
-    pub const KEY_INFO: usize = 0x048;
-    /// Reserved, 4 bytes, zero.
-    pub const RESERVED_4C: usize = 0x04c;
-    /// REPORT_DATA, 64 bytes.
-    pub const REPORT_DATA: usize = 0x050;
-    /// MEASUREMENT, 48 bytes.
-    pub const MEASUREMENT: usize = 0x090;
-    /// HOST_DATA, 32 bytes.
-    pub const HOST_DATA: usize = 0x0c0;
-    /// ID_KEY_DIGEST, 48 bytes.
-    pub const ID_KEY_DIGEST: usize = 0x0e0;
-    /// AUTHOR_KEY_DIGEST, 48 bytes.
-    pub const AUTHOR_KEY_DIGEST: usize = 0x110;
-    /// REPORT_ID, 32 bytes.
-    pub const REPORT_ID: usize = 0x140;
-    /// REPORT_ID_MA, 32 bytes.
-    pub const REPORT_ID_MA: usize = 0x160;
-    /// REPORTED_TCB, 8 bytes.
-    pub const REPORTED_TCB: usize = 0x180;
-    /// CPUID_FAM_ID, CPUID_MOD_ID, CPUID_STEP: a byte each, from version 3 on; reserved before.
-    pub const CPUID: usize = 0x188;
-    /// Reserved up to CHIP_ID from version 3 on.
-    pub const RESERVED_18B: usize = 0x18b;
-    /// CHIP_ID, 64 bytes (Turin: 8 bytes, then zeros).
-    pub const CHIP_ID: usize = 0x1a0;
-    /// COMMITTED_TCB, 8 bytes.
-    pub const COMMITTED_TCB: usize = 0x1e0;
-    /// CURRENT_BUILD, CURRENT_MINOR, CURRENT_MAJOR, reserved: a byte each.
-    pub const CURRENT_VERSION: usize = 0x1e8;
-    /// COMMITTED_BUILD, COMMITTED_MINOR, COMMITTED_MAJOR, reserved: a byte each.
-    pub const COMMITTED_VERSION: usize = 0x1ec;
-    /// LAUNCH_TCB, 8 bytes.
-    pub const LAUNCH_TCB: usize = 0x1f0;
-    /// LAUNCH_MIT_VECTOR, u64, from version 5 on.
-    pub const LAUNCH_MITIGATIONS: usize = 0x1f8;
-    /// CURRENT_MIT_VECTOR, u64, from version 5 on.
-    pub const CURRENT_MITIGATIONS: usize = 0x200;
-    /// Reserved up to the signature from version 5 on.
-    pub const RESERVED_208: usize = 0x208;
-    /// SIGNATURE: R then S, 72 bytes each, little-endian; then reserved zeros (Table 140).
-    pub const SIGNATURE: usize = 0x2a0;
-    /// S of the signature.
-    pub const SIGNATURE_S: usize = 0x2e8;
-    /// Reserved zeros after the signature.
-    pub const SIGNATURE_END: usize = 0x330;
+    provenance::layout! {
+        /// VERSION, u32.
+        pub const VERSION: usize = 0x000;
+        /// GUEST_SVN, u32.
+        pub const GUEST_SVN: usize = 0x004;
+        /// POLICY (guest policy, Table 9), u64.
+        pub const POLICY: usize = 0x008;
+        /// FAMILY_ID, 16 bytes.
+        pub const FAMILY_ID: usize = 0x010;
+        /// IMAGE_ID, 16 bytes.
+        pub const IMAGE_ID: usize = 0x020;
+        /// VMPL, u32.
+        pub const VMPL: usize = 0x030;
+        /// SIGNATURE_ALGO, u32: 1 is ECDSA P-384 with SHA-384 (Table 138).
+        pub const SIGNATURE_ALGO: usize = 0x034;
+        /// CURRENT_TCB, 8 bytes.
+        pub const CURRENT_TCB: usize = 0x038;
+        /// PLATFORM_INFO (Table 24), u64.
+        pub const PLATFORM_INFO: usize = 0x040;
+        /// KEY_INFO: AUTHOR_KEY_EN bit 0, MASK_CHIP_KEY bit 1, SIGNING_KEY bits 2 to 4, u32.
+        pub const KEY_INFO: usize = 0x048;
+        /// Reserved, 4 bytes, zero.
+        pub const RESERVED_4C: usize = 0x04c;
+        /// REPORT_DATA, 64 bytes.
+        pub const REPORT_DATA: usize = 0x050;
+        /// MEASUREMENT, 48 bytes.
+        pub const MEASUREMENT: usize = 0x090;
+        /// HOST_DATA, 32 bytes.
+        pub const HOST_DATA: usize = 0x0c0;
+        /// ID_KEY_DIGEST, 48 bytes.
+        pub const ID_KEY_DIGEST: usize = 0x0e0;
+        /// AUTHOR_KEY_DIGEST, 48 bytes.
+        pub const AUTHOR_KEY_DIGEST: usize = 0x110;
+        /// REPORT_ID, 32 bytes.
+        pub const REPORT_ID: usize = 0x140;
+        /// REPORT_ID_MA, 32 bytes.
+        pub const REPORT_ID_MA: usize = 0x160;
+        /// REPORTED_TCB, 8 bytes.
+        pub const REPORTED_TCB: usize = 0x180;
+        /// CPUID_FAM_ID, CPUID_MOD_ID, CPUID_STEP: a byte each, from version 3 on; reserved before.
+        pub const CPUID: usize = 0x188;
+        /// Reserved up to CHIP_ID from version 3 on.
+        pub const RESERVED_18B: usize = 0x18b;
+        /// CHIP_ID, 64 bytes (Turin: 8 bytes, then zeros).
+        pub const CHIP_ID: usize = 0x1a0;
+        /// COMMITTED_TCB, 8 bytes.
+        pub const COMMITTED_TCB: usize = 0x1e0;
+        /// CURRENT_BUILD, CURRENT_MINOR, CURRENT_MAJOR, reserved: a byte each.
+        pub const CURRENT_VERSION: usize = 0x1e8;
+        /// COMMITTED_BUILD, COMMITTED_MINOR, COMMITTED_MAJOR, reserved: a byte each.
+        pub const COMMITTED_VERSION: usize = 0x1ec;
+        /// LAUNCH_TCB, 8 bytes.
+        pub const LAUNCH_TCB: usize = 0x1f0;
+        /// LAUNCH_MIT_VECTOR, u64, from version 5 on.
+        pub const LAUNCH_MITIGATIONS: usize = 0x1f8;
+        /// CURRENT_MIT_VECTOR, u64, from version 5 on.
+        pub const CURRENT_MITIGATIONS: usize = 0x200;
+        /// Reserved up to the signature from version 5 on.
+        pub const RESERVED_208: usize = 0x208;
+        /// SIGNATURE: R then S, 72 bytes each, little-endian; then reserved zeros (Table 140).
+        pub const SIGNATURE: usize = 0x2a0;
+        /// S of the signature.
+        pub const SIGNATURE_S: usize = 0x2e8;
+        /// Reserved zeros after the signature.
+        pub const SIGNATURE_END: usize = 0x330;
+    }
 }
 
 /// Bits of the guest policy (Table 9).
