@@ -9,14 +9,25 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use client::attestation_request::{AttestationRequestError, NewAttestationRequest};
 use client::session::now;
+use enclave_keys::{InstanceInputs, KeyService, SecureExecutionHeader};
 use policy_text::PolicyText;
+use provenance::binding::Nonce;
+use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
+use sealwright_tests::reference_values::SoftwareRelease;
+use sealwright_tests::release_fixture::{FixtureKey, instance_inputs};
 use sealwright_tests::software_tee::se::SoftwareSe;
+use verifier::evidence::AuthenticationError;
+use verifier::policy::{PolicyTemplate, policy_from_reference_values};
 use verifier::secure_execution::request::flag;
 use verifier::secure_execution::{
-    HostKeyError, NoHostKey, OwnRequest, ProtectionKey, authenticate_own_request, exchange,
+    HostKeyError, NoHostKey, OwnRequest, ProtectionKey, SeError, authenticate_own_request, exchange,
 };
-use verifier::{Endorsements, Policy};
+use verifier::session::SessionError;
+use verifier::{
+    Endorsements, Policy, ProjectCertificates, Reason, SessionGrounds, appraise_certificates,
+    appraise_session_with,
+};
 
 const POLICY: &str = r#"format = "sealwright-policy/1"
 judged_at = "today"
@@ -158,7 +169,7 @@ fn no_request_is_made_for_host_keys_that_the_policy_does_not_accept() {
     let text = policy_text(&machine, &own).with(&machine.documents.root.to_string(), &other.to_string());
     let root = HostKeyError::UnknownRoot { got: machine.documents.root };
     assert_eq!(refused(&text.parse(), &whole), NoHostKey::HostKey(root));
-    let auditor = sealwright_tests::release_fixture::FixtureKey::new();
+    let auditor = FixtureKey::new();
     let public = {
         use base64::Engine as _;
         base64::engine::general_purpose::STANDARD.encode(auditor.public.spki_der())
@@ -170,4 +181,91 @@ fn no_request_is_made_for_host_keys_that_the_policy_does_not_accept() {
             &format!("verifiers = [{{ name = \"a\", public_key = \"{public}\", policies = [\"{other}\"] }}]"),
         );
     assert_eq!(refused(&text.parse(), &whole), NoHostKey::NotAccepted);
+}
+
+/// A key service in the machine's guest, and a policy that accepts it.
+fn guest(machine: SoftwareSe) -> (KeyService, Policy) {
+    let release = SoftwareRelease::se(&machine);
+    let header = SecureExecutionHeader::parse(machine.header()).expect("a header");
+    let inputs =
+        InstanceInputs { secure_execution_header: Some(header), started_at: now(), ..instance_inputs() };
+    let keys = KeyService::start(Box::new(machine), inputs, None).expect("started");
+    let callers = vec![("ci".to_owned(), FixtureKey::new().public)];
+    let template = PolicyTemplate { callers, ..PolicyTemplate::default() };
+    let text = policy_from_reference_values(&release.values(keys.instance()), &template);
+    (keys, Policy::parse(&text, "guest.toml").expect("a complete policy"))
+}
+
+fn spki(certificate: &[u8]) -> Sha256Digest {
+    use der::{Decode as _, Encode as _};
+    let certificate = x509_cert::Certificate::from_der(certificate).expect("a certificate");
+    Sha256Digest::of(&certificate.tbs_certificate().subject_public_key_info().to_der().expect("encoded"))
+}
+
+#[test]
+fn a_session_is_accepted_by_whoever_made_its_request_for_its_own_connection_only() {
+    let machine = machine();
+    let given = given(&machine);
+    let (keys, policy) = guest(machine);
+    let made = NewAttestationRequest::make(&policy, &given, now()).expect("a request");
+    let stranger = NewAttestationRequest::make(&policy, &given, now()).expect("another");
+    let (exporter, nonce) = ([3; 32], Nonce([4; 32]));
+    let challenge = Challenge::AttestationRequest(made.request().clone());
+    let evidence = keys.session_evidence(exporter, nonce, challenge).expect("Evidence");
+    let judge = |own: &[OwnRequest], tls, exporter, nonce| {
+        let grounds = SessionGrounds { own_requests: own, endorsements: &given };
+        appraise_session_with(&policy, &evidence, grounds, tls, exporter, nonce, now())
+            .map_err(|rejection| rejection.reason().clone())
+    };
+    let (own, tls) = ([made.own()], spki(&keys.tls_certificate()));
+    let accepted = judge(&own, tls, exporter, nonce).expect("accepted");
+    assert!(!accepted.is_hardware());
+    assert_eq!(accepted.instance(), keys.instance());
+    // Replayed to others, whatever they asked with, a relay's key, another connection, an old answer.
+    let request = Sha256Digest::of(made.request().parts().request());
+    let unconvincing =
+        Reason::Authentication(AuthenticationError::SecureExecution(SeError::Unconvincing { request }));
+    for others in [vec![stranger.own()], vec![]] {
+        assert_eq!(judge(&others, tls, exporter, nonce).expect_err("refused"), unconvincing);
+    }
+    let relay = Sha256Digest::of(b"a relay");
+    for (got, wanted) in [
+        (judge(&own, relay, exporter, nonce), SessionError::TlsKey { got: tls, wanted: relay }),
+        (judge(&own, tls, [9; 32], nonce), SessionError::Exporter { got: exporter, wanted: [9; 32] }),
+        (
+            judge(&own, tls, exporter, Nonce([9; 32])),
+            SessionError::Nonce { got: nonce, wanted: Nonce([9; 32]) },
+        ),
+    ] {
+        assert_eq!(got.expect_err("refused"), Reason::Session(wanted));
+    }
+}
+
+#[test]
+fn certificates_of_a_project_convince_whoever_asked_for_them() {
+    let machine = machine();
+    let given = given(&machine);
+    let (keys, policy) = guest(machine);
+    let project = FixtureKey::new().project("one").id();
+    let made = NewAttestationRequest::make(&policy, &given, now()).expect("a request");
+    let challenge = Challenge::AttestationRequest(made.request().clone());
+    let key = keys.project_key(&project, challenge).expect("a key");
+    let certificates = ProjectCertificates {
+        certificate: &key.certificate,
+        key_evidence: &key.evidence,
+        authority_certificate: &key.authority.certificate,
+        authority_evidence: &key.authority.evidence,
+    };
+    let own = [made.own()];
+    let judge = |grounds| appraise_certificates(&policy, certificates, &project, grounds, now());
+    let refused = judge((&given).into()).expect_err("refused").reason().clone();
+    assert!(
+        matches!(
+            &refused,
+            Reason::Authentication(AuthenticationError::SecureExecution(SeError::Unconvincing { .. }))
+        ),
+        "{refused:?}"
+    );
+    let grounds = SessionGrounds { own_requests: &own, endorsements: &given };
+    assert_eq!(judge(grounds).expect("accepted").public(), &key.public);
 }

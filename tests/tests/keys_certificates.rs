@@ -72,7 +72,7 @@ fn given(key: &ProjectKey) -> ProjectCertificates<'_> {
 }
 
 fn reason(policy: &Policy, given: ProjectCertificates<'_>, now: Timestamp) -> Reason {
-    appraise_certificates(policy, given, &project(), &Endorsements::default(), now)
+    appraise_certificates(policy, given, &project(), (&Endorsements::default()).into(), now)
         .expect_err("refused")
         .reason()
         .clone()
@@ -87,7 +87,7 @@ fn a_project_has_a_certificate_below_the_enclave_ca_that_names_its_evidence() {
         &policy,
         given(&key),
         &project(),
-        &Endorsements::default(),
+        (&Endorsements::default()).into(),
         days_after_start(1),
     )
     .expect("accepted");
@@ -294,7 +294,7 @@ impl OwnInstance {
             authority_evidence: &self.authority_evidence,
         };
         let now = days_after_start(1);
-        appraise_certificates(&self.policy, given, &project(), &Endorsements::default(), now)
+        appraise_certificates(&self.policy, given, &project(), (&Endorsements::default()).into(), now)
             .err()
             .map(|rejection| rejection.reason().clone())
     }

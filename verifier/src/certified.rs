@@ -18,7 +18,6 @@ use crate::built::RequestRefusal;
 use crate::policy::Policy;
 use crate::rejection::{Reason, Rejection};
 use crate::session::{SessionGrounds, bound_leaf};
-use crate::snp::Endorsements;
 use crate::x509::{Certificate, CertificateError, DIGITAL_SIGNATURE, KEY_CERT_AND_CRL_SIGN, Profile};
 
 const SUBJECT_KEY_IDENTIFIER: &str = "2.5.29.14";
@@ -185,26 +184,25 @@ impl CertifiedKey {
 
 /// Appraises both key Evidences under the policy and compares both certificates with them.
 ///
-/// `project`: whose key it must be. `extra`: endorsements from elsewhere than the Evidence.
+/// `project`: whose key it must be. `grounds`: what is at hand beside the Evidence.
 pub fn appraise_certificates(
     policy: &Policy,
     given: ProjectCertificates<'_>,
     project: &ProjectId,
-    extra: &Endorsements,
+    grounds: SessionGrounds<'_>,
     now: Timestamp,
 ) -> Result<CertifiedKey, Rejection> {
-    judge(policy, given, project, extra, now).map_err(|reason| Rejection::new(reason, policy))
+    judge(policy, given, project, grounds, now).map_err(|reason| Rejection::new(reason, policy))
 }
 
 fn judge(
     policy: &Policy,
     given: ProjectCertificates<'_>,
     project: &ProjectId,
-    extra: &Endorsements,
+    grounds: SessionGrounds<'_>,
     now: Timestamp,
 ) -> Result<CertifiedKey, Reason> {
-    let given_beside = SessionGrounds { own_requests: &[], endorsements: extra };
-    let bound = |evidence| bound_leaf(policy, &EvidenceBundle::parse(evidence)?, given_beside, now);
+    let bound = |evidence| bound_leaf(policy, &EvidenceBundle::parse(evidence)?, grounds, now);
     let authority = bound(given.authority_evidence)?;
     let builder_id = authority.instance().builder_id.clone();
     let authority_key =

@@ -83,13 +83,20 @@ impl SessionResult {
     }
 }
 
-/// What a client has beside the Evidence of a session.
+/// What a client has beside the Evidence of a session or of keys.
 #[derive(Clone, Copy)]
 pub struct SessionGrounds<'a> {
     /// The attestation request that the Evidence was asked to answer: Secure Execution.
     pub own_requests: &'a [OwnRequest],
     /// Endorsements from elsewhere, such as host key documents.
     pub endorsements: &'a Endorsements,
+}
+
+impl<'a> From<&'a Endorsements> for SessionGrounds<'a> {
+    /// No own request.
+    fn from(endorsements: &'a Endorsements) -> Self {
+        Self { own_requests: &[], endorsements }
+    }
 }
 
 /// Parses, authenticates, appraises and binds a collection, up to a [`BoundLeaf`].
@@ -121,8 +128,8 @@ pub fn appraise_session(
     nonce: Nonce,
     now: Timestamp,
 ) -> Result<SessionResult, Rejection> {
-    let grounds = SessionGrounds { own_requests: &[], endorsements: &Endorsements::default() };
-    appraise_session_with(policy, evidence_cmw, grounds, tls_spki_sha256, exporter, nonce, now)
+    let none = Endorsements::default();
+    appraise_session_with(policy, evidence_cmw, (&none).into(), tls_spki_sha256, exporter, nonce, now)
 }
 
 /// The same with what the client has beside the Evidence.
