@@ -289,6 +289,20 @@ impl UnappraisedChannel {
         Ok(SessionEvidence { collection, tls_spki_sha256, exporter, nonce })
     }
 
+    /// The same for a policy: with `host_keys`, an attestation request of this connection alone is made, for servers on
+    /// Secure Execution, and given with the answer.
+    pub async fn evidence_for(
+        self,
+        policy: &Policy,
+        host_keys: Option<&Endorsements>,
+        now: Timestamp,
+    ) -> Result<(SessionEvidence, Vec<OwnRequest>), ChannelError> {
+        let (collection, made) = self.ask_for(policy, host_keys, now).await?;
+        let Self { exporter, nonce, tls_spki_sha256, .. } = self;
+        let evidence = SessionEvidence { collection, tls_spki_sha256, exporter, nonce };
+        Ok((evidence, made.iter().map(NewAttestationRequest::own).collect()))
+    }
+
     async fn ask(&self, attestation_request: Option<&AttestationRequest>) -> Result<Vec<u8>, ChannelError> {
         let mut client = AttestationServiceClient::with_origin(self.connection.clone(), self.origin.clone())
             .max_decoding_message_size(MAX_COLLECTION + 1024);
@@ -305,6 +319,28 @@ impl UnappraisedChannel {
         }
     }
 
+    /// Asks with an attestation request of this connection alone where there is something to make it from.
+    async fn ask_for(
+        &self,
+        policy: &Policy,
+        host_keys: Option<&Endorsements>,
+        now: Timestamp,
+    ) -> Result<(Vec<u8>, Option<NewAttestationRequest>), ChannelError> {
+        let made = host_keys.map(|given| NewAttestationRequest::make(policy, given, now));
+        let made = match made {
+            // The documents are for other servers than this policy's.
+            Some(Err(AttestationRequestError::NoHostKey(NoHostKey::NotAccepted))) => None,
+            other => other.transpose().map_err(ChannelError::AttestationRequest)?,
+        };
+        match self.ask(made.as_ref().map(NewAttestationRequest::request)).await {
+            // The server runs on another platform, whose Evidence speaks for itself.
+            Err(error) if made.is_some() && error.reason().as_deref() == Some(UNEXPECTED_REQUEST) => {
+                Ok((self.ask(None).await?, None))
+            }
+            answer => Ok((answer?, made)),
+        }
+    }
+
     /// Asks for session Evidence on this connection and appraises it. Only the nonce is sent before that, and with
     /// `host_keys` an attestation request of this connection alone, for servers on Secure Execution: host key documents,
     /// certificates above them and revocation lists.
@@ -315,19 +351,7 @@ impl UnappraisedChannel {
         host_keys: Option<&Endorsements>,
         now: Timestamp,
     ) -> Result<AttestedChannel, ChannelError> {
-        let made = host_keys.map(|given| NewAttestationRequest::make(policy, given, now));
-        let made = match made {
-            // The documents are for other servers than this policy's.
-            Some(Err(AttestationRequestError::NoHostKey(NoHostKey::NotAccepted))) => None,
-            other => other.transpose().map_err(ChannelError::AttestationRequest)?,
-        };
-        let (evidence, made) = match self.ask(made.as_ref().map(NewAttestationRequest::request)).await {
-            // The server runs on another platform, whose Evidence speaks for itself.
-            Err(error) if made.is_some() && error.reason().as_deref() == Some(UNEXPECTED_REQUEST) => {
-                (self.ask(None).await?, None)
-            }
-            answer => (answer?, made),
-        };
+        let (evidence, made) = self.ask_for(policy, host_keys, now).await?;
         let own_requests: Vec<OwnRequest> = made.iter().map(NewAttestationRequest::own).collect();
         let none = Endorsements::default();
         let endorsements = host_keys.filter(|_| made.is_some()).unwrap_or(&none);

@@ -62,10 +62,39 @@ impl Built {
         let asked =
             self.sealwright(&vendors, &["--json", "endorsements", "fetch", "-o", &folder]).ok().json();
         assert_eq!(asked["files"][0]["path"], format!("{folder}/{file}"));
+        // The server is appraised by name, without a key of one's own.
+        let appraised = Output::of(self.server.command(["appraise"]).env_remove("SEALWRIGHT_KEY")).ok();
+        for said in ["ACCEPTED (NOT HARDWARE)", "exporter and nonce of this connection"] {
+            assert!(appraised.stdout.contains(said), "{}", appraised.stdout);
+        }
         assert_eq!(self.server.terminate(), 0);
         drop(vendors);
-        let accepted = Output::of(&self.server.command(["verify", "--endorsements", &folder, &layout])).ok();
+        let path = |name: &str| self.server.work().join(name).display().to_string();
+        let (ear, evidence) = (path("ear.json"), path("evidence.json"));
+        let verify = ["verify", "--endorsements", &folder, "--ear", &ear, &layout];
+        let accepted = Output::of(&self.server.command(verify)).ok();
         assert!(accepted.stdout.contains("TRUSTED (NOT HARDWARE)"), "{}", accepted.stdout);
+        let claims = |file: &str| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(file).expect("written")).expect("JSON")
+        };
+        assert_eq!(
+            claims(&ear)["submods"]["sealwright-guest"]["ear.trustworthiness-vector"]["executables"],
+            3
+        );
+        // The Evidence of the build, as a file of its own.
+        let mut bundle = self.evidence.clone();
+        bundle.evidence.endorsements.clear();
+        std::fs::write(&evidence, bundle.to_json()).expect("written");
+        assert_eq!(Output::of(&self.server.command(["appraise", &evidence])).code, 8);
+        let appraise = ["appraise", &evidence, "--endorsements", &folder, "--ear", &ear];
+        let judged = Output::of(&self.server.command(appraise)).ok();
+        assert!(judged.stdout.contains("which were not looked at"), "{}", judged.stdout);
+        assert_eq!(
+            claims(&ear)["submods"]["sealwright-guest"]["ear.trustworthiness-vector"]["configuration"],
+            2
+        );
+        let inspected = Output::of(&self.server.command(["inspect", &evidence])).ok();
+        assert!(inspected.stdout.contains("leaf       build key sha256:"), "{}", inspected.stdout);
     }
 }
 

@@ -169,6 +169,10 @@ fn an_image_built_in_a_secure_execution_guest_convinces_whoever_asked() {
 fn without_a_request_nothing_is_sent(server: &DevServer) {
     let mut command = server.command(["list"]);
     let _ = Output::of(&command).ok();
+    let appraised = server.sealwright(["appraise"]).ok().stdout;
+    for said in ["ACCEPTED (NOT HARDWARE)", "exporter and nonce of this connection"] {
+        assert!(appraised.contains(said), "{appraised}");
+    }
     let refused = Output::of(command.env_remove(HOST_KEYS)).code(1);
     let _ =
         refused.says("Evidence answers an attestation request; there is none").says("--host-key-documents");

@@ -248,6 +248,17 @@ fn the_command_signs_for_what_the_verifier_accepts_and_for_nothing_else() {
         let result = AttestationResult::parse(document.expect("signed with the key")).expect("a document");
         assert_eq!(result.evidence_sha256, Sha256Digest::of(&made.bundle.evidence.report));
         assert_eq!(EvidenceBundle { attestation_result: None, ..bundle }, made.bundle);
+        // Anybody can see who is to be believed about what.
+        write("vouched", collection.trim_ascii_end());
+        let inspected = std::process::Command::new(sealwright())
+            .env("HOME", directory.path())
+            .arg("inspect")
+            .arg(path("vouched"))
+            .output()
+            .expect("runs");
+        let text = String::from_utf8_lossy(&inspected.stdout).into_owned();
+        let policy = Sha256Digest::of(made.policy.0.as_bytes());
+        assert!(text.contains(&format!("result     of a Verifier under policy {policy}")), "{text}");
     }
     for (evidence, request, key, days, code, says) in [
         ("evidence", "other-request", "other-key", "7", 3, "convinces only the one who asked"),

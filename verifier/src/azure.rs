@@ -386,6 +386,11 @@ fn parse_hcl(bytes: &[u8], report_type: ReportType) -> Result<HclReport<'_>, Azu
     })
 }
 
+/// The SEV-SNP report in an HCL report. Nothing about it is checked.
+pub(crate) fn unauthenticated_report(hcl_report: &[u8]) -> Result<&[u8], AzureError> {
+    Ok(parse_hcl(hcl_report, SNP_REPORT)?.hardware_report)
+}
+
 /// The runtime data as far as they are read. Microsoft adds fields from time to time.
 #[derive(Deserialize)]
 struct RuntimeData {

@@ -3,9 +3,11 @@
 //! It is read from Evidence of which nothing is authenticated yet: whoever made the Evidence chooses what is asked for. What
 //! comes back is judged with the Evidence by [`crate::authenticate`] and by nothing before.
 
+use provenance::azure::AzureEvidence;
 use provenance::evidence::certificate_table::InvalidTable;
 use provenance::evidence::{Evidence, Platform};
 
+use crate::azure::{self, AzureError};
 use crate::snp::{Product, Report, ReportError, SigningKey, Tcb};
 use crate::tdx::{Quote, QuoteError, TdxError};
 use crate::{snp, tdx};
@@ -113,6 +115,9 @@ pub enum WantedError {
         /// Common name of the CA beside it.
         got: String,
     },
+    /// No Evidence from behind Azure's paravisor.
+    #[error(transparent)]
+    Azure(#[from] AzureError),
     /// No vendor has a service for the platform.
     #[error(
         "endorsements of {platform} are not to be had from a service: take them from where the vendor publishes them"
@@ -128,7 +133,16 @@ pub fn wanted_endorsements(evidence: &Evidence) -> Result<WantedEndorsements, Wa
     match evidence.platform {
         Platform::SevSnp => of_amd(&evidence.report, &evidence.endorsements).map(WantedEndorsements::Amd),
         Platform::Tdx => of_intel(&evidence.report).map(WantedEndorsements::Intel),
-        platform => Err(WantedError::NoService { platform }),
+        Platform::AzSnp => {
+            let envelope = AzureEvidence::parse(&evidence.report).map_err(AzureError::from)?;
+            let report = azure::unauthenticated_report(&envelope.hcl_report)?;
+            of_amd(report, &evidence.endorsements).map(WantedEndorsements::Amd)
+        }
+        Platform::AzTdx => {
+            let envelope = AzureEvidence::parse(&evidence.report).map_err(AzureError::from)?;
+            of_intel(&envelope.td_quote).map(WantedEndorsements::Intel)
+        }
+        platform @ Platform::SecureExecution => Err(WantedError::NoService { platform }),
     }
 }
 

@@ -183,6 +183,14 @@ pub(crate) trait PlatformFacts {
     fn reliance(&self) -> &Reliance {
         &Reliance::Hardware
     }
+    /// Measurement registers beside the launch measurement, by name, in hex.
+    fn registers(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+    /// What the vendor says is wrong with hardware and firmware: a status that is not the best, advisories.
+    fn known_flaws(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Lines that describe the hardware for people.
     fn lines(&self) -> Vec<String>;
 }
@@ -357,6 +365,11 @@ impl AppraisedHardware {
             )
         }));
         lines
+    }
+
+    /// What the vendor says is wrong with hardware and firmware, and the policy accepts.
+    pub(crate) fn known_flaws(&self) -> Vec<String> {
+        self.platform.facts().known_flaws()
     }
 
     /// Compares the launch measurement with the policy's Reference Values.

@@ -22,16 +22,19 @@
 //! that other tools are told to trust.
 #![forbid(unsafe_code)]
 
+pub mod appraisal;
 pub mod azure;
 pub mod bound;
 pub mod built;
 pub mod certified;
+pub mod ear;
 pub mod endorsements;
 pub mod event_log;
 pub mod evidence;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod image;
+mod links;
 pub mod policy;
 pub mod rejection;
 pub mod reliance;
@@ -43,6 +46,7 @@ pub mod tdx;
 pub mod verdict;
 pub mod x509;
 
+pub use appraisal::{EvidenceReport, appraise_evidence};
 pub use certified::{CertifiedKey, ProjectCertificates, appraise_certificates};
 pub use evidence::{Endorsements, appraise, authenticate};
 pub use image::{ImageInput, Verdict, verify_image, verify_image_with_own_requests};

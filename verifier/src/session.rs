@@ -114,6 +114,35 @@ pub(crate) fn bound_leaf(
     Ok(bound::bind(result, bundle)?)
 }
 
+/// One TLS connection, as this end of it knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// SHA-256 of the SubjectPublicKeyInfo of the server's certificate.
+    pub tls_spki_sha256: Sha256Digest,
+    /// TLS exporter, label [`provenance::binding::SESSION_EXPORTER_LABEL`], context = nonce.
+    pub exporter: [u8; 32],
+    /// What was asked with, fresh for this connection.
+    pub nonce: Nonce,
+}
+
+/// Checks that a leaf names this very connection.
+pub(crate) fn check_connection(bound: &BoundLeaf, connection: &Connection) -> Result<(), Reason> {
+    let wanted = connection;
+    match bound.leaf().body {
+        LeafBody::Session { tls_spki_sha256: got, .. } if got != wanted.tls_spki_sha256 => {
+            Err(SessionError::TlsKey { got, wanted: wanted.tls_spki_sha256 }.into())
+        }
+        LeafBody::Session { nonce: got, .. } if got != wanted.nonce => {
+            Err(SessionError::Nonce { got, wanted: wanted.nonce }.into())
+        }
+        LeafBody::Session { tls_exporter: got, .. } if got != wanted.exporter => {
+            Err(SessionError::Exporter { got, wanted: wanted.exporter }.into())
+        }
+        LeafBody::Session { .. } => Ok(()),
+        ref other => Err(BindingError::LeafKind { got: bound::kind(other), wanted: "session" }.into()),
+    }
+}
+
 /// Appraises session Evidence for one TLS connection.
 ///
 /// * `evidence_cmw`: the collection as the server sent it.
@@ -145,21 +174,7 @@ pub fn appraise_session_with(
     let judge = || -> Result<SessionResult, Reason> {
         let bundle = EvidenceBundle::parse(evidence_cmw)?;
         let bound = bound_leaf(policy, &bundle, grounds, now)?;
-        match bound.leaf().body {
-            LeafBody::Session { tls_spki_sha256: got, .. } if got != tls_spki_sha256 => {
-                return Err(SessionError::TlsKey { got, wanted: tls_spki_sha256 }.into());
-            }
-            LeafBody::Session { nonce: got, .. } if got != nonce => {
-                return Err(SessionError::Nonce { got, wanted: nonce }.into());
-            }
-            LeafBody::Session { tls_exporter: got, .. } if got != exporter => {
-                return Err(SessionError::Exporter { got, wanted: exporter }.into());
-            }
-            LeafBody::Session { .. } => {}
-            ref other => {
-                return Err(BindingError::LeafKind { got: bound::kind(other), wanted: "session" }.into());
-            }
-        }
+        check_connection(&bound, &Connection { tls_spki_sha256, exporter, nonce })?;
         bound::appraise_rules(bound.instance(), policy)?;
         Ok(SessionResult(bound))
     };

@@ -1,6 +1,7 @@
 //! The verdict as a document: the chain hardware → guest → key → request → materials → rules → image, each link
 //! accepted, refused or not judged, with reasons. Its JSON is described in `docs/policy.md`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use provenance::digest::Sha256Digest;
@@ -133,6 +134,12 @@ pub struct Facts {
     pub tcb: Option<String>,
     /// Launch measurement in hex.
     pub measurement: Option<String>,
+    /// Measurement registers beside it, in hex; TDX only.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub registers: BTreeMap<&'static str, String>,
+    /// What the vendor says is wrong with hardware and firmware, and the policy accepts: TCB status, advisories.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub known_flaws: Vec<String>,
     /// Name of the Reference Value that it equals.
     pub guest: Option<String>,
     /// Number of that release.
@@ -358,8 +365,16 @@ impl fmt::Display for Report {
             Outcome::Refused => "REFUSED",
         };
         writeln!(f, "{name}  {outcome}{mark}")?;
-        for (index, entry) in self.links.iter().enumerate() {
-            let last = index + 1 == self.links.len();
+        self.write_below(f, &Link::ALL)
+    }
+}
+
+impl Report {
+    /// The links of these kinds as a tree, then what to do.
+    pub(crate) fn write_below(&self, f: &mut fmt::Formatter<'_>, shown: &[Link]) -> fmt::Result {
+        let links: Vec<_> = self.links.iter().filter(|entry| shown.contains(&entry.link)).collect();
+        for (index, entry) in links.iter().enumerate() {
+            let last = index + 1 == links.len();
             let (branch, below) = if last { ("└─", "  ") } else { ("├─", "│ ") };
             let sign = match entry.state {
                 State::Accepted => "✓",

@@ -73,7 +73,7 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// Verify an image, OCI layout or layout tar file under a policy
     Verify(VerifyArgs),
-    /// Judge Secure Execution Evidence that answers your own request, and sign an Attestation Result for others
+    /// Judge Evidence, of a build server or from a file; sign an Attestation Result about Secure Execution for others
     Appraise(AppraiseArgs),
     /// Show everything about an image, without judging it
     Inspect(InspectArgs),
@@ -208,34 +208,40 @@ pub(crate) struct VerifyArgs {
     /// Its protection key, 32 bytes, as pvattest writes it
     #[arg(long, value_name = "FILE", requires = "attestation_request")]
     pub(crate) attestation_request_key: Option<PathBuf>,
+    /// Write the verdict as EAR claims (JSON, not signed)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ear: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(crate) struct AppraiseArgs {
-    /// Evidence collection (CMW JSON); printed again with the Attestation Result in it
+    /// Evidence collection (CMW JSON) (default: that of a new connection to the build server in use)
     #[arg(value_name = "EVIDENCE")]
-    pub(crate) evidence: PathBuf,
+    pub(crate) evidence: Option<PathBuf>,
     /// Attestation request of Secure Execution that you made and remembered, as pvattest writes it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) attestation_request: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "attestation_request_key")]
+    pub(crate) attestation_request: Option<PathBuf>,
     /// Its protection key, 32 bytes, as pvattest writes it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) attestation_request_key: PathBuf,
-    /// Private key that signs the Attestation Result
-    #[arg(long, value_name = "KEY")]
-    pub(crate) sign: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "attestation_request")]
+    pub(crate) attestation_request_key: Option<PathBuf>,
+    /// Private key that signs an Attestation Result about Secure Execution Evidence; prints the Evidence with it
+    #[arg(long, value_name = "KEY", requires_all = ["evidence", "attestation_request", "valid_for"])]
+    pub(crate) sign: Option<PathBuf>,
     /// Days until the Attestation Result expires, 1 to 366
-    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=366))]
-    pub(crate) valid_for: u16,
-    /// Host key documents, certificates and revocation lists (PEM or DER) beside those in the Evidence, repeatable
-    #[arg(long = "endorsements", value_name = "FILE")]
+    #[arg(long, value_name = "DAYS", requires = "sign", value_parser = clap::value_parser!(u16).range(1..=366))]
+    pub(crate) valid_for: Option<u16>,
+    /// Endorsements beside those in the Evidence, as `endorsements fetch` writes them, or PEM or DER; repeatable
+    #[arg(long = "endorsements", value_name = "FILE|DIR")]
     pub(crate) endorsements: Vec<PathBuf>,
+    /// Write the verdict as EAR claims (JSON, not signed)
+    #[arg(long, value_name = "FILE", conflicts_with = "sign")]
+    pub(crate) ear: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(crate) struct InspectArgs {
-    /// Image in a registry, directory of an OCI layout, or its tar file
-    #[arg(value_name = "IMAGE|LAYOUT|TAR")]
+    /// Image in a registry, directory of an OCI layout, its tar file, or file of an Evidence collection
+    #[arg(value_name = "IMAGE|LAYOUT|TAR|EVIDENCE")]
     pub(crate) target: String,
 }
 

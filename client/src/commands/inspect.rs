@@ -8,11 +8,12 @@ use client::progress::clean_text;
 use provenance::binding::{Leaf, LeafBody};
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE};
-use provenance::evidence::EvidenceBundle;
+use provenance::evidence::{EvidenceBundle, MAX_COLLECTION};
 use provenance::instance::InstanceDocument;
 use provenance::key::PublicKey;
 use provenance::materials::Completeness;
 use provenance::request::Source;
+use provenance::secure_execution::{AttestationResult, MAX_ATTESTATION_RESULT};
 use provenance::sigstore::{MAX_BUNDLE, parse_bundle, parse_simple_signing};
 use provenance::statement::Statement;
 use serde_json::{Value, json};
@@ -20,8 +21,10 @@ use verifier::image::ImageInput;
 
 use super::args::InspectArgs;
 use super::build::runtime;
+use super::endorsements::is_json;
 use super::failure::Failure;
 use super::output::Output;
+use super::setup::read_file;
 use super::verify::{Target, credential, target};
 
 const NOT_JUDGED: &str = "not judged: this is what the image says about itself; sealwright verify judges it";
@@ -29,6 +32,10 @@ const NOT_JUDGED: &str = "not judged: this is what the image says about itself; 
 /// Shows everything about an image.
 pub(crate) fn run(args: &InspectArgs, output: &Output) -> Result<u8, Failure> {
     let document = match target(&args.target)? {
+        Target::Local(path, None) if is_json(&path) => {
+            let bytes = read_file(&path, MAX_COLLECTION, "Evidence")?;
+            json!({"judged": false, "note": NOT_JUDGED, "name": args.target, "evidence": [evidence(&bytes)]})
+        }
         Target::Local(path, selector) => {
             let image: LocalImage = open_local(&path, selector.as_deref())?;
             let (input, damaged) = gather(&image, image.image.digest, &image.attached)?;
@@ -123,8 +130,31 @@ fn evidence(bytes: &[u8]) -> Value {
         "instance": instance,
         "instanceDigest": Sha256Digest::of(&bundle.instance),
         "signedRequest": bundle.request.is_some(),
+        "attestationResult": bundle.attestation_result.as_deref().map(attestation_result),
         "signingKeyPem": bundle.signing_key.as_deref().and_then(|der| PublicKey::from_spki_der(der).ok()).map(|key| public_pem(&key)),
     })
+}
+
+/// The word of a Verifier. Who signed it is for a policy to say: the envelope does not.
+fn attestation_result(bytes: &[u8]) -> Value {
+    let parsed = Envelope::parse(bytes, MAX_ATTESTATION_RESULT)
+        .map_err(|problem| problem.to_string())
+        .and_then(|envelope| AttestationResult::parse(&envelope.payload).map_err(|e| e.to_string()));
+    match parsed {
+        Err(problem) => json!({"problem": problem}),
+        Ok(result) => json!({
+            "evidence": result.evidence_sha256,
+            "request": result.request_sha256,
+            "image": hex::encode(result.image),
+            "imageHostKey": result.image_host_key,
+            "attestationHostKey": result.attestation_host_key,
+            "configUid": hex::encode(result.config_uid),
+            "hostKeyRoot": result.host_key_root,
+            "policy": result.policy_sha256,
+            "issuedAt": result.issued_at,
+            "expiresAt": result.expires_at,
+        }),
+    }
 }
 
 fn statement(bytes: &[u8]) -> Value {
@@ -156,7 +186,9 @@ fn text(document: &Value) -> String {
     let mut line =
         |word: &str, fact: &str| out.push_str(&format!("{word:<12} {}\n", clean_text(fact, "             ")));
     line("name", &string(&document["name"]));
-    line("image", &string(&document["image"]));
+    if let Some(image) = document["image"].as_str() {
+        line("image", image);
+    }
     for image in items("images") {
         line("  platform", &format!("{} {}", string(&image["platform"]), string(&image["digest"])));
     }
@@ -173,6 +205,14 @@ fn text(document: &Value) -> String {
         line("  builder", &string(&evidence["instance"]["builder_id"]));
         line("  version", &string(&evidence["instance"]["version"]));
         line("  instance", &string(&evidence["instanceDigest"]));
+        let result = &evidence["attestationResult"];
+        if let Some(problem) = result["problem"].as_str() {
+            line("  result", problem);
+        } else if result.is_object() {
+            line("  result", &format!("of a Verifier under policy {}", string(&result["policy"])));
+            let times = format!("{} until {}", string(&result["issuedAt"]), string(&result["expiresAt"]));
+            line("", &format!("  {times}, about request {}", string(&result["request"])));
+        }
     }
     for statement in items("statements") {
         line(

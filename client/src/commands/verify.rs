@@ -21,7 +21,7 @@ use verifier::secure_execution::OwnRequest;
 use verifier::verdict::Report;
 use verifier::{Endorsements, Policy, verify_image_with_own_requests};
 
-use super::appraise::own_request;
+use super::appraise::{own_request, write_ear};
 use super::args::VerifyArgs;
 use super::build::runtime;
 use super::failure::{Failure, exit};
@@ -131,6 +131,9 @@ pub(crate) fn run(args: &VerifyArgs, setup: &Setup, output: &Output) -> Result<u
         Target::Remote(name) => remote(&name, &policy, &own, complete, output)
             .map_err(|failure| Target::taken_for_name(&args.target, &name, failure))?,
     };
+    if let Some(file) = &args.ear {
+        write_ear(file, &report.to_ear(), output)?;
+    }
     if output.is_json() {
         output.document(&json!(report));
     } else {
@@ -360,7 +363,7 @@ fn endorsements_of(file: &Path, found: &mut Endorsements) -> Result<(), Failure>
 }
 
 /// Colours the signs, which carry their meaning without it.
-fn paint(text: &str, color: bool) -> String {
+pub(super) fn paint(text: &str, color: bool) -> String {
     if !color {
         return text.to_owned();
     }

@@ -43,6 +43,10 @@ impl<Hardware: PlatformFacts> PlatformFacts for AuthenticQuote<Hardware> {
         self.hardware.chip_id()
     }
 
+    fn known_flaws(&self) -> Vec<String> {
+        self.hardware.known_flaws()
+    }
+
     fn lines(&self) -> Vec<String> {
         self.hardware.lines()
     }

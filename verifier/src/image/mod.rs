@@ -18,9 +18,10 @@ pub use self::blobs::{Blob, BlobChecks, BlobError, BlobHasher, CheckedBlob, Trus
 pub use self::oci::MAX_MANIFEST;
 use self::oci::{Descriptor, Manifest};
 pub use self::signatures::SimpleSignature;
-use crate::bound::{self, BoundLeaf};
+use crate::bound;
 use crate::built::{self, BoundStatement, Coverage, RequestedStatement};
-use crate::evidence::{self, AttestationResult, short_hex};
+use crate::evidence;
+use crate::links::{accept_guest, accept_hardware, accept_rules};
 use crate::policy::Policy;
 use crate::rejection::{Reason, Rejection};
 use crate::reliance::Grounds;
@@ -240,7 +241,7 @@ fn judge(
     )?;
 
     let hardware = evidence::appraise_hardware(authentic, policy)?;
-    report.accept(Link::Hardware, hardware.lines());
+    accept_hardware(report, &hardware);
 
     let result = hardware.appraise_guest(policy)?;
     accept_guest(report, &result, policy);
@@ -271,30 +272,6 @@ fn judge(
     let signatures = signatures::check(input, envelopes, statement.signing_key())?;
     accept_image(report, &blobs, &signatures);
     Ok(blobs.into_iter().filter(|blob| !documents.contains_key(&blob.digest)).collect())
-}
-
-fn accept_guest(report: &mut Report, result: &AttestationResult, policy: &Policy) {
-    let reference = result.reference();
-    let what = if result.paravisor().is_some() { "PCRs" } else { "launch measurement" };
-    let line = format!(
-        "{what} {} = {} ({} line {})",
-        short_hex(&result.measurement()),
-        reference.name,
-        policy.file(),
-        reference.line
-    );
-    report.accept(Link::Guest, vec![line]);
-    let facts = report.facts_mut();
-    let reliance = result.reliance();
-    facts.reliance = Some(reliance.kind().name());
-    facts.relied_verifier = reliance.statement().map(|statement| statement.verifier.clone());
-    facts.hardware = Some(result.hardware_name());
-    facts.paravisor = result.paravisor().map(str::to_owned);
-    facts.chip_id = result.chip_id();
-    facts.tcb = Some(result.tcb());
-    facts.measurement = Some(result.measurement());
-    facts.guest = Some(reference.name.clone());
-    facts.guest_version = Some(reference.guest_version);
 }
 
 fn accept_key(report: &mut Report, statement: &BoundStatement) {
@@ -367,24 +344,6 @@ fn accept_materials(report: &mut Report, statement: &BoundStatement, policy: &Po
     }
     report.accept(Link::Materials, lines);
     report.facts_mut().materials = Some(count);
-}
-
-fn accept_rules(report: &mut Report, bound: &BoundLeaf, policy: &Policy) {
-    let instance = bound.instance();
-    let trust = instance.trust_configuration_sha256();
-    let line = format!(
-        "trust configuration {} and build policy {} accepted ({} lines {} and {})",
-        trust.short(),
-        instance.build_policy_sha256.short(),
-        policy.file(),
-        policy.trust_configurations().line,
-        policy.build_policies().line
-    );
-    report.accept(Link::Rules, vec![line, format!("builder {}", instance.builder_id)]);
-    let facts = report.facts_mut();
-    facts.builder_id = Some(instance.builder_id.clone());
-    facts.trust_configuration = Some(trust);
-    facts.build_policy = Some(instance.build_policy_sha256);
 }
 
 fn accept_image(report: &mut Report, blobs: &[Blob], signatures: &str) {

@@ -3,10 +3,11 @@
 use provenance::binding::ReportData;
 use provenance::evidence::Platform;
 
-use super::AuthenticQuote;
 use super::quote::body;
+use super::{AuthenticQuote, TcbStatus};
 use crate::bound::{self, BindingError};
 use crate::evidence::{PlatformFacts, endorsed_line, not_hardware_mark, short_hex};
+use crate::policy::TdxRegister;
 use crate::roots::Root;
 
 impl PlatformFacts for AuthenticQuote {
@@ -40,6 +41,17 @@ impl PlatformFacts for AuthenticQuote {
 
     fn chip_id(&self) -> Option<String> {
         None
+    }
+
+    fn registers(&self) -> Vec<(&'static str, String)> {
+        let beside = TdxRegister::ALL.into_iter().filter(|register| *register != TdxRegister::Mrtd);
+        beside.map(|register| (register.name(), hex::encode(register.of(self.quote())))).collect()
+    }
+
+    fn known_flaws(&self) -> Vec<String> {
+        let tcb = self.tcb();
+        let status = (tcb.status != TcbStatus::UpToDate).then(|| format!("TCB status {}", tcb.status));
+        status.into_iter().chain(tcb.advisory_ids.iter().cloned()).collect()
     }
 
     fn lines(&self) -> Vec<String> {
