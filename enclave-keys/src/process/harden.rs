@@ -1,14 +1,11 @@
 //! What keeps others out of the process that holds the keys, and keeps it from doing more than it must.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
+
+use super::seccomp::{Argument, Filter, Rule};
 
 /// Why the process is not protected. It must not hold keys then.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +19,6 @@ pub enum NotHardened {
         /// What the kernel says.
         source: io::Error,
     },
-    /// The filter of system calls could not be made: a bug.
-    #[error("filter of system calls: {0}")]
-    Filter(String),
 }
 
 /// Before there is a key: no debugger, no core dump, no swap (proc(5), core(5), mlockall(2)).
@@ -41,16 +35,14 @@ pub fn protect() -> Result<(), NotHardened> {
 /// After the device is open: the system calls of [`ALLOWED`] and no others, for all threads and for good (seccomp(2)).
 /// There is no socket, no program and no process among them.
 pub fn confine() -> Result<(), NotHardened> {
-    let filter = |error: &dyn std::fmt::Display| NotHardened::Filter(error.to_string());
-    // clone3 hides its flags in memory, where no filter sees them; without it the C library takes clone.
-    for program in [without_clone3().map_err(|e| filter(&e))?, allowed().map_err(|e| filter(&e))?] {
-        seccompiler::apply_filter_all_threads(&program).map_err(|error| filter(&error))?;
-    }
-    Ok(())
+    let refused = |what| move |source: io::Error| NotHardened::Refused { what, source };
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|error| refused("give up new privileges")(error.into()))?;
+    filter().install().map_err(refused("filter system calls (seccomp)"))
 }
 
 /// Memory, threads, clocks, files by path (configfs, the sealed file), devices, and sockets that are open already.
-const ALLOWED: &[i64] = &[
+const ALLOWED: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -107,8 +99,7 @@ const ALLOWED: &[i64] = &[
 ];
 
 /// The same by path, which the C library uses where they exist.
-#[cfg(target_arch = "x86_64")]
-const ALLOWED_HERE: &[i64] = &[
+const ALLOWED_BY_PATH: &[libc::c_long] = &[
     libc::SYS_open,
     libc::SYS_stat,
     libc::SYS_lstat,
@@ -118,43 +109,78 @@ const ALLOWED_HERE: &[i64] = &[
     libc::SYS_rename,
     libc::SYS_chmod,
     libc::SYS_poll,
-    libc::SYS_arch_prctl,
 ];
-#[cfg(not(target_arch = "x86_64"))]
-const ALLOWED_HERE: &[i64] = &[];
 
-type Compiled = Result<BpfProgram, seccompiler::BackendError>;
+/// Which argument of clone(2) holds the flags: the order differs between architectures.
+const CLONE_FLAGS: Argument = Argument(if cfg!(target_arch = "s390x") { 1 } else { 0 });
 
-fn architecture() -> Result<TargetArch, seccompiler::BackendError> {
-    std::env::consts::ARCH.try_into()
+fn filter() -> Filter {
+    let simple = ALLOWED.iter().chain(ALLOWED_BY_PATH).map(|call| (*call, Rule::Allow));
+    let thread = libc::CLONE_THREAD.cast_unsigned();
+    let code = libc::PROT_EXEC.cast_unsigned();
+    let named = libc::PR_SET_NAME.cast_unsigned();
+    let special = [
+        // clone3 hides its flags in memory, where no filter sees them; without it the C library takes clone.
+        (libc::SYS_clone3, Rule::Errno(libc::ENOSYS)),
+        // Threads, no processes.
+        (libc::SYS_clone, Rule::If { argument: CLONE_FLAGS, mask: thread, equals: thread }),
+        // Data, no code.
+        (libc::SYS_mprotect, Rule::If { argument: Argument(2), mask: code, equals: 0 }),
+        #[cfg(not(target_arch = "s390x"))]
+        (libc::SYS_mmap, Rule::If { argument: Argument(2), mask: code, equals: 0 }),
+        // Its arguments are in memory there.
+        #[cfg(target_arch = "s390x")]
+        (libc::SYS_mmap, Rule::Allow),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_arch_prctl, Rule::Allow),
+        // Names of threads, nothing else.
+        (libc::SYS_prctl, Rule::If { argument: Argument(0), mask: u32::MAX, equals: named }),
+    ];
+    Filter::new(simple.chain(special), libc::EPERM)
 }
 
-fn without_clone3() -> Compiled {
-    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let missing = SeccompAction::Errno(libc::ENOSYS as u32);
-    SeccompFilter::new(rules, SeccompAction::Allow, missing, architecture()?)?.try_into()
-}
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use std::process::Command;
 
-fn allowed() -> Compiled {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().chain(ALLOWED_HERE).map(|call| (*call, Vec::new())).collect();
-    // The other filter answers it.
-    rules.insert(libc::SYS_clone3, Vec::new());
-    let argument = |index, operator, value| {
-        let width = SeccompCmpArgLen::Qword;
-        SeccompCondition::new(index, width, operator, value).and_then(|only| SeccompRule::new(vec![only]))
-    };
-    // Threads, no processes.
-    let thread = libc::CLONE_THREAD as u64;
-    rules.insert(libc::SYS_clone, vec![argument(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
-    // Data, no code.
-    let code = libc::PROT_EXEC as u64;
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        rules.insert(call, vec![argument(2, SeccompCmpOp::MaskedEq(code), 0)?]);
+    const CHILD: &str = "SEALWRIGHT_TEST_CONFINED";
+
+    /// Runs in a process of its own, because the filter is for good. qemu's user emulation has no seccomp(2).
+    #[test]
+    fn a_confined_process_has_threads_and_files_and_no_socket_program_or_code() {
+        let name =
+            "process::harden::tests::a_confined_process_has_threads_and_files_and_no_socket_program_or_code";
+        if std::env::var_os(CHILD).is_none() {
+            let child = Command::new(std::env::current_exe().expect("this program"))
+                .args(["--exact", name, "--test-threads", "1", "--nocapture"])
+                .env(CHILD, "1")
+                .output()
+                .expect("it starts");
+            let said =
+                String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
+            assert!(child.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let other = std::thread::spawn(|| {
+            std::thread::park();
+            std::net::UdpSocket::bind("127.0.0.1:0").map_err(|error| error.raw_os_error())
+        });
+        confine().expect("confined");
+        other.thread().unpark();
+        let refused = Some(libc::EPERM);
+        assert_eq!(other.join().expect("no panic").err(), Some(refused), "a thread from before");
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.raw_os_error());
+        assert_eq!(socket.err(), Some(refused));
+        let program = Command::new("/bin/true").status().map_err(|error| error.raw_os_error());
+        assert_eq!(program.err(), Some(refused));
+        let path = std::env::temp_dir().join(format!("sealwright-confined-{}", std::process::id()));
+        std::fs::write(&path, "text").and_then(|()| std::fs::remove_file(&path)).expect("files");
+        std::thread::Builder::new()
+            .name("named".to_owned())
+            .spawn(|| vec![7_u8; 8 << 20].len())
+            .expect("a thread")
+            .join()
+            .expect("memory");
     }
-    // Names of threads, nothing else.
-    let named = libc::PR_SET_NAME as u64;
-    rules.insert(libc::SYS_prctl, vec![argument(0, SeccompCmpOp::Eq, named)?]);
-    let refused = SeccompAction::Errno(libc::EPERM as u32);
-    SeccompFilter::new(rules, refused, SeccompAction::Allow, architecture()?)?.try_into()
 }

@@ -15,6 +15,7 @@ mod client;
 mod failure;
 mod frame;
 mod harden;
+mod seccomp;
 mod server;
 
 pub use client::KeyClient;
