@@ -63,6 +63,7 @@ serve: binaries
 test: tools binaries
 	cargo test --release --locked --workspace --no-fail-fast
 	$(PEERS) cargo test --release --locked
+	scripts/big-endian.sh
 
 vectors: prerequisites
 	@cargo run --release --locked --quiet -p sealwright-tests --bin vectors -- $(abspath $(DIR))
