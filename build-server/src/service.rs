@@ -45,6 +45,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const FRAME: u32 = 128 << 10;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the key process is asked how the device does.
+const DEVICE_WATCH: Duration = Duration::from_secs(2);
 /// When retention looks for the first time: also a server that is restarted often must keep to its limits.
 const FIRST_SWEEP: Duration = Duration::from_secs(60);
 /// How often it looks then.
@@ -143,6 +145,7 @@ impl Server {
         let access = Access::new(trust.admission(), jobs.clone());
         let endorsements = TdxEndorsementsFile::new(operations.tdx_endorsements.as_deref());
         let platform = keys.instance().platform;
+        let key_process = keys.clone();
         let attestation = Attestation { keys, access: access.clone(), endorsements };
         let builds = Builds {
             queue: queue.clone(),
@@ -170,7 +173,7 @@ impl Server {
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), finish.clone().cancelled_owned());
         let serving = tokio::spawn(server);
         tokio::spawn(sweep(jobs, contexts, operations.clone(), directory.join("results"), stop.clone()));
-        tokio::spawn(watch_keys(health.clone(), keys_ended, stop.clone()));
+        tokio::spawn(watch_keys(health.clone(), key_process, keys_ended, stop.clone()));
         tokio::spawn(give_back(queue.clone(), stop.clone()));
         let drain = operations.drain.0;
         Ok(Self { address, resumed, failed, queue, drain, stop, finish, serving, health, _lock: lock })
@@ -214,19 +217,28 @@ async fn not_serving(health: &tonic_health::server::HealthReporter) {
     }
 }
 
-/// Tells health, once `keys_ended`, that nothing is signed any more.
+/// Tells health, once `keys_ended` or the device has lost its key, that nothing is signed any more.
 async fn watch_keys(
     health: tonic_health::server::HealthReporter,
+    keys: KeyClient,
     keys_ended: CancellationToken,
     stop: CancellationToken,
 ) {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = keys_ended.cancelled() => {
-            tracing::error!("the key process has ended: nothing is signed any more, start the guest anew");
-            not_serving(&health).await;
+    let why = loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = keys_ended.cancelled() => break "the key process has ended".to_owned(),
+            () = tokio::time::sleep(DEVICE_WATCH) => {}
         }
-    }
+        let keys = keys.clone();
+        match tokio::task::spawn_blocking(move || keys.health()).await {
+            Ok(Ok(device)) if device.key_wiped => break device.failing.unwrap_or_default(),
+            // What ends the connection cancels `keys_ended`.
+            _ => {}
+        }
+    };
+    tracing::error!("{why}: nothing is signed any more, start the guest anew");
+    not_serving(&health).await;
 }
 
 const SERVICES: [&str; 4] =

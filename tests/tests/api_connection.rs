@@ -13,6 +13,7 @@ use provenance::digest::Sha256Digest;
 use provenance::evidence::EvidenceBundle;
 use provenance::instance::InstanceDocument;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use sealwright_tests::software_tee::{ScriptedTee, SoftwareTee};
 use sealwright_tests::tools::tool;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -465,16 +466,40 @@ async fn an_oversized_header_list_is_refused_and_a_large_project_is_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn once_the_key_process_has_ended_health_says_that_nothing_is_served() {
-    use tonic_health::pb::health_check_response::ServingStatus;
-    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     let directory = state();
     let server = TestServer::start(directory.path());
+    stops_serving(&server, async || server.end_keys()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_the_device_has_lost_its_key_health_says_that_nothing_is_served() {
+    let directory = state();
+    let tee = ScriptedTee::new(SoftwareTee::shared().expect("a software TEE"));
+    let options = api_support::Options { tee: Some(tee.clone()), ..Default::default() };
+    let server = TestServer::try_start(directory.path(), &options).expect("the server starts");
+    stops_serving(&server, async || {
+        let by = enclave_keys::WipedBy::Firmware { code: 0x16 };
+        tee.script(move |_| {
+            let path = "/dev/sev-guest".into();
+            Err(enclave_keys::AttesterError::KeyWiped { path, by })
+        });
+        let client = server.client(&Caller::new()).await;
+        let request = v1::GetEvidenceRequest { nonce: vec![7; 32].into(), ..Default::default() };
+        client.attestation().get_evidence(request).await.expect_err("no Evidence");
+    })
+    .await;
+}
+
+/// Health of the build service goes from serving to not serving by what happens.
+async fn stops_serving(server: &TestServer, happens: impl AsyncFnOnce()) {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     let mut health = HealthClient::new(server.channel(&Caller::new()).await);
     let request = HealthCheckRequest { service: "sealwright.v1.BuildService".to_owned() };
     let mut watch = health.watch(request).await.expect("watched").into_inner();
     let first = watch.message().await.expect("an answer").expect("a status");
     assert_eq!(first.status(), ServingStatus::Serving);
-    server.end_keys();
+    happens().await;
     let second = watch.message().await.expect("an answer").expect("a status");
     assert_eq!(second.status(), ServingStatus::NotServing);
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use build_server::config::{Operations, Trust};
 use build_server::jobs::{BuildRunner, EventSink, Job};
 use build_server::service::{Server, StartError, State};
-use enclave_keys::InstanceInputs;
 use enclave_keys::process::{KeyClient, KeyProcess};
+use enclave_keys::{Attester, InstanceInputs};
 use hyper_util::rt::TokioIo;
 use proto::v1;
 use proto::v1::build_event::Event;
@@ -29,7 +29,7 @@ use provenance::request::{
 };
 use provenance::timestamp::Timestamp;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use sealwright_tests::software_tee::SoftwareTee;
+use sealwright_tests::software_tee::{ScriptedTee, SoftwareTee};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -300,11 +300,13 @@ pub struct TestServer {
 pub struct Options {
     pub operations: String,
     pub trust: String,
+    /// The device, where it is not a software TEE that always answers.
+    pub tee: Option<ScriptedTee>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { operations: String::new(), trust: "admit_any_project = true\n".to_owned() }
+        Self { operations: String::new(), trust: "admit_any_project = true\n".to_owned(), tee: None }
     }
 }
 
@@ -426,9 +428,12 @@ async fn start(
         started_at: now(0),
         secure_execution_header: None,
     };
-    let tee = SoftwareTee::shared().expect("the software TEE opens");
+    let tee: Box<dyn Attester> = match &options.tee {
+        Some(tee) => Box::new(tee.clone()),
+        None => Box::new(SoftwareTee::shared().expect("the software TEE opens")),
+    };
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-    let process = KeyProcess::new(Box::new(tee), None);
+    let process = KeyProcess::new(tee, None);
     let end_of_keys = theirs.try_clone().expect("a descriptor");
     std::thread::spawn(move || process.answer(theirs));
     let keys_ended = CancellationToken::new();
