@@ -23,6 +23,7 @@ run() { cargo test --release --locked --no-fail-fast --target "$target" "$@"; }
 run -p sealwright-provenance --lib
 # qemu answers ENOSYS to an ioctl that it does not know, before any driver could.
 run -p sealwright-enclave-keys --lib -- --skip devices::tests::the_kernels_errno_comes_back
-run -p sealwright-verifier --lib --test se_vectors --test se_host_key --test se_policy --test se_joined \
-    --test se_own_request
+# RSA of IBM's chain and many thousand altered answers take minutes here, and know no byte order.
+run -p sealwright-verifier --lib --test se_vectors --test se_policy --test se_joined --test se_own_request -- \
+    --skip cut_and_overwritten_bytes_are_refused_without_a_panic
 cargo check --release --locked --target "$target" -p sealwright-build-server --bins
