@@ -6,6 +6,7 @@ pub mod registry;
 pub mod release_fixture;
 pub mod small_disk;
 pub mod software_tee;
+pub mod timestamping;
 pub mod tools;
 pub mod vectors;
 pub mod vendor_services;

@@ -32,6 +32,10 @@ use verifier::{
 const POLICY: &str = r#"format = "sealwright-policy/1"
 judged_at = "today"
 
+[time]
+proof = "none"
+authorities = []
+
 [hardware]
 platforms = ["secure-execution"]
 evidence = ["own-request"]

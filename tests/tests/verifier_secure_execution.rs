@@ -1,6 +1,8 @@
 //! Whole images built under Secure Execution: by an own attestation request, by a Verifier's Attestation Result about
 //! the build, and by one about the signing key alone. NOT HARDWARE: the Ultravisor is the software TEE's.
 
+#[path = "verifier_support/layout.rs"]
+mod layout;
 #[path = "verifier_support/secure_execution.rs"]
 mod setting;
 #[path = "verifier_support/mod.rs"]
@@ -9,16 +11,14 @@ mod support;
 #[allow(dead_code, reason = "each test file uses its own part")]
 mod world;
 
-use std::path::Path;
-
 use client::key::CallerKey;
+use layout::write_layout;
 use provenance::binding::{KeyRole, LeafBody};
 use provenance::digest::Sha256Digest;
 use provenance::dsse::Envelope;
-use provenance::evidence::{CMW_MEDIA_TYPE, EvidenceBundle, Platform};
+use provenance::evidence::{EvidenceBundle, Platform};
 use provenance::key::KeyAlgorithm;
 use provenance::secure_execution::{ATTESTATION_RESULT_PAYLOAD_TYPE, AttestationResult};
-use provenance::sigstore::BUNDLE_MEDIA_TYPE;
 use sealwright_tests::harness::sealwright;
 use serde_json::json;
 use setting::Setting;
@@ -29,7 +29,7 @@ use verifier::evidence::{AppraisalError, AuthenticationError};
 use verifier::secure_execution::{OwnRequest, SeError, SeRefusal, vouch};
 use verifier::verdict::{Link, Outcome};
 use verifier::{Class, Endorsements, Reason, Verdict, verify_image, verify_image_with_own_requests};
-use world::{MANIFEST_TYPE, Made, World, now};
+use world::{Made, World, now};
 
 fn verdict_of(made: &Made, own: &[OwnRequest]) -> Verdict {
     verify_image_with_own_requests(&made.parsed_policy(), &made.input, own, now())
@@ -275,36 +275,6 @@ fn the_command_signs_for_what_the_verifier_accepts_and_for_nothing_else() {
     }
 }
 
-/// The image with what is attached to it as an OCI layout.
-fn write_layout(setting: &Setting, made: &Made, root: &Path) {
-    let blobs = root.join("blobs/sha256");
-    std::fs::create_dir_all(&blobs).expect("a directory");
-    let blob = |bytes: &[u8], media_type: &str| {
-        std::fs::write(blobs.join(Sha256Digest::of(bytes).hex()), bytes).expect("written");
-        json!({"mediaType": media_type, "digest": Sha256Digest::of(bytes), "size": bytes.len()})
-    };
-    for bytes in &setting.world.blobs {
-        blob(bytes, "");
-    }
-    let image = blob(&setting.world.manifest, MANIFEST_TYPE);
-    let mut manifests = vec![image.clone()];
-    let evidence = made.input.evidence.iter().map(|bytes| (bytes, CMW_MEDIA_TYPE));
-    let signed = made.input.envelopes.iter().map(|bytes| (bytes, BUNDLE_MEDIA_TYPE));
-    for (bytes, media_type) in evidence.chain(signed) {
-        let referrer = json!({
-            "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "artifactType": media_type,
-            "config": blob(b"{}", "application/vnd.oci.empty.v1+json"),
-            "layers": [blob(bytes, media_type)], "subject": image,
-        });
-        let mut descriptor = blob(referrer.to_string().as_bytes(), MANIFEST_TYPE);
-        descriptor["artifactType"] = media_type.into();
-        manifests.push(descriptor);
-    }
-    let index = json!({"schemaVersion": 2, "manifests": manifests});
-    std::fs::write(root.join("index.json"), index.to_string()).expect("written");
-    std::fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("written");
-}
-
 #[test]
 fn the_command_verifies_an_image_with_an_own_request_or_by_a_result() {
     let setting = Setting::new();
@@ -315,9 +285,9 @@ fn the_command_verifies_an_image_with_an_own_request_or_by_a_result() {
     write("policy.toml", with_result.policy.0.as_bytes());
     write("request", &request_file(&setting.requester.request));
     write("key", &setting.requester.protection_key);
-    write_layout(&setting, &with_result, &path("with-result"));
+    write_layout(&setting.world, &with_result, &path("with-result"));
     let alone = with_result.with_bundle(|bundle| bundle.attestation_result = None);
-    write_layout(&setting, &alone, &path("alone"));
+    write_layout(&setting.world, &alone, &path("alone"));
     let run = |layout: &str, flags: &[&str]| {
         let mut command = std::process::Command::new(sealwright());
         command

@@ -121,7 +121,12 @@ fn judge(
         evidence::authenticate_with_grounds(&bundle.evidence, extra, grounds, policy.anchors(), now)?;
 
     let hardware = evidence::appraise_hardware(authentic, policy)?;
-    accept_hardware(report, &hardware);
+    let as_of = match &bundle.timestamp {
+        None => "judged today (no proof of the signing time attached)",
+        // It is over a statement as well, which is not here.
+        Some(_) => "judged today; the timestamp attached is judged with the image",
+    };
+    accept_hardware(report, &hardware, as_of.to_owned());
 
     let result = hardware.appraise_guest(policy)?;
     accept_guest(report, &result, policy);

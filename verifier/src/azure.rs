@@ -33,7 +33,6 @@ use provenance::azure::InvalidAzureEvidence;
 pub use provenance::azure::{AzureEvidence, PCRS};
 use provenance::binding::ReportData;
 use provenance::digest::Sha256Digest;
-use provenance::timestamp::Timestamp;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use serde::Deserialize;
 
@@ -47,6 +46,7 @@ use crate::roots::Anchors;
 use crate::snp::report::REPORT_LEN;
 use crate::snp::{self, AuthenticReport, Endorsements, SnpError};
 use crate::tdx::{self, TdxError};
+use crate::time::Moment;
 
 /// Largest HCL report that is read, in bytes. The TPM's NV index holds 2600.
 pub const MAX_HCL_REPORT: usize = 0x4000;
@@ -445,21 +445,21 @@ fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Result<Vec<u8>, AzureError> {
     der().map_err(|_| AzureError::AttestationKey { field: "n", got: format!("{} bytes", modulus.len()) })
 }
 
-/// Authenticates Evidence from behind the paravisor to a root of `anchors`, as of `now`. `table` is the certificate
+/// Authenticates Evidence from behind the paravisor to a root of `anchors`, as of `moment`. `table` is the certificate
 /// table (GHCB) that came with it, `extra` what it lacks.
 pub fn authenticate(
     evidence: &AzureEvidence,
     table: &[u8],
     extra: &Endorsements,
     anchors: &Anchors,
-    now: Timestamp,
+    moment: impl Into<Moment>,
 ) -> Result<AuthenticQuote, AzureError> {
     // Steps 1 and 2.
     let hcl = parse_hcl(&evidence.hcl_report, SNP_REPORT)?;
     if !evidence.td_quote.is_empty() {
         return Err(AzureError::UnexpectedTdQuote { got: evidence.td_quote.len() });
     }
-    let report = snp::authenticate(hcl.hardware_report, table, extra, anchors, now)?;
+    let report = snp::authenticate(hcl.hardware_report, table, extra, anchors, moment.into())?;
     let report_data = *report.report().report_data();
     behind(report, &report_data, &hcl, evidence)
 }
@@ -471,11 +471,11 @@ pub fn authenticate_tdx(
     endorsements: &[u8],
     extra: &Endorsements,
     anchors: &Anchors,
-    now: Timestamp,
+    moment: impl Into<Moment>,
 ) -> Result<AuthenticQuote<tdx::AuthenticQuote>, AzureError> {
     // Steps 1 and 2.
     let hcl = parse_hcl(&evidence.hcl_report, TD_REPORT)?;
-    let quote = tdx::authenticate(&evidence.td_quote, endorsements, &extra.tdx, anchors, now)?;
+    let quote = tdx::authenticate(&evidence.td_quote, endorsements, &extra.tdx, anchors, moment.into())?;
     let report_data = *quote.quote().report_data();
     let of_report = &evidence.hcl_report[offset::TD_REPORT_DATA..offset::TD_REPORT_DATA + 64];
     if report_data != of_report {

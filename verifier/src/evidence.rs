@@ -7,7 +7,6 @@
 use provenance::binding::ReportData;
 use provenance::evidence::{Evidence, Platform};
 use provenance::tdx_endorsements::TdxEndorsements;
-use provenance::timestamp::Timestamp;
 
 use crate::azure::{self, AzureAppraisal, AzureError, AzureRefusal};
 use crate::bound::BindingError;
@@ -17,6 +16,7 @@ use crate::roots::{Anchors, Root};
 use crate::secure_execution::{self, AuthenticMeasurement, HostKeyError, SeAppraisal, SeError, SeRefusal};
 use crate::snp::{self, AuthenticReport, SnpAppraisal, SnpError, SnpRefusal};
 use crate::tdx::{self, AuthenticQuote, TdxAppraisal, TdxError, TdxRefusal};
+use crate::time::Moment;
 
 /// Why Evidence is not authentic.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -267,7 +267,9 @@ impl AuthenticEvidence {
     }
 }
 
-/// Authenticates Evidence to a root of `anchors`, with certificates judged as of `now`.
+/// Authenticates Evidence to a root of `anchors`, with certificates judged as of `moment`: today, or a time of the past
+/// that a timestamp proves ([`crate::time`]). Revocation lists are believed whatever their age, and where the policy
+/// demands current ones they are current today. Secure Execution is judged as of today in any case.
 ///
 /// `extra` is looked at for what the Evidence's own endorsements lack. Evidence of Secure Execution needs more to be
 /// convincing: see [`authenticate_with_grounds`].
@@ -275,9 +277,9 @@ pub fn authenticate(
     evidence: &Evidence,
     extra: &Endorsements,
     anchors: &Anchors,
-    now: Timestamp,
+    moment: impl Into<Moment>,
 ) -> Result<AuthenticEvidence, AuthenticationError> {
-    authenticate_with_grounds(evidence, extra, Grounds::default(), anchors, now)
+    authenticate_with_grounds(evidence, extra, Grounds::default(), anchors, moment)
 }
 
 /// The same, with own attestation requests and the Attestation Result that came with the Evidence.
@@ -286,31 +288,33 @@ pub fn authenticate_with_grounds(
     extra: &Endorsements,
     grounds: Grounds<'_>,
     anchors: &Anchors,
-    now: Timestamp,
+    moment: impl Into<Moment>,
 ) -> Result<AuthenticEvidence, AuthenticationError> {
+    let moment = moment.into();
     if grounds.attestation_result.is_some() && evidence.platform != Platform::SecureExecution {
         return Err(AuthenticationError::UnexpectedResult { platform: evidence.platform });
     }
     let platform = match evidence.platform {
         Platform::SevSnp => {
-            let report = snp::authenticate(&evidence.report, &evidence.endorsements, extra, anchors, now)?;
+            let report = snp::authenticate(&evidence.report, &evidence.endorsements, extra, anchors, moment)?;
             AuthenticPlatform::SevSnp(Box::new(report))
         }
         Platform::Tdx => {
             let quote =
-                tdx::authenticate(&evidence.report, &evidence.endorsements, &extra.tdx, anchors, now)?;
+                tdx::authenticate(&evidence.report, &evidence.endorsements, &extra.tdx, anchors, moment)?;
             AuthenticPlatform::Tdx(Box::new(quote))
         }
         Platform::SecureExecution => {
-            let measurement = secure_execution::authenticate(evidence, extra, grounds, anchors, now)?;
+            let measurement =
+                secure_execution::authenticate(evidence, extra, grounds, anchors, moment.today())?;
             AuthenticPlatform::SecureExecution(Box::new(measurement))
         }
         Platform::AzSnp => {
-            let quote = azure::authenticate_snp_evidence(evidence, extra, anchors, now)?;
+            let quote = azure::authenticate_snp_evidence(evidence, extra, anchors, moment)?;
             AuthenticPlatform::AzSnp(Box::new(quote))
         }
         Platform::AzTdx => {
-            let quote = azure::authenticate_tdx_evidence(evidence, extra, anchors, now)?;
+            let quote = azure::authenticate_tdx_evidence(evidence, extra, anchors, moment)?;
             AuthenticPlatform::AzTdx(Box::new(quote))
         }
     };
@@ -539,9 +543,7 @@ pub(crate) fn not_hardware_mark(root: Root) -> &'static str {
 /// The line that names who endorses the hardware.
 pub(crate) fn endorsed_line(root: Root) -> String {
     if let Root::Dangerous(digest) = root {
-        return format!(
-            "NOT HARDWARE: root {digest} is no vendor's, only the policy's dangerous_roots; judged today"
-        );
+        return format!("NOT HARDWARE: root {digest} is no vendor's, only the policy's dangerous_roots");
     }
-    format!("endorsed by {root}; judged today (no proof of the signing time attached)")
+    format!("endorsed by {root}")
 }

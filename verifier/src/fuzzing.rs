@@ -9,19 +9,23 @@ use crate::azure;
 use crate::image::manifest_is_read;
 use crate::snp;
 use crate::tdx;
+use crate::time;
 use crate::x509::{Certificate, Profile, UnauthenticatedList};
 
-const PROFILES: [Profile; 3] = [Profile::Amd, Profile::Intel, Profile::Ibm];
+const PROFILES: [Profile; 4] = [Profile::Amd, Profile::Intel, Profile::Ibm, Profile::TimeStamping];
 
 /// A certificate, and whatever is read of it once it is authentic. The first byte chooses the vendor.
 #[must_use]
 pub fn certificate(bytes: &[u8]) -> bool {
     let Some((vendor, der)) = bytes.split_first() else { return false };
-    let Ok(certificate) = Certificate::parse(der, PROFILES[usize::from(*vendor) % 3]) else { return false };
+    let Ok(certificate) = Certificate::parse(der, PROFILES[usize::from(*vendor) % PROFILES.len()]) else {
+        return false;
+    };
     let _ = certificate.check_validity(Timestamp::from_unix(1_800_000_000).expect("a constant"));
     let _ = (certificate.is_authority(), certificate.key_usage());
     let _ = (certificate.subject_name(), certificate.issuer_name());
     let _ = (certificate.common_name(), certificate.serial_hex());
+    let _ = (certificate.purposes(), certificate.path_length());
     // Its own key over its own bytes: the keys and signatures that ring gets to see.
     let _ = certificate.check_issued_by(&certificate);
     snp::read_vek_extensions(&certificate);
@@ -33,7 +37,9 @@ pub fn certificate(bytes: &[u8]) -> bool {
 #[must_use]
 pub fn crl(bytes: &[u8]) -> bool {
     let Some((vendor, der)) = bytes.split_first() else { return false };
-    let Ok(list) = UnauthenticatedList::parse(der, PROFILES[usize::from(*vendor) % 3]) else { return false };
+    let Ok(list) = UnauthenticatedList::parse(der, PROFILES[usize::from(*vendor) % PROFILES.len()]) else {
+        return false;
+    };
     let _ = list.issuer_name();
     list.read().is_ok()
 }
@@ -62,6 +68,12 @@ pub fn azure_quote(bytes: &[u8]) -> bool {
     azure::read_quote(bytes)
 }
 
+/// Timestamp response of RFC 3161, as far as its signer's certificate and signature.
+#[must_use]
+pub fn rfc3161_timestamp(bytes: &[u8]) -> bool {
+    time::read_timestamp(bytes)
+}
+
 /// Image manifest or index.
 #[must_use]
 pub fn oci_manifest(bytes: &[u8]) -> bool {
@@ -85,7 +97,12 @@ mod tests {
     fn what_is_nothing_at_all_is_refused_by_each() {
         for bytes in [&b""[..], b"\x01", b"{}", &[0x30; 64]] {
             assert!(!certificate(bytes) && !crl(bytes) && !pem_chain(bytes) && !oci_manifest(bytes));
-            assert!(!azure_hcl_report(bytes) && !azure_quote(bytes) && !public_key(bytes));
+            assert!(
+                !rfc3161_timestamp(bytes)
+                    && !azure_hcl_report(bytes)
+                    && !azure_quote(bytes)
+                    && !public_key(bytes)
+            );
             assert!(!tdx_documents(bytes, bytes, bytes));
         }
     }

@@ -10,6 +10,7 @@
 //! 1. the policy is complete: [`policy::Policy::parse`]
 //! 2. the target digest is fixed: [`ImageInput::target`]
 //! 3. one whole bundle: [`provenance::evidence::EvidenceBundle::parse`]
+//!    and its timestamp, if it has one: [`time::examine`] → [`time::Examined`]
 //! 4. Evidence authenticated to a pinned root: [`evidence::authenticate`] → [`evidence::AuthenticEvidence`]
 //! 5. appraised: [`evidence::appraise`] → [`evidence::AttestationResult`]
 //! 6. instance, leaf, proof, report data: [`bound::bind`] → [`bound::BoundLeaf`]
@@ -43,6 +44,7 @@ pub mod secure_execution;
 pub mod session;
 pub mod snp;
 pub mod tdx;
+pub mod time;
 pub mod verdict;
 pub mod x509;
 

@@ -6,8 +6,10 @@ use crate::policy::Policy;
 use crate::verdict::{Link, Report};
 
 /// Hardware and firmware are accepted.
-pub(crate) fn accept_hardware(report: &mut Report, hardware: &AppraisedHardware) {
-    report.accept(Link::Hardware, hardware.lines());
+pub(crate) fn accept_hardware(report: &mut Report, hardware: &AppraisedHardware, as_of: String) {
+    let mut lines = hardware.lines();
+    lines.push(as_of);
+    report.accept(Link::Hardware, lines);
     report.facts_mut().known_flaws = hardware.known_flaws();
 }
 

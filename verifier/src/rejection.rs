@@ -18,6 +18,7 @@ use crate::secure_execution::{ResultError, SeError};
 use crate::session::SessionError;
 use crate::snp::{SnpError, SnpRefusal};
 use crate::tdx::{TdxError, TdxRefusal};
+use crate::time::TimeError;
 use crate::verdict::Link;
 
 const FIRMWARE_ADVICE: &str =
@@ -80,6 +81,9 @@ pub enum Reason {
     /// The collection is malformed.
     #[error(transparent)]
     Bundle(#[from] EvidenceError),
+    /// The timestamp does not hold, or the one demanded is missing.
+    #[error(transparent)]
+    Time(#[from] TimeError),
     /// The Evidence is not authentic.
     #[error(transparent)]
     Authentication(#[from] AuthenticationError),
@@ -121,6 +125,8 @@ impl Reason {
     pub fn class(&self) -> Class {
         match self {
             Self::Authentication(error) if error.concerns_endorsements() => Class::Endorsements,
+            Self::Time(error) if error.concerns_endorsements() => Class::Endorsements,
+            Self::Time(error) if error.line().is_some() => Class::RefusedByPolicy,
             Self::Authentication(error) if error.is_refusal() => Class::RefusedByPolicy,
             Self::Appraisal(_) | Self::Materials(_) | Self::Rules(_) => Class::RefusedByPolicy,
             Self::Request(refusal) if refusal.line().is_some() => Class::RefusedByPolicy,
@@ -137,6 +143,7 @@ impl Reason {
             Self::NoEvidence { .. }
             | Self::TooMany { .. }
             | Self::Bundle(_)
+            | Self::Time(_)
             | Self::Authentication(_)
             | Self::Appraisal(_) => Link::Hardware,
             Self::Binding(_) | Self::Session(_) | Self::Certificate(_) | Self::Statement(_) => Link::Key,
@@ -151,6 +158,7 @@ impl Reason {
         match self {
             Self::Authentication(error) if error.concerns_root() => Some(policy.roots_line()),
             Self::Appraisal(error) => error.line(),
+            Self::Time(error) => error.line(),
             Self::Request(refusal) => refusal.line(),
             Self::Materials(refusal) => Some(refusal.line()),
             Self::Rules(refusal) => Some(refusal.line()),
@@ -216,6 +224,15 @@ impl Reason {
                 AppraisalError::Tdx(TdxRefusal::TcbStatus { .. })
                 | AppraisalError::Azure(AzureRefusal::Tdx(TdxRefusal::TcbStatus { .. })),
             ) => FIRMWARE_ADVICE,
+            Self::Time(TimeError::Missing { .. }) => {
+                "have the build time-stamped by an authority that the policy names (docs/cli.md, timestamp), or demand no proof under `time` of the policy"
+            }
+            Self::Time(TimeError::UnknownAuthority { .. }) => {
+                "if you trust this authority's clock and care, add the certificate of its CA under `time.authorities` of the policy"
+            }
+            Self::Time(TimeError::NotValidToday { .. }) => {
+                "have the build time-stamped again by an authority whose certificates are valid; the proof of the earlier time is lost"
+            }
             Self::Session(_) => {
                 "do not send anything over this connection; check the endpoint and what lies between"
             }

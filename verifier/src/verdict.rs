@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::image::Blob;
 use crate::policy::Policy;
 use crate::rejection::{Class, Rejection};
+use crate::time::SigningTime;
 
 /// `format` of a verdict.
 pub const VERDICT_FORMAT: &str = "sealwright-verdict/1";
@@ -148,6 +149,10 @@ pub struct Facts {
     pub signing_key: Option<Sha256Digest>,
     /// SHA-256 of the statement.
     pub statement: Option<Sha256Digest>,
+    /// When it was signed, and who says so.
+    pub signing_time: Option<SigningTime>,
+    /// The time that certificates were judged at, where it is a proven time of the past.
+    pub judged_as_of: Option<Timestamp>,
     /// SHA-256 of the SPKI of the caller's key.
     pub caller: Option<Sha256Digest>,
     /// The caller's name in the policy.

@@ -13,10 +13,14 @@ use ring::signature;
 use crate::roots::is_published_root;
 
 mod crl;
+mod error;
 mod name;
+mod profile;
 
 pub(crate) use self::crl::{RevocationList, UnauthenticatedList};
+pub use self::error::CertificateError;
 pub(crate) use self::name::DistinguishedName;
+pub(crate) use self::profile::{Algorithm, Profile};
 
 /// Largest certificate that is read, in bytes. AMD's are below 2 KiB.
 pub const MAX_CERTIFICATE: usize = 16 << 10;
@@ -35,18 +39,6 @@ const OID_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15"
 const OID_EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
 const OID_BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
 
-/// AlgorithmIdentifier of RSASSA-PSS, SHA-384, MGF1-SHA-384, salt 48; the trailer field left at its default.
-const PSS_SHA384: &str = "304106092a864886f70d01010a3034a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130";
-/// The same with the default trailer field written out, as AMD's roots have it (DER would leave it out).
-const PSS_SHA384_TRAILER: &str = "304606092a864886f70d01010a3039a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130a303020101";
-
-/// AlgorithmIdentifier of ECDSA with SHA-256 (RFC 5758 §3.2).
-const ECDSA_SHA256: &str = "300a06082a8648ce3d040302";
-/// AlgorithmIdentifiers of RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 and SHA-512 (RFC 4055 §5).
-const PKCS1_SHA256: &str = "300d06092a864886f70d01010b0500";
-const PKCS1_SHA384: &str = "300d06092a864886f70d01010c0500";
-const PKCS1_SHA512: &str = "300d06092a864886f70d01010d0500";
-
 /// Bits of keyUsage in the first byte of its BIT STRING (RFC 5280 §4.2.1.3): bit 0, digitalSignature.
 pub(crate) const DIGITAL_SIGNATURE: u8 = 0x80;
 /// Bit 4, keyAgreement.
@@ -58,140 +50,6 @@ const CRL_SIGN: u8 = 0x02;
 
 /// Both of these.
 pub(crate) const KEY_CERT_AND_CRL_SIGN: u8 = KEY_CERT_SIGN | CRL_SIGN;
-
-/// Whose certificates are read: it decides which signature algorithms are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Profile {
-    /// AMD: RSASSA-PSS with SHA-384, MGF1-SHA-384 and a salt of 48 bytes (RFC 4055 §3.1).
-    Amd,
-    /// Intel: ECDSA P-256 with SHA-256.
-    Intel,
-    /// IBM and the public authorities above it: RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 or SHA-512.
-    Ibm,
-    /// Our own enclave CA: ECDSA P-256 with SHA-256.
-    Enclave,
-}
-
-impl Profile {
-    fn algorithm(self, der: &str) -> Option<Algorithm> {
-        match (self, der) {
-            (Self::Amd, PSS_SHA384 | PSS_SHA384_TRAILER) => Some(Algorithm::PssSha384),
-            (Self::Intel | Self::Enclave, ECDSA_SHA256) => Some(Algorithm::EcdsaP256Sha256),
-            (Self::Ibm, PKCS1_SHA256) => Some(Algorithm::Pkcs1Sha256),
-            (Self::Ibm, PKCS1_SHA384) => Some(Algorithm::Pkcs1Sha384),
-            (Self::Ibm, PKCS1_SHA512) => Some(Algorithm::Pkcs1Sha512),
-            _ => None,
-        }
-    }
-
-    const fn wanted(self) -> &'static str {
-        match self {
-            Self::Amd => "RSASSA-PSS with SHA-384, MGF1-SHA-384, salt length 48",
-            Self::Intel | Self::Enclave => "ECDSA with SHA-256",
-            Self::Ibm => "RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 or SHA-512",
-        }
-    }
-}
-
-/// A signature algorithm, parameters included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Algorithm {
-    PssSha384,
-    EcdsaP256Sha256,
-    Pkcs1Sha256,
-    Pkcs1Sha384,
-    Pkcs1Sha512,
-}
-
-/// Why a certificate or CRL is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CertificateError {
-    /// Too many bytes.
-    #[error("has {got} bytes, at most {limit} are read")]
-    TooLarge {
-        /// Bytes seen.
-        got: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// Not the DER of a certificate or CRL.
-    #[error("does not parse as DER: {problem}")]
-    Malformed {
-        /// What the parser saw.
-        problem: String,
-    },
-    /// Not X.509 version 3 (CRL: version 2).
-    #[error("is not X.509 version {wanted}")]
-    Version {
-        /// The version wanted.
-        wanted: u8,
-    },
-    /// Another signature algorithm or other parameters.
-    #[error("signature algorithm is {got}, wanted {wanted}")]
-    SignatureAlgorithm {
-        /// DER of the AlgorithmIdentifier in hex.
-        got: String,
-        /// Those that the vendor uses.
-        wanted: &'static str,
-    },
-    /// The signed and the unsigned copy of the signature algorithm differ.
-    #[error("names one signature algorithm inside and another outside its signed part")]
-    AlgorithmsDiffer,
-    /// A key of another kind.
-    #[error("public key is not of the kind that belongs here")]
-    PublicKey,
-    /// The same extension stands twice (RFC 5280 §4.2).
-    #[error("extension {oid} stands twice")]
-    DuplicateExtension {
-        /// The extension.
-        oid: String,
-    },
-    /// A critical extension that is not understood.
-    #[error("critical extension {oid} is not understood")]
-    CriticalExtension {
-        /// The extension.
-        oid: String,
-    },
-    /// The issuer's name is not the subject of the certificate above.
-    #[error("issuer is `{got}`, but the certificate above is `{wanted}`")]
-    Issuer {
-        /// Common name of the issuer named.
-        got: String,
-        /// Common name of the certificate above.
-        wanted: String,
-    },
-    /// The signature does not verify under the issuer's key.
-    #[error("signature does not verify under the key of `{issuer}`")]
-    Signature {
-        /// Common name of the issuer.
-        issuer: String,
-    },
-    /// The certificate above may not issue certificates.
-    #[error("`{issuer}` is no certificate authority that may sign {what}")]
-    NotAuthority {
-        /// Common name of the issuer.
-        issuer: String,
-        /// `certificates` or `CRLs`.
-        what: &'static str,
-    },
-    /// Not valid yet.
-    #[error("is valid from {not_before} on, judged at {now}")]
-    NotYetValid {
-        /// Start of validity.
-        not_before: Timestamp,
-        /// The time judged at.
-        now: Timestamp,
-    },
-    /// No longer valid.
-    #[error("was valid until {not_after}, judged at {now}")]
-    Expired {
-        /// End of validity.
-        not_after: Timestamp,
-        /// The time judged at.
-        now: Timestamp,
-    },
-}
 
 fn malformed(problem: impl std::fmt::Display) -> CertificateError {
     CertificateError::Malformed { problem: problem.to_string() }
@@ -206,6 +64,7 @@ impl From<der::Error> for CertificateError {
 /// One extension.
 #[derive(Debug, Clone, Copy)]
 struct Extension<'a> {
+    critical: bool,
     oid: ObjectIdentifier,
     value: &'a [u8],
 }
@@ -242,18 +101,23 @@ pub(crate) struct Certificate<'a> {
 }
 
 /// Tag, contents and whole encoding of the next value.
-fn next<'a>(reader: &mut SliceReader<'a>) -> Result<(Tag, &'a [u8], &'a [u8]), CertificateError> {
+pub(crate) fn next<'a>(reader: &mut SliceReader<'a>) -> Result<(Tag, &'a [u8], &'a [u8]), CertificateError> {
     let raw = reader.tlv_bytes()?;
     let any = AnyRef::from_der(raw)?;
     Ok((der::Tagged::tag(&any), any.value(), raw))
 }
 
-fn expect<'a>(reader: &mut SliceReader<'a>, wanted: Tag) -> Result<(&'a [u8], &'a [u8]), CertificateError> {
+pub(crate) fn expect<'a>(
+    reader: &mut SliceReader<'a>,
+    wanted: Tag,
+) -> Result<(&'a [u8], &'a [u8]), CertificateError> {
     let (tag, value, raw) = next(reader)?;
     if tag == wanted { Ok((value, raw)) } else { Err(malformed(format!("{tag} where {wanted} belongs"))) }
 }
 
-fn sequence<'a>(reader: &mut SliceReader<'a>) -> Result<(SliceReader<'a>, &'a [u8]), CertificateError> {
+pub(crate) fn sequence<'a>(
+    reader: &mut SliceReader<'a>,
+) -> Result<(SliceReader<'a>, &'a [u8]), CertificateError> {
     let (value, raw) = expect(reader, Tag::Sequence)?;
     Ok((SliceReader::new(value)?, raw))
 }
@@ -310,7 +174,7 @@ fn signed(der: &[u8], profile: Profile) -> Result<Signed<'_>, CertificateError> 
     Ok(Signed { tbs, algorithm, algorithm_der, signature: bits(signature)? })
 }
 
-fn context(number: u32) -> Tag {
+pub(crate) fn context(number: u32) -> Tag {
     Tag::ContextSpecific { constructed: true, number: der::TagNumber(number) }
 }
 
@@ -336,7 +200,7 @@ fn public_key<'a>(spki: &'a [u8]) -> Result<KeyBytes<'a>, CertificateError> {
     }
 }
 
-fn extensions<'a>(explicit: &'a [u8]) -> Result<Vec<Extension<'a>>, CertificateError> {
+fn extensions<'a>(explicit: &'a [u8], profile: Profile) -> Result<Vec<Extension<'a>>, CertificateError> {
     let mut reader = SliceReader::new(explicit)?;
     let (mut list, _) = sequence(&mut reader)?;
     reader.finish()?;
@@ -350,13 +214,15 @@ fn extensions<'a>(explicit: &'a [u8]) -> Result<Vec<Extension<'a>>, CertificateE
         if found.iter().any(|known| known.oid == oid) {
             return Err(CertificateError::DuplicateExtension { oid: oid.to_string() });
         }
-        if critical && oid != OID_BASIC_CONSTRAINTS && oid != OID_KEY_USAGE {
+        let understood = matches!(oid, OID_BASIC_CONSTRAINTS | OID_KEY_USAGE)
+            || (oid == OID_EXTENDED_KEY_USAGE && profile == Profile::TimeStamping);
+        if critical && !understood {
             return Err(CertificateError::CriticalExtension { oid: oid.to_string() });
         }
         if found.len() == MAX_EXTENSIONS {
             return Err(malformed(format!("more than {MAX_EXTENSIONS} extensions")));
         }
-        found.push(Extension { oid, value });
+        found.push(Extension { critical, oid, value });
     }
     Ok(found)
 }
@@ -403,8 +269,11 @@ impl<'a> Certificate<'a> {
         validity.finish()?;
         let (_, subject) = expect(&mut body, Tag::Sequence)?;
         let (_, spki) = expect(&mut body, Tag::Sequence)?;
-        let extensions =
-            if body.is_finished() { Vec::new() } else { extensions(expect(&mut body, context(3))?.0)? };
+        let extensions = if body.is_finished() {
+            Vec::new()
+        } else {
+            extensions(expect(&mut body, context(3))?.0, profile)?
+        };
         body.finish()?;
         let key = public_key(spki)?;
         Ok(Self {
@@ -540,6 +409,36 @@ impl<'a> Certificate<'a> {
         Ok(found)
     }
 
+    /// extendedKeyUsage (RFC 5280 §4.2.1.12): whether it is critical, and the purposes; `None` without the extension.
+    pub(crate) fn purposes(&self) -> Result<Option<(bool, Vec<ObjectIdentifier>)>, CertificateError> {
+        let Some(extension) = self.extensions.iter().find(|known| known.oid == OID_EXTENDED_KEY_USAGE) else {
+            return Ok(None);
+        };
+        let mut reader = SliceReader::new(extension.value)?;
+        let (mut list, _) = sequence(&mut reader)?;
+        let mut purposes = Vec::new();
+        while !list.is_finished() {
+            purposes.push(ObjectIdentifier::decode(&mut list)?);
+        }
+        Ok(Some((extension.critical, purposes)))
+    }
+
+    /// pathLenConstraint of basicConstraints (RFC 5280 §4.2.1.9): how many authorities may stand below this one.
+    pub(crate) fn path_length(&self) -> Result<Option<u8>, CertificateError> {
+        let Some(constraints) = self.extension(&OID_BASIC_CONSTRAINTS) else { return Ok(None) };
+        let mut reader = SliceReader::new(constraints)?;
+        let (mut body, _) = sequence(&mut reader)?;
+        if body.is_finished() || !bool::decode(&mut body)? || body.is_finished() {
+            return Ok(None);
+        }
+        Ok(Some(u8::decode(&mut body)?))
+    }
+
+    /// DER of the issuer's name, and contents of the serial number.
+    pub(crate) fn issuer_and_serial(&self) -> (&'a [u8], &'a [u8]) {
+        (self.issuer, self.serial)
+    }
+
     /// Subject.
     pub(crate) fn subject_name(&self) -> Result<DistinguishedName, CertificateError> {
         DistinguishedName::parse(self.subject)
@@ -566,7 +465,8 @@ impl<'a> Certificate<'a> {
         issuer.check_signature(self.algorithm, self.tbs, self.signature)
     }
 
-    fn check_signature(
+    /// Checks a signature under this certificate's key.
+    pub(crate) fn check_signature(
         &self,
         algorithm: Algorithm,
         message: &[u8],
@@ -576,6 +476,10 @@ impl<'a> Certificate<'a> {
             // ring takes the salt to be as long as the digest, which is what the parameters above say.
             (Algorithm::PssSha384, KeyBytes::Rsa(key)) => (&signature::RSA_PSS_2048_8192_SHA384, key),
             (Algorithm::EcdsaP256Sha256, KeyBytes::P256(key)) => (&signature::ECDSA_P256_SHA256_ASN1, key),
+            (Algorithm::EcdsaSha256, KeyBytes::P256(key)) => (&signature::ECDSA_P256_SHA256_ASN1, key),
+            (Algorithm::EcdsaSha256, KeyBytes::P384(key)) => (&signature::ECDSA_P384_SHA256_ASN1, key),
+            (Algorithm::EcdsaSha384, KeyBytes::P256(key)) => (&signature::ECDSA_P256_SHA384_ASN1, key),
+            (Algorithm::EcdsaSha384, KeyBytes::P384(key)) => (&signature::ECDSA_P384_SHA384_ASN1, key),
             (Algorithm::Pkcs1Sha256, KeyBytes::Rsa(key)) => (&signature::RSA_PKCS1_2048_8192_SHA256, key),
             (Algorithm::Pkcs1Sha384, KeyBytes::Rsa(key)) => (&signature::RSA_PKCS1_2048_8192_SHA384, key),
             (Algorithm::Pkcs1Sha512, KeyBytes::Rsa(key)) => (&signature::RSA_PKCS1_2048_8192_SHA512, key),

@@ -1,5 +1,7 @@
 //! Reference Values added to a policy leave the rest of its text alone, and a policy says in words what it does not check.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use provenance::digest::Sha256Digest;
 use verifier::Policy;
 use verifier::policy::{
@@ -174,11 +176,30 @@ fn skips(text: &str) -> Vec<(String, String)> {
     explanation.skips.into_iter().map(|skip| (skip.key, line(skip.line))).collect()
 }
 
+const UNPROVEN: &str = "proof = \"none\"\nauthorities = []";
+
+/// Rules by which a timestamp of an authority must prove the time.
+fn proven_by(certificate: &str) -> String {
+    format!(
+        "proof = \"rfc3161\"\nauthorities = [{{ name = \"clock tower\", certificate = \"{certificate}\" }}]"
+    )
+}
+
+/// Certificate of a certificate authority, base64.
+fn authority() -> String {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    STANDARD.encode(params.self_signed(&key).expect("a certificate").der())
+}
+
 #[test]
 fn each_switch_that_leaves_a_check_out_is_named_with_its_line() {
+    let proven = proven_by(&authority());
     let base = policy(&release(7, all(1, "a")))
         .replace("\"incomplete-ok\"", "\"observed\"")
         .replace("crl-if-present", "crl-required")
+        .replace(UNPROVEN, &proven)
         .replace("allow_td_1_0 = true", "allow_td_1_0 = false")
         .replace("config_uids = \"any-run\"", &format!("config_uids = [\"{}\"]", "0".repeat(32)));
     let required: Vec<String> = base
@@ -195,6 +216,7 @@ fn each_switch_that_leaves_a_check_out_is_named_with_its_line() {
     for (from, to, key) in [
         ("revocation = \"crl-required\"", "revocation = \"crl-if-present\"", "hardware.revocation"),
         ("allow_vlek = false", "allow_vlek = true", "sev-snp.allow_vlek"),
+        (proven.as_str(), UNPROVEN, "time.proof"),
         (
             "allow_provisional_firmware = false",
             "allow_provisional_firmware = true",
@@ -250,7 +272,13 @@ fn a_policy_says_what_it_accepts() {
     assert!(said("request").contains("of any project"));
     assert!(said("materials").contains("every byte listed of context"));
     assert!(said("rules").contains("builders https://builder.example"));
+    assert!(said("time").contains("judged as of the day of the verification"));
     assert!(!explanation.not_hardware);
+    let signing = text.replace(UNPROVEN, &proven_by(&authority())).replace("\"today\"\n", "\"signing\"\n");
+    let explanation = Policy::parse(&signing, "test.toml").expect("complete").explain();
+    let time = explanation.accepts.iter().find(|section| section.about == "time").expect("time");
+    assert!(time.lines[0].contains("a timestamp of clock tower must prove"), "{:?}", time.lines);
+    assert!(time.lines[1].contains("revocation as of the day"), "{:?}", time.lines);
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Judge Evidence, of a build server or from a file; sign an Attestation Result about Secure Execution for others
     Appraise(AppraiseArgs),
+    /// Print what a time-stamping authority is to be asked for, or add its answer to an image
+    Timestamp(TimestampArgs),
     /// Show everything about an image, without judging it
     Inspect(InspectArgs),
     /// Show a build
@@ -211,6 +213,16 @@ pub(crate) struct VerifyArgs {
     /// Write the verdict as EAR claims (JSON, not signed)
     #[arg(long, value_name = "FILE")]
     pub(crate) ear: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct TimestampArgs {
+    /// OCI layout; to add a timestamp, its directory
+    #[arg(value_name = "LAYOUT")]
+    pub(crate) layout: String,
+    /// Timestamp response (RFC 3161, DER) to put beside the image
+    #[arg(long, value_name = "FILE")]
+    pub(crate) add: Option<PathBuf>,
 }
 
 #[derive(Args)]

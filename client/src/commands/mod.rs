@@ -13,6 +13,7 @@ mod output;
 mod policy;
 mod setup;
 mod summary;
+mod timestamp;
 mod verify;
 
 use std::process::ExitCode;
@@ -81,6 +82,7 @@ fn dispatch(command: Command, setup: Result<Setup, Failure>, output: &Output) ->
         Command::Build(args) => build::run(&args, &setup, output),
         Command::Verify(args) => verify::run(&args, &setup, output),
         Command::Appraise(args) => appraise::run(&args, &setup, output),
+        Command::Timestamp(args) => timestamp::run(&args, output),
         Command::Inspect(args) => inspect::run(&args, output),
         Command::Get { build } => builds::get(&build, &setup, output),
         Command::List(args) => builds::list(&args, &setup, output),

@@ -4,6 +4,7 @@
 mod documents;
 mod local;
 pub mod registry;
+pub mod restamp;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;

@@ -34,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("azure-tpm-quote", verifier::fuzzing::azure_quote),
     ("certificate", verifier::fuzzing::certificate),
     ("crl", verifier::fuzzing::crl),
+    ("rfc3161-timestamp", verifier::fuzzing::rfc3161_timestamp),
     ("own-report", enclave_keys::fuzzing::own_report),
     // Documents of our own forms.
     ("evidence-collection", documents::evidence_collection),

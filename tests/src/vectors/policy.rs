@@ -12,6 +12,10 @@ pub(super) fn policy(hardware: &str, tables: &str, reference: &str) -> Result<Po
         r#"format = "sealwright-policy/1"
 judged_at = "today"
 
+[time]
+proof = "none"
+authorities = []
+
 [hardware]
 evidence = ["hardware"]
 {hardware}

@@ -11,6 +11,10 @@ pub use policy_text::PolicyText;
 const COMPLETE: &str = r#"format = "sealwright-policy/1"
 judged_at = "today"
 
+[time]
+proof = "none"
+authorities = []
+
 [hardware]
 platforms = ["sev-snp"]
 evidence = ["hardware"]

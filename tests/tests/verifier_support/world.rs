@@ -15,7 +15,7 @@ use provenance::sigstore::{bundle_with_key_hint, cosign_sign_statement, simple_s
 use provenance::statement::{Statement, Subject};
 use provenance::timestamp::Timestamp;
 use sealwright_tests::release_fixture::{self, FixtureKey, REPOSITORY};
-use sealwright_tests::software_tee::{DANGEROUS_SOFTWARE_MEASUREMENT, ReportFields, SoftwareTee};
+use sealwright_tests::software_tee::{Chip, DANGEROUS_SOFTWARE_MEASUREMENT, ReportFields, SoftwareTee};
 use serde_json::json;
 use verifier::image::SimpleSignature;
 use verifier::{Endorsements, ImageInput, Policy, Reason, Verdict, verify_image};
@@ -31,6 +31,8 @@ pub(crate) fn now() -> Timestamp {
 /// Everything that goes into a build. Tests change fields and then make a [`Made`].
 pub(crate) struct World {
     pub(crate) tee: SoftwareTee,
+    /// Another chip than the shared one.
+    pub(crate) chip: Option<Chip>,
     pub(crate) caller: FixtureKey,
     pub(crate) signer: FixtureKey,
     pub(crate) instance: InstanceDocument,
@@ -80,6 +82,7 @@ impl World {
         let (config, layer) = (b"{\"os\":\"linux\"}".to_vec(), b"a layer".to_vec());
         Self {
             tee: SoftwareTee::shared().expect("a software TEE"),
+            chip: None,
             caller,
             signer: FixtureKey::new(),
             instance: InstanceDocument {
@@ -156,7 +159,11 @@ impl World {
         let other = Leaf { salt: [2; 32], ..leaf };
         let tree = LeafTree::new(&[other, leaf]).expect("two leaves");
         let bundle = EvidenceBundle {
-            evidence: self.tee.chip().evidence(&tree.report_data(), alter_report),
+            evidence: self
+                .chip
+                .as_ref()
+                .unwrap_or(self.tee.chip())
+                .evidence(&tree.report_data(), alter_report),
             instance: self.instance.document(),
             leaf: leaf.encode(),
             proof: tree.proof(1).expect("the second leaf"),

@@ -2,23 +2,23 @@
 
 use provenance::azure::AzureEvidence;
 use provenance::evidence::Evidence;
-use provenance::timestamp::Timestamp;
 
 use super::{AuthenticQuote, AzureError, authenticate, authenticate_tdx};
 use crate::evidence::Endorsements;
 use crate::roots::Anchors;
 use crate::snp::{AuthenticReport, SnpError};
 use crate::tdx;
+use crate::time::Moment;
 
 /// Authenticates a bundle's Evidence of [`provenance::evidence::Platform::AzSnp`].
 pub(crate) fn authenticate_snp_evidence(
     evidence: &Evidence,
     extra: &Endorsements,
     anchors: &Anchors,
-    now: Timestamp,
+    moment: Moment,
 ) -> Result<AuthenticQuote<AuthenticReport>, AzureError> {
     let parts = AzureEvidence::parse(&evidence.report)?;
-    authenticate(&parts, &evidence.endorsements, extra, anchors, now)
+    authenticate(&parts, &evidence.endorsements, extra, anchors, moment)
 }
 
 /// Authenticates a bundle's Evidence of [`provenance::evidence::Platform::AzTdx`].
@@ -26,10 +26,10 @@ pub(crate) fn authenticate_tdx_evidence(
     evidence: &Evidence,
     extra: &Endorsements,
     anchors: &Anchors,
-    now: Timestamp,
+    moment: Moment,
 ) -> Result<AuthenticQuote<tdx::AuthenticQuote>, AzureError> {
     let parts = AzureEvidence::parse(&evidence.report)?;
-    authenticate_tdx(&parts, &evidence.endorsements, extra, anchors, now)
+    authenticate_tdx(&parts, &evidence.endorsements, extra, anchors, moment)
 }
 
 impl AzureError {

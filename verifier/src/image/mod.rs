@@ -27,6 +27,7 @@ use crate::rejection::{Reason, Rejection};
 use crate::reliance::Grounds;
 use crate::secure_execution::OwnRequest;
 use crate::snp::Endorsements;
+use crate::time::{self, SigningTime};
 use crate::verdict::{Link, Outcome, Report};
 
 /// Most Evidence collections, statements or signatures of an image that are looked at.
@@ -232,21 +233,6 @@ fn judge(
         own_requests: collection.own_requests,
         attestation_result: bundle.attestation_result.as_deref(),
     };
-    let authentic = evidence::authenticate_with_grounds(
-        &bundle.evidence,
-        &input.endorsements,
-        grounds,
-        policy.anchors(),
-        now,
-    )?;
-
-    let hardware = evidence::appraise_hardware(authentic, policy)?;
-    accept_hardware(report, &hardware);
-
-    let result = hardware.appraise_guest(policy)?;
-    accept_guest(report, &result, policy);
-
-    let bound = bound::bind(result, &bundle)?;
     // What names another key is somebody else's business.
     let key = bundle.signing_key.as_deref().map(Sha256Digest::of);
     let envelopes: Vec<&Envelope> = attached
@@ -255,8 +241,26 @@ fn judge(
         .map(|attached| &attached.envelope)
         .collect();
     let envelopes = envelopes.as_slice();
+    let examined = time::examine(&bundle, envelopes, policy.time(), now)?;
+    report.facts_mut().judged_as_of = examined.moment().is_past().then(|| examined.moment().at());
+    let authentic = evidence::authenticate_with_grounds(
+        &bundle.evidence,
+        &input.endorsements,
+        grounds,
+        policy.anchors(),
+        examined.moment(),
+    )?;
+
+    let hardware = evidence::appraise_hardware(authentic, policy)?;
+    accept_hardware(report, &hardware, examined.line(policy.file()));
+
+    let result = hardware.appraise_guest(policy)?;
+    accept_guest(report, &result, policy);
+
+    let bound = bound::bind(result, &bundle)?;
     let statement = built::bind_statement(bound, &bundle, envelopes, input.target, policy)?;
-    accept_key(report, &statement);
+    let signing_time = examined.signing_time(&statement)?;
+    accept_key(report, &statement, signing_time);
 
     let requested = built::appraise_request(statement, &bundle, policy, input.expected_request)?;
     accept_request(report, &requested, policy);
@@ -274,7 +278,7 @@ fn judge(
     Ok(blobs.into_iter().filter(|blob| !documents.contains_key(&blob.digest)).collect())
 }
 
-fn accept_key(report: &mut Report, statement: &BoundStatement) {
+fn accept_key(report: &mut Report, statement: &BoundStatement, signing_time: SigningTime) {
     let instance = statement.bound().instance();
     let key = statement.signing_key().spki_sha256();
     let lines = vec![
@@ -295,6 +299,7 @@ fn accept_key(report: &mut Report, statement: &BoundStatement) {
     facts.bound_to = Some(statement.coverage().name());
     facts.signing_key = Some(key);
     facts.statement = Some(statement.statement_sha256());
+    facts.signing_time = Some(signing_time);
 }
 
 fn accept_request(report: &mut Report, requested: &RequestedStatement, policy: &Policy) {

@@ -5,9 +5,9 @@ use serde::Serialize;
 use provenance::digest::Sha256Digest;
 
 use super::{
-    AcceptedModules, AttestationKeys, AzurePolicy, ConfigUids, GuestPolicyRule, Measurements, MinimumTcb,
-    PcrRule, PcrRules, Placed, PlatformRule, Policy, Requirement, SePolicy, SnpPolicy, TdAttribute,
-    TdxPolicy,
+    AcceptedModules, AttestationKeys, AzurePolicy, ConfigUids, GuestPolicyRule, JudgedAt, Measurements,
+    MinimumTcb, PcrRule, PcrRules, Placed, PlatformRule, Policy, Requirement, SePolicy, SnpPolicy,
+    TdAttribute, TdxPolicy, TimePolicy, TimeProof,
 };
 use crate::evidence::short_hex;
 use crate::roots::Revocation;
@@ -33,7 +33,7 @@ pub struct Explanation {
 /// What is accepted about one subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Section {
-    /// `hardware`, a platform, `guest`, `request`, `materials` or `rules`.
+    /// `hardware`, `time`, a platform, `guest`, `request`, `materials` or `rules`.
     pub about: String,
     /// A sentence each.
     pub lines: Vec<String>,
@@ -79,6 +79,7 @@ impl Policy {
     pub fn explain(&self) -> Explanation {
         let mut words = Words::default();
         hardware(self, &mut words);
+        time(self.time(), &mut words);
         if let Some(rules) = self.snp() {
             let lines = snp(rules, "sev-snp", &mut words);
             words.accept("SEV-SNP", lines);
@@ -122,6 +123,28 @@ impl Policy {
             skips: words.skips,
         }
     }
+}
+
+fn time(rules: &Placed<TimePolicy>, words: &mut Words) {
+    let mut lines = match rules.value.proof.value {
+        TimeProof::None => {
+            let what = "when it was signed: times are the guest's claims, and its clock is the host's";
+            words.skip("time.proof", rules.value.proof.line, what);
+            Vec::new()
+        }
+        TimeProof::Rfc3161 => {
+            let names = rules.value.authorities.value.iter().map(|authority| &authority.name);
+            vec![format!("a timestamp of {} must prove when it was signed", join(names))]
+        }
+    };
+    lines.push(match rules.value.judged_at {
+        JudgedAt::Today => "certificates are judged as of the day of the verification".to_owned(),
+        JudgedAt::Signing => {
+            "certificates are judged as of the proven time, revocation as of the day of the verification"
+                .to_owned()
+        }
+    });
+    words.accept("time", lines);
 }
 
 fn join<T: ToString>(items: impl IntoIterator<Item = T>) -> String {

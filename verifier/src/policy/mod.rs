@@ -17,6 +17,7 @@ mod request;
 mod secure_execution;
 mod snp;
 mod tdx;
+mod time;
 
 use std::collections::BTreeMap;
 
@@ -44,6 +45,7 @@ use self::request::{parse_public_key, request};
 pub use self::secure_execution::{ConfigUids, SePolicy, VerifierRule};
 pub use self::snp::{GuestPolicyRule, MinimumTcb, PlatformRule, SnpPolicy};
 pub use self::tdx::{AcceptedModules, TdAttribute, TdxMeasurements, TdxPolicy, TdxRegister};
+pub use self::time::{JudgedAt, TimeAuthority, TimePolicy, TimeProof};
 use crate::reliance::{EvidenceKind, NamedVerifier};
 use crate::roots::Anchors;
 use crate::secure_execution::ImageTags;
@@ -215,6 +217,7 @@ pub struct Policy {
     file: String,
     sha256: Sha256Digest,
     platforms: Vec<Placed<Platform>>,
+    time: Placed<TimePolicy>,
     anchors: Anchors,
     roots_line: usize,
     revocation_line: usize,
@@ -247,8 +250,8 @@ impl Policy {
         })?;
         let mut top = Section::new(&source, String::new(), source.place(0), document.get_ref());
         one_of(&top.required("format")?, &[(POLICY_FORMAT, ())])?;
-        // There is no other rule yet: no proof of an earlier time is read, so Evidence is judged as of today.
-        one_of(&top.required("judged_at")?, &[("today", ())])?;
+        let judged_at = top.required("judged_at")?;
+        let time = TimePolicy::read(&top.required("time")?, &judged_at)?;
         let Hardware { platforms, evidence_kinds, anchors, roots_line, revocation_line } =
             hardware(&top.required("hardware")?)?;
         let accepts = |platform| platforms.iter().any(|accepted| accepted.value == platform);
@@ -277,6 +280,7 @@ impl Policy {
             file: file.to_owned(),
             sha256: Sha256Digest::of(toml.as_bytes()),
             platforms,
+            time,
             anchors,
             roots_line,
             revocation_line,
@@ -313,6 +317,12 @@ impl Policy {
     #[must_use]
     pub fn platforms(&self) -> &[Placed<Platform>] {
         &self.platforms
+    }
+
+    /// How the time of signing is to be proven, and as of when is judged.
+    #[must_use]
+    pub fn time(&self) -> &Placed<TimePolicy> {
+        &self.time
     }
 
     /// Roots accepted and the rule on revocation.

@@ -107,8 +107,19 @@ fn write_policy(
     writeln!(out, "# Appraisal policy for sealwright verify. Every key is explained in docs/policy.md.")?;
     writeln!(out, "# Nothing here is optional: a key that is missing or unknown is an error.")?;
     writeln!(out, "format = {}\n", quoted(POLICY_FORMAT))?;
-    writeln!(out, "# Certificates are judged as of the day of the verification, not of the signing.")?;
+    writeln!(
+        out,
+        "# As of when certificates are judged: \"today\", the day of the verification; or \"signing\", with a proof."
+    )?;
     writeln!(out, "judged_at = \"today\"\n")?;
+    writeln!(
+        out,
+        "# How the time of signing is to be proven: \"none\", or \"rfc3161\" by a timestamp of these authorities"
+    )?;
+    writeln!(out, "# (name, certificate of their CA). A build without the proof demanded is refused.")?;
+    writeln!(out, "[time]")?;
+    writeln!(out, "proof = \"none\"")?;
+    writeln!(out, "authorities = []\n")?;
     writeln!(out, "[hardware]")?;
     let (snp, tdx) = (values.platforms.sev_snp.as_ref(), values.platforms.tdx.as_ref());
     let se = values.platforms.secure_execution.as_ref();

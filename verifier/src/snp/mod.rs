@@ -29,6 +29,7 @@ pub use self::report::{Report, ReportError, SigningKey};
 pub use self::tcb::{Product, Tcb};
 pub use crate::evidence::Endorsements;
 use crate::roots::{Anchors, Revocation, Root, amd_root};
+use crate::time::Moment;
 use crate::x509::{Certificate, CertificateError, Profile, RevocationList};
 
 /// A place in the certificate chain.
@@ -379,13 +380,13 @@ pub(crate) fn unauthenticated_product(
     Ok(certificate.and_then(|vek| vek::endorsed(&vek, key).ok()).map(|endorsed| endorsed.product))
 }
 
-/// Authenticates a report and its certificate table to a root of `anchors`, as of `now`.
+/// Authenticates a report and its certificate table to a root of `anchors`, as of `moment`. Revocation is asked as of today.
 pub(crate) fn authenticate(
     report: &[u8],
     table: &[u8],
     extra: &Endorsements,
     anchors: &Anchors,
-    now: Timestamp,
+    moment: Moment,
 ) -> Result<AuthenticReport, SnpError> {
     // Step 1.
     let report = Report::parse(report)?;
@@ -414,7 +415,7 @@ pub(crate) fn authenticate(
     ] {
         certificate
             .check_issued_by(issuer)
-            .and_then(|()| certificate.check_validity(now))
+            .and_then(|()| certificate.check_validity(moment.at()))
             .map_err(|error| SnpError::Certificate { which, error })?;
     }
     let endorsed = vek::endorsed(&vek, key)?;
@@ -432,7 +433,7 @@ pub(crate) fn authenticate(
     check_names(root, product, key, [&ark, &intermediate, &vek])?;
 
     // Step 5.
-    check_revocation(&chain.crls, &ark, (issuer_which, &intermediate), anchors.revocation(), now)?;
+    check_revocation(&chain.crls, &ark, (issuer_which, &intermediate), anchors.revocation(), moment.today())?;
 
     // Step 6. A stale or foreign endorsement also fails here; say so where the report itself says it.
     let point = vek.p384_point().ok_or(SnpError::KeyKind { which: vek_which })?;

@@ -50,7 +50,8 @@ pub use self::pck::{PckFacts, PlatformConfiguration};
 pub use self::pem::PemError;
 pub use self::quote::{BodyType, Quote, QuoteError};
 pub use self::tcb::{TcbStatus, TcbVerdict};
-use crate::roots::{Anchors, Root, is_intel_root};
+use crate::roots::{Anchors, Revocation, Root, is_intel_root};
+use crate::time::Moment;
 use crate::x509::{Certificate, Profile, RevocationList};
 
 /// Most endorsements beside the Evidence that are looked at.
@@ -269,6 +270,46 @@ impl SignedQuote {
     }
 }
 
+impl SignedQuote {
+    /// Looks for PCK certificate and its CA in every list at hand that their issuers signed, whatever its age. Where the
+    /// policy demands lists, one of each must be current.
+    fn check_revocation_today(
+        &self,
+        lists: &[&TdxEndorsements],
+        rule: Revocation,
+        today: Timestamp,
+    ) -> Result<(), TdxError> {
+        let [pck, ca, root] = &self.chain;
+        let pck = parse(CertificateName::Pck, pck)?;
+        let ca = parse(CertificateName::PckCa, ca)?;
+        let root = parse(CertificateName::Root, root)?;
+        for (which, issuer, below, name) in [
+            (CrlName::Root, &root, &ca, CertificateName::PckCa),
+            (CrlName::PckCa, &ca, &pck, CertificateName::Pck),
+        ] {
+            let mut current = Err(TdxError::MissingEndorsements { fmspc: hex::encode(self.facts.fmspc) });
+            for given in lists {
+                let der = match which {
+                    CrlName::Root => &given.root_ca_crl,
+                    CrlName::PckCa => &given.pck_crl,
+                };
+                // Lists of other platforms' CAs are given too.
+                let Ok(list) = RevocationList::authenticate(der, issuer) else { continue };
+                if list.lists(below) {
+                    return Err(TdxError::Revoked { which: name });
+                }
+                if current.is_err() {
+                    current = list.check_fresh(today).map_err(|error| TdxError::Crl { which, error });
+                }
+            }
+            if rule == Revocation::CrlRequired {
+                current?;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn fresh_crl(
     which: CrlName,
     der: &[u8],
@@ -283,20 +324,28 @@ fn fresh_crl(
 
 /// Authenticates a quote with the endorsements that came with it, or with those of `extra` that are of its platform.
 ///
-/// What is given beside the Evidence comes first: it is given because what came with the Evidence has aged.
+/// Today what is given beside the Evidence comes first: it is given because what came with the Evidence has aged. At a
+/// proven time of the past what came with it was current; then every revocation list at hand is looked at as well.
 pub(crate) fn authenticate(
     quote: &[u8],
     endorsements: &[u8],
     extra: &[TdxEndorsements],
     anchors: &Anchors,
-    now: Timestamp,
+    moment: Moment,
 ) -> Result<AuthenticQuote, TdxError> {
-    let signed = authenticate_signatures(quote, anchors, now)?;
+    let signed = authenticate_signatures(quote, anchors, moment.at())?;
     let fmspc = signed.facts.fmspc;
-    let given = extra.iter().take(MAX_ENDORSEMENTS).find(|given| TcbInfo::names_fmspc(given, fmspc));
+    let extra = extra.iter().take(MAX_ENDORSEMENTS);
+    let mut given = extra.clone().filter(|given| TcbInfo::names_fmspc(given, fmspc));
     let own = TdxEndorsements::parse(endorsements)?;
-    match given.or(own.as_ref()) {
-        Some(endorsements) => signed.endorse(endorsements, now),
-        None => Err(TdxError::MissingEndorsements { fmspc: hex::encode(fmspc) }),
+    let chosen = match moment.is_past() {
+        false => given.next().or(own.as_ref()),
+        true => own.as_ref().or(given.next()),
+    };
+    let endorsements = chosen.ok_or(TdxError::MissingEndorsements { fmspc: hex::encode(fmspc) })?;
+    if moment.is_past() {
+        let lists: Vec<_> = extra.chain(own.as_ref()).collect();
+        signed.check_revocation_today(&lists, anchors.revocation(), moment.today())?;
     }
+    signed.endorse(endorsements, moment.at())
 }

@@ -14,6 +14,7 @@ pub(crate) struct UnauthenticatedList<'a> {
     algorithm: Algorithm,
     signature: &'a [u8],
     issuer: &'a [u8],
+    profile: Profile,
     rest: SliceReader<'a>,
 }
 
@@ -35,7 +36,7 @@ impl<'a> UnauthenticatedList<'a> {
             return Err(CertificateError::AlgorithmsDiffer);
         }
         let (_, issuer) = expect(&mut rest, Tag::Sequence)?;
-        Ok(Self { tbs, algorithm, signature, issuer, rest })
+        Ok(Self { tbs, algorithm, signature, issuer, profile, rest })
     }
 
     /// The issuer it names.
@@ -80,7 +81,7 @@ impl<'a> UnauthenticatedList<'a> {
         }
         if !body.is_finished() {
             let (value, _) = expect(&mut body, context(0))?;
-            critical_free(value)?;
+            critical_free(value, self.profile)?;
         }
         body.finish()?;
         Ok(RevocationList { next_update, this_update, revoked })
@@ -124,6 +125,6 @@ impl RevocationList {
 }
 
 /// Critical CRL extensions change what a CRL covers (RFC 5280 §5.2.5); none is understood here.
-fn critical_free(explicit: &[u8]) -> Result<(), CertificateError> {
-    extensions(explicit).map(|_| ())
+fn critical_free(explicit: &[u8], profile: Profile) -> Result<(), CertificateError> {
+    extensions(explicit, profile).map(|_| ())
 }

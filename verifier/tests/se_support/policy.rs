@@ -24,6 +24,10 @@ pub(crate) const ITS_POLICY: [u8; 32] = [0x66; 32];
 const COMPLETE: &str = r#"format = "sealwright-policy/1"
 judged_at = "today"
 
+[time]
+proof = "none"
+authorities = []
+
 [hardware]
 platforms = ["secure-execution"]
 evidence = ["own-request", "attestation-result"]

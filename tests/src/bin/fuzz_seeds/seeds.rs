@@ -22,6 +22,7 @@ use sealwright_tests::reference_values::SoftwareRelease;
 use sealwright_tests::release_fixture::{Release, instance_inputs};
 use sealwright_tests::software_tee::tdx::SoftwareTdx;
 use sealwright_tests::software_tee::tdx::event_log;
+use sealwright_tests::timestamping::{KeyKind, TimestampAuthority};
 use sealwright_tests::vectors;
 use serde_json::{Value, json};
 
@@ -93,6 +94,7 @@ pub(crate) fn write(folder: &Path) -> io::Result<()> {
     of_secure_execution(&mut seeds, &se);
     of_documents(&mut seeds, &snp[0]);
     of_azure(&mut seeds, &snp[0]);
+    of_time(&mut seeds).map_err(io::Error::other)?;
     if let Some(recorded) = vectors::folder() {
         of_vectors(&mut seeds, &recorded)?;
     }
@@ -317,6 +319,19 @@ fn sealed_files() -> Vec<Vec<u8>> {
     let vectors: Value = serde_json::from_str(text).expect("vectors");
     let cases = vectors["cases"].as_array().expect("cases");
     cases.iter().map(|case| hex::decode(case["file"].as_str().expect("hex")).expect("hex")).collect()
+}
+
+/// Timestamps by `openssl ts`.
+fn of_time(seeds: &mut Seeds) -> anyhow::Result<()> {
+    let authority = TimestampAuthority::new()?;
+    for kind in [KeyKind::P256, KeyKind::P384, KeyKind::Rsa] {
+        let signer = authority.signer(kind)?;
+        seeds.put("rfc3161-timestamp", authority.stamp(&signer, "-sha256", &"11".repeat(32))?);
+    }
+    for name in ["root", "intermediate"] {
+        seeds.put("certificate", [vec![3], authority.der(name)?].concat());
+    }
+    Ok(())
 }
 
 /// An HCL report around the report of the software TEE, and a quote of no TPM at all.

@@ -1,0 +1,686 @@
+//! When a build was signed: timestamps made with `openssl ts`, each check of them failed by one change, and what judging
+//! as of a proven time means. NOT HARDWARE: reports are the software TEE's.
+
+#[path = "verifier_support/layout.rs"]
+mod layout;
+#[path = "verifier_support/mod.rs"]
+mod support;
+#[path = "verifier_support/world.rs"]
+#[allow(dead_code, reason = "each test file uses its own part")]
+mod world;
+
+use std::sync::OnceLock;
+
+use layout::write_layout;
+use provenance::binding::Leaf;
+use provenance::digest::Sha256Digest;
+use provenance::dsse::Envelope;
+use provenance::evidence::Platform;
+use provenance::sigstore::parse_bundle;
+use provenance::timestamp::Timestamp;
+use sealwright_tests::harness::sealwright;
+use sealwright_tests::software_tee::tdx::fixture::{PCK_CA_SERIAL, PCK_SERIAL};
+use sealwright_tests::software_tee::tdx::{QuoteVersion, SoftwareTdx, dangerous_measurements};
+use sealwright_tests::software_tee::{Product, Tcb, Validity};
+use sealwright_tests::timestamping::{
+    Info, KeyKind, PROPER_PURPOSE, PROPER_USAGE, Signer, TimestampAuthority, der, response,
+};
+use support::PolicyText;
+use verifier::evidence::AuthenticationError;
+use verifier::policy::{PolicyError, TdxRegister};
+use verifier::snp::SnpError;
+use verifier::tdx::{CertificateName, CrlName, TdxError};
+use verifier::time::{MAX_TIMESTAMP, SigningTime, TimeError};
+use verifier::verdict::{Link, Outcome};
+use verifier::x509::CertificateError;
+use verifier::{Class, Policy, Reason, Verdict, verify_image};
+use world::{Made, World, now};
+
+const DAY: i64 = 86_400;
+
+/// One authority for all tests: openssl takes a while.
+fn authority() -> &'static (TimestampAuthority, Signer) {
+    static AUTHORITY: OnceLock<(TimestampAuthority, Signer)> = OnceLock::new();
+    AUTHORITY.get_or_init(|| {
+        let authority = TimestampAuthority::new().expect("an authority");
+        let signer = authority.signer(KeyKind::P256).expect("a signer");
+        (authority, signer)
+    })
+}
+
+fn later(days: i64) -> Timestamp {
+    Timestamp::from_unix(now().unix() + days * DAY).expect("near now")
+}
+
+/// The envelope of the statement, which a timestamp covers.
+fn provenance(made: &Made) -> Envelope {
+    parse_bundle(&made.input.envelopes[0]).expect("a bundle").envelope
+}
+
+fn message(made: &Made) -> Vec<u8> {
+    made.bundle.timestamp_message(&provenance(made))
+}
+
+fn imprint(made: &Made) -> Sha256Digest {
+    Sha256Digest::of(&message(made))
+}
+
+/// A policy that demands a timestamp of the authority above `certificate`.
+fn demanding(policy: PolicyText, certificate: &str, judged_at: &str) -> PolicyText {
+    let pem = authority().0.pem(certificate).expect("PEM");
+    policy
+        .with("proof = \"none\"", "proof = \"rfc3161\"")
+        .with(
+            "authorities = []",
+            &format!("authorities = [{{ name = \"clock tower\", certificate = \"\"\"\n{pem}\"\"\" }}]"),
+        )
+        .with("judged_at = \"today\"", &format!("judged_at = \"{judged_at}\""))
+}
+
+fn with_timestamp(made: Made, timestamp: Vec<u8>) -> Made {
+    made.with_bundle(|bundle| bundle.timestamp = Some(timestamp))
+}
+
+/// A build with a timestamp of now, under a policy that demands one.
+fn stamped(world: &World) -> Made {
+    let made = world.make();
+    let (authority, signer) = authority();
+    let timestamp = authority.stamp(signer, "-sha256", &imprint(&made).hex()).expect("a timestamp");
+    with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"))
+}
+
+/// A build with TSTInfo of a test's own, changed before it is signed.
+fn made_info(world: &World, change: impl FnOnce(&mut Info)) -> Made {
+    let made = world.make();
+    let mut info = Info::new(imprint(&made).as_bytes(), now());
+    change(&mut info);
+    let (authority, signer) = authority();
+    let timestamp = authority.sign(signer, &info.encode(), &["-cades"]).expect("a timestamp");
+    with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"))
+}
+
+fn verdict_at(made: &Made, now: Timestamp) -> Verdict {
+    verify_image(&made.parsed_policy(), &made.input, now)
+}
+
+fn refused_at(made: &Made, now: Timestamp) -> Reason {
+    let verdict = verdict_at(made, now);
+    let report = verdict.report();
+    report.rejection().unwrap_or_else(|| panic!("not refused:\n{report}")).reason().clone()
+}
+
+fn time_error(made: &Made) -> TimeError {
+    match refused_at(made, later(0)) {
+        Reason::Time(error) => error,
+        other => panic!("refused for another reason: {other}"),
+    }
+}
+
+/// Judged a little later, because a timestamp of now may be rounded up.
+fn accepted(made: &Made) -> Verdict {
+    let verdict = verdict_at(made, Timestamp::from_unix(now().unix() + 60).expect("near now"));
+    assert_eq!(verdict.report().outcome(), Outcome::BlobsNotChecked, "{}", verdict.report());
+    verdict
+}
+
+#[test]
+fn a_timestamp_of_a_named_authority_proves_that_the_build_existed() {
+    let world = World::new();
+    let before = now();
+    let made = stamped(&world);
+    let verdict = accepted(&made);
+    let Some(SigningTime::ExistedBefore { time, authority }) = verdict.report().facts().signing_time.clone()
+    else {
+        panic!("{}", verdict.report())
+    };
+    assert_eq!(authority, "clock tower");
+    // Its accuracy is a second and a half, rounded up.
+    assert!(before.unix() + 2 <= time.unix() && time.unix() <= now().unix() + 3, "{time}");
+    let text = verdict.report().to_string();
+    assert!(text.contains(&format!("existed before {time}, says \"clock tower\"")), "{text}");
+    assert!(text.contains("judged today"), "{text}");
+    let json = serde_json::to_value(verdict.report()).expect("JSON");
+    assert_eq!(json["facts"]["signing_time"]["kind"], "existed-before");
+    // The intermediate may be named in place of the root.
+    let made = made.with_policy(|_| demanding(world.policy(), "intermediate", "today"));
+    accepted(&made);
+}
+
+#[test]
+fn without_a_proof_the_time_is_a_claim_and_a_policy_can_demand_one() {
+    let world = World::new();
+    let made = world.make();
+    let verdict = accepted(&made);
+    let claimed = made.statement.predicate.run_details.metadata.finished_on;
+    assert_eq!(verdict.report().facts().signing_time, Some(SigningTime::Unproven { claimed }));
+    assert!(verdict.report().to_string().contains("judged today (no proof of the signing time attached)"));
+
+    let made = made.with_policy(|policy| demanding(policy, "root", "today"));
+    let line = made.policy.line_of("proof = ");
+    let reason = refused_at(&made, now());
+    assert_eq!(reason, Reason::Time(TimeError::Missing { line }));
+    assert_eq!((reason.class(), reason.link()), (Class::RefusedByPolicy, Link::Hardware));
+
+    // A timestamp that nobody is believed about is not believed, and yet must hold in itself.
+    let not_asked = stamped(&world).with_policy(|_| world.policy());
+    let verdict = accepted(&not_asked);
+    assert_eq!(verdict.report().facts().signing_time, Some(SigningTime::Unproven { claimed }));
+    assert!(verdict.report().to_string().contains("is attached and not believed"), "{}", verdict.report());
+    let broken = with_timestamp(not_asked, b"no timestamp".to_vec());
+    assert!(matches!(time_error(&broken), TimeError::Malformed { .. }));
+}
+
+#[test]
+fn keys_and_hashes_of_other_kinds_are_read() {
+    let world = World::new();
+    let (authority, _) = authority();
+    for (kind, hash) in [(KeyKind::Rsa, "-sha512"), (KeyKind::P384, "-sha384")] {
+        let signer = authority.signer(kind).expect("a signer");
+        let made = world.make();
+        let algorithm = if hash == "-sha512" { &ring::digest::SHA512 } else { &ring::digest::SHA384 };
+        let digest = hex::encode(ring::digest::digest(algorithm, &message(&made)));
+        let timestamp = authority.stamp(&signer, hash, &digest).expect("a timestamp");
+        let made = with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"));
+        accepted(&made);
+    }
+}
+
+#[test]
+fn a_timestamp_is_over_this_evidence_leaf_and_signature() {
+    let world = World::new();
+    let good = stamped(&world);
+    let timestamp = good.bundle.timestamp.clone().expect("a timestamp");
+    // Another build by the same people: other Evidence, other signature.
+    let other = with_timestamp(world.make(), timestamp.clone());
+    let wanted = TimeError::Imprint { got: imprint(&good).hex(), looked_at: 2 };
+    assert_eq!(time_error(&other), wanted);
+    for change in [(|made: &mut Made| made.bundle.evidence.report[0x2a0] ^= 1) as fn(&mut Made), |made| {
+        made.bundle.leaf[60] ^= 1
+    }] {
+        let mut made = stamped(&world);
+        let got = imprint(&made).hex();
+        change(&mut made);
+        let made = made.with_bundle(|_| ());
+        assert_eq!(time_error(&made), TimeError::Imprint { got, looked_at: 2 });
+    }
+    // Over cosign's statement instead of the provenance: attached, but not what was accepted.
+    let made = world.make();
+    let cosign = parse_bundle(&made.input.envelopes[1]).expect("a bundle").envelope;
+    let digest = Sha256Digest::of(&made.bundle.timestamp_message(&cosign)).hex();
+    let (authority, signer) = authority();
+    let timestamp = authority.stamp(signer, "-sha256", &digest).expect("a timestamp");
+    let made = with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"));
+    let reason = refused_at(&made, Timestamp::from_unix(now().unix() + 60).expect("near now"));
+    assert_eq!(reason, Reason::Time(TimeError::OtherStatement));
+    assert_eq!(reason.class(), Class::NotAuthentic);
+}
+
+#[test]
+fn every_changed_byte_of_a_timestamp_is_noticed() {
+    let world = World::new();
+    let made = stamped(&world);
+    let policy = made.parsed_policy();
+    let timestamp = made.bundle.timestamp.clone().expect("a timestamp");
+    let at = Timestamp::from_unix(now().unix() + 60).expect("near now");
+    let mut unnoticed = Vec::new();
+    for offset in 0..timestamp.len() {
+        for bit in [0, 3, 7] {
+            let mut bytes = timestamp.clone();
+            bytes[offset] ^= 1 << bit;
+            let mut bundle = made.bundle.clone();
+            bundle.timestamp = Some(bytes);
+            let input = verifier::ImageInput { evidence: vec![bundle.to_json()], ..made.input.clone() };
+            let verdict = verify_image(&policy, &input, at);
+            match verdict.report().rejection().map(verifier::Rejection::reason) {
+                Some(Reason::Time(_)) => {}
+                None => unnoticed.push((offset, bit)),
+                Some(other) => panic!("byte {offset:#x}: {other}"),
+            }
+        }
+    }
+    // PKIStatusInfo is signed by nobody: 0 and 1 both mean granted.
+    assert_eq!(unnoticed, [(8, 0)], "of {} bytes", timestamp.len());
+    assert_eq!(timestamp[4..9], [0x30, 3, 2, 1, 0]);
+    for cut in [0, 1, timestamp.len() / 2, timestamp.len() - 1] {
+        let made = with_timestamp(stamped(&world), timestamp[..cut].to_vec());
+        assert!(matches!(time_error(&made), TimeError::Malformed { .. }), "{cut} bytes");
+    }
+    let made = with_timestamp(stamped(&world), [timestamp.as_slice(), &[0]].concat());
+    assert!(matches!(time_error(&made), TimeError::Malformed { .. }));
+    let got = MAX_TIMESTAMP + 1;
+    let made = with_timestamp(stamped(&world), vec![0; got]);
+    assert_eq!(time_error(&made), TimeError::TooLarge { got, limit: MAX_TIMESTAMP });
+}
+
+#[test]
+fn what_the_authority_says_is_read_strictly() {
+    let world = World::new();
+    accepted(&made_info(&world, |_| ()));
+    let field = |field, got: &str, wanted| TimeError::Field { field, got: got.to_owned(), wanted };
+    assert_eq!(
+        time_error(&made_info(&world, |info| info.version = 2)),
+        field("version of TSTInfo", "2", "1")
+    );
+    // SHA-1 as imprint, over the right bytes.
+    let sha1 = vec![0x30, 0x07, 6, 5, 0x2b, 0x0e, 3, 2, 0x1a];
+    let got = hex::encode(&sha1);
+    assert_eq!(
+        time_error(&made_info(&world, |info| info.hash = sha1)),
+        TimeError::Algorithm { field: "imprint algorithm", got, wanted: "SHA-256, SHA-384 or SHA-512" }
+    );
+    let made = made_info(&world, |info| info.imprint[31] ^= 1);
+    assert!(matches!(time_error(&made), TimeError::Imprint { looked_at: 2, .. }));
+    let made = made_info(&world, |info| {
+        info.imprint.pop();
+    });
+    assert!(matches!(time_error(&made), TimeError::Imprint { looked_at: 2, .. }));
+    for time in
+        ["20261122010203", "202611220102Z", "20261122010203.50Z", "20261122010203.Z", "20261322010203Z"]
+    {
+        let made = made_info(&world, |info| info.time = time.to_owned());
+        assert_eq!(time_error(&made), field("genTime", time, "YYYYMMDDhhmmss[.f]Z"));
+    }
+    let hour = der(0x30, &der(0x02, &[0x0e, 0x11]));
+    assert_eq!(
+        time_error(&made_info(&world, |info| info.rest = hour)),
+        TimeError::Accuracy { got: 3601, limit: 3600 }
+    );
+    let extensions = der(0xa1, &der(0x30, &[]));
+    assert_eq!(
+        time_error(&made_info(&world, |info| info.rest = extensions)),
+        TimeError::Unread { what: "extensions of TSTInfo" }
+    );
+    let out_of_order = [der(0x02, &[9]), der(0x01, &[0xff])].concat();
+    assert!(matches!(
+        time_error(&made_info(&world, |info| info.rest = out_of_order)),
+        TimeError::Malformed { .. }
+    ));
+    let millis = der(0x30, &der(0x80, &[0x03, 0xe8]));
+    assert!(matches!(time_error(&made_info(&world, |info| info.rest = millis)), TimeError::Malformed { .. }));
+    // Tomorrow's timestamp.
+    let made = made_info(&world, |info| *info = Info::new(&info.imprint, later(1)));
+    assert!(matches!(time_error(&made), TimeError::Future { .. }));
+}
+
+#[test]
+fn accuracy_and_fractions_only_make_the_time_later() {
+    let world = World::new();
+    for (fraction, rest, later) in [
+        ("", vec![], 0),
+        (".5", vec![], 1),
+        ("", der(0x30, &der(0x02, &[5])), 5),
+        (".5", der(0x30, &[der(0x02, &[5]), der(0x80, &[1]), der(0x81, &[2])].concat()), 7),
+    ] {
+        let mut made_at = String::new();
+        let made = made_info(&world, |info| {
+            made_at.clone_from(&info.time);
+            info.time = info.time.replace('Z', &format!("{fraction}Z"));
+            info.rest = rest;
+        });
+        let verdict = accepted(&made);
+        let Some(SigningTime::ExistedBefore { time, .. }) = &verdict.report().facts().signing_time else {
+            panic!("{}", verdict.report())
+        };
+        let earlier = Timestamp::from_unix(time.unix() - later).expect("near now");
+        let digits: String = earlier.to_string().chars().filter(char::is_ascii_digit).collect();
+        assert_eq!(format!("{digits}Z"), made_at, "{fraction}");
+    }
+}
+
+#[test]
+fn the_signature_is_of_one_certificate_for_time_stamping_alone() {
+    let world = World::new();
+    let (authority, proper) = authority();
+    let made = world.make();
+    let info = Info::new(imprint(&made).as_bytes(), now()).encode();
+    let judge = |timestamp: Vec<u8>| {
+        let made = with_timestamp(world.make(), timestamp);
+        // The imprint is of another build: all that is looked at before is right where that is the answer.
+        time_error(&made.with_policy(|policy| demanding(policy, "root", "today")))
+    };
+    let by = |name: &str, extensions: &[&str]| {
+        let signer =
+            authority.signer_with(name, KeyKind::P256, "intermediate", 3650, extensions).expect("a signer");
+        judge(authority.sign(&signer, &info, &["-cades"]).expect("a timestamp"))
+    };
+    assert!(matches!(by("good", &[PROPER_PURPOSE, PROPER_USAGE]), TimeError::Imprint { .. }));
+    assert!(matches!(by("bare", &[PROPER_PURPOSE]), TimeError::Imprint { .. }));
+    for (name, extensions, problem) in [
+        ("none", &[PROPER_USAGE][..], "has no extended key usage, wanted time stamping"),
+        ("tls", &["extendedKeyUsage=critical,serverAuth", PROPER_USAGE], "is not for time stamping"),
+        ("both", &["extendedKeyUsage=critical,timeStamping,codeSigning"], "is for more than time stamping"),
+        ("lax", &["extendedKeyUsage=timeStamping"], "has an extended key usage that is not critical"),
+        (
+            "ca",
+            &[PROPER_PURPOSE, "keyUsage=critical,digitalSignature,keyCertSign"],
+            "has a key usage that is not digital signature alone",
+        ),
+    ] {
+        let name_shown = format!("NOT A TRUSTED AUTHORITY: {name}");
+        assert_eq!(by(name, extensions), TimeError::Purpose { name: name_shown, problem });
+    }
+
+    // Without ESSCertIDv2, without certificates, with another certificate than the one named.
+    let unbound = authority.sign(proper, &info, &[]).expect("a timestamp");
+    assert_eq!(judge(unbound), TimeError::Attribute { name: "signingCertificateV2", got: 0 });
+    let bare = authority.sign(proper, &info, &["-noattr"]).expect("a timestamp");
+    assert_eq!(judge(bare), TimeError::Attribute { name: "messageDigest", got: 0 });
+    let without = authority.sign(proper, &info, &["-cades", "-nocerts"]).expect("a timestamp");
+    assert!(matches!(judge(without), TimeError::NoSignerCertificate { looked_at: 1, .. }));
+    let by_key = authority.sign(proper, &info, &["-cades", "-keyid"]).expect("a timestamp");
+    assert!(matches!(judge(by_key.clone()), TimeError::Imprint { .. }));
+    // Of the two places where the key identifier stands, the one outside of the certificate.
+    let mut other = by_key;
+    let certificate = authority.der("signer-p256").expect("DER");
+    let id = certificate.windows(4).position(|part| part == [6, 3, 0x55, 0x1d].as_slice());
+    assert!(id.is_some(), "the certificate has extensions");
+    let marker = [0x80, 0x14];
+    let at = other.windows(2).rposition(|part| part == marker).expect("the signer identifier");
+    other[at + 2] ^= 1;
+    assert_eq!(judge(other), TimeError::SignerIdentifier);
+
+    // A response that says no, and one with a second signer.
+    let good = authority.sign(proper, &info, &["-cades"]).expect("a timestamp");
+    let token = &good[4 + 5..];
+    assert_eq!(response(0, token), good);
+    assert_eq!(judge(response(2, token)), TimeError::Status { got: 2 });
+    let more =
+        authority.signer_with("second", KeyKind::P256, "root", 30, &[PROPER_PURPOSE]).expect("a signer");
+    let (certificate, key) = more.files();
+    let twice = authority.sign(proper, &info, &["-cades", "-signer", &certificate, "-inkey", &key]);
+    assert_eq!(judge(twice.expect("a timestamp")), TimeError::Unread { what: "more than one signer" });
+    // SHA-1 in the signature.
+    let weak = authority.sign(proper, &info, &["-cades", "-md", "sha1"]).expect("a timestamp");
+    assert!(matches!(judge(weak), TimeError::Algorithm { field: "digest algorithm", .. }));
+}
+
+#[test]
+fn the_chain_leads_to_an_authority_that_the_policy_names() {
+    let world = World::new();
+    let stranger = TimestampAuthority::new().expect("an authority");
+    let signer = stranger.signer(KeyKind::P256).expect("a signer");
+    let made = world.make();
+    // The names are the same; the keys are not.
+    let timestamp = stranger.stamp(&signer, "-sha256", &imprint(&made).hex()).expect("a timestamp");
+    let made = with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"));
+    let line = made.policy.line_of("authorities = ");
+    let reason = refused_at(&made, Timestamp::from_unix(now().unix() + 60).expect("near now"));
+    let issuer = "CN=NOT A TRUSTED AUTHORITY: root".to_owned();
+    assert_eq!(reason, Reason::Time(TimeError::UnknownAuthority { issuer, line }));
+    assert_eq!(reason.class(), Class::RefusedByPolicy);
+
+    // An authority below the intermediate, which may have none.
+    let (authority, _) = authority();
+    authority
+        .signer_with(
+            "sub",
+            KeyKind::P256,
+            "intermediate",
+            3650,
+            &["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign"],
+        )
+        .expect("an authority");
+    let signer =
+        authority.signer_with("below", KeyKind::P256, "sub", 3650, &[PROPER_PURPOSE]).expect("a signer");
+    let made = world.make();
+    let info = Info::new(imprint(&made).as_bytes(), now()).encode();
+    let timestamp =
+        authority.sign_with(&signer, &info, &["sub", "intermediate"], &["-cades"]).expect("a timestamp");
+    let made = with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"));
+    let problem = "stands above more authorities than it allows";
+    let name = "NOT A TRUSTED AUTHORITY: intermediate".to_owned();
+    assert_eq!(time_error(&made), TimeError::Purpose { name, problem });
+}
+
+#[test]
+fn the_authoritys_certificates_were_valid_then_and_are_today() {
+    let world = World::new();
+    let (authority, _) = authority();
+    let signer = authority
+        .signer_with("short", KeyKind::P256, "intermediate", 10, &[PROPER_PURPOSE])
+        .expect("a signer");
+    let made = world.make();
+    let timestamp = authority.stamp(&signer, "-sha256", &imprint(&made).hex()).expect("a timestamp");
+    let made = with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"));
+    accepted(&made);
+    let reason = refused_at(&made, later(11));
+    let expired = matches!(
+        &reason,
+        Reason::Time(TimeError::NotValidToday { name, error: CertificateError::Expired { .. } })
+            if name == "NOT A TRUSTED AUTHORITY: short"
+    );
+    assert!(expired, "{reason}");
+    assert_eq!(reason.class(), Class::Endorsements);
+    // Older than its certificate.
+    let made = world.make();
+    let info = Info::new(imprint(&made).as_bytes(), later(-1)).encode();
+    let timestamp = authority.sign(&signer, &info, &["-cades"]).expect("a timestamp");
+    let made = with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"));
+    let error = time_error(&made);
+    assert!(
+        matches!(error, TimeError::NotValidThen { error: CertificateError::NotYetValid { .. }, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_proven_time_outlives_the_chips_certificate_and_a_claimed_one_does_not() {
+    let mut world = World::new();
+    let validity = Validity { not_before: later(-1), not_after: later(2) };
+    let chip = world
+        .tee
+        .new_chip(Product::Milan, Tcb::of(Product::Milan), |contents| contents.validity = validity)
+        .expect("a chip");
+    world.chip = Some(chip);
+    let judged = |judged_at: &str, stamp: bool| {
+        let made = world.make();
+        let (authority, signer) = authority();
+        let timestamp = authority.stamp(signer, "-sha256", &imprint(&made).hex()).expect("a timestamp");
+        match stamp {
+            true => {
+                with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", judged_at))
+            }
+            false => made,
+        }
+    };
+    let expired = |made: &Made| {
+        let reason = refused_at(made, later(3));
+        let expired = matches!(
+            &reason,
+            Reason::Authentication(AuthenticationError::Snp(SnpError::Certificate {
+                error: CertificateError::Expired { .. },
+                ..
+            }))
+        );
+        assert!(expired, "{reason}");
+    };
+    // Unproven, or proven and judged today: the certificate has expired.
+    expired(&judged("today", false));
+    expired(&judged("today", true));
+    let made = judged("signing", true);
+    let verdict = verdict_at(&made, later(3));
+    let report = verdict.report();
+    assert_eq!(report.outcome(), Outcome::BlobsNotChecked, "{report}");
+    assert!(report.to_string().contains("judged as of then, revocation as of today"), "{report}");
+    assert!(report.facts().judged_as_of.is_some_and(|time| time < later(1)), "{report}");
+    assert!(report.judged_at() >= later(3));
+
+    // What was revoked later is refused whenever it was signed.
+    let lists = Validity { not_before: later(2), not_after: later(30) };
+    let mut revoked = judged("signing", true);
+    let serial = sealwright_tests::software_tee::ASK_SERIAL;
+    revoked.input.endorsements.crls = vec![world.tee.revocation_list(&[serial], lists)];
+    let reason = refused_at(&revoked, later(3));
+    let by_list =
+        matches!(reason, Reason::Authentication(AuthenticationError::Snp(SnpError::Revoked { .. })));
+    assert!(by_list, "{reason}");
+    // A list that a policy demands is current today, not then.
+    let required = |policy: PolicyText| policy.with("crl-if-present", "crl-required");
+    let mut made = judged("signing", true).with_policy(required);
+    made.input.endorsements.crls = vec![world.tee.revocation_list(&[], lists)];
+    assert_eq!(verdict_at(&made, later(3)).report().outcome(), Outcome::BlobsNotChecked);
+    let old = Validity { not_before: later(-2), not_after: later(2) };
+    made.input.endorsements.crls = vec![world.tee.revocation_list(&[], old)];
+    let reason = refused_at(&made, later(3));
+    let stale = matches!(
+        &reason,
+        Reason::Authentication(AuthenticationError::Snp(SnpError::Crl(CertificateError::Expired { .. })))
+    );
+    assert!(stale, "{reason}");
+}
+
+/// The policy of a world for the software TD instead of the SEV-SNP chip.
+fn on_tdx(policy: &PolicyText, world: &World, td: &SoftwareTdx) -> PolicyText {
+    let mut text = policy.0.clone();
+    let (start, end) = (text.find("[sev-snp]"), text.find("[[reference_values]]"));
+    let table = "[tdx]\ntcb_statuses = [\"UpToDate\"]\nminimum_tcb_evaluation_data_number = 0\nmodules = \"endorsed\"\n\
+        attributes_allowed = []\nxfam_allowed = 0x602e7\nallow_td_1_0 = false\n\n";
+    text.replace_range(start.expect("the table")..end.expect("the list"), table);
+    let (start, end) = (text.find("platform = \"sev-snp\""), text.find("[guest]"));
+    let values = dangerous_measurements();
+    let registers = TdxRegister::ALL.map(|register| {
+        format!("{} = \"{}\"\n", register.name(), hex::encode(values.register(register).as_bytes()))
+    });
+    let reference = format!("platform = \"tdx\"\n{}\n", registers.concat());
+    text.replace_range(start.expect("the value")..end.expect("the table"), &reference);
+    PolicyText(text)
+        .with("platforms = [\"sev-snp\"]", "platforms = [\"tdx\"]")
+        .with(&world.tee.root_spki_sha256().to_string(), &td.root_spki_sha256().to_string())
+}
+
+#[test]
+fn a_proven_time_outlives_intels_documents_but_no_later_revocation() {
+    let mut world = World::new();
+    world.instance.platform = Platform::Tdx;
+    let td = SoftwareTdx::shared().expect("a software TD");
+    let judged = |judged_at: &str| {
+        let made = world.make();
+        let leaf = Leaf::parse(&made.bundle.leaf).expect("a leaf");
+        let report_data = made.bundle.proof.report_data(&leaf).expect("a proof");
+        let mut evidence = td.bare_evidence(QuoteVersion::V5, &report_data);
+        evidence.endorsements = td.endorsements().encode();
+        let made = made.with_bundle(|bundle| bundle.evidence = evidence);
+        let (authority, signer) = authority();
+        let timestamp = authority.stamp(signer, "-sha256", &imprint(&made).hex()).expect("a timestamp");
+        with_timestamp(made, timestamp)
+            .with_policy(|policy| on_tdx(&demanding(policy, "root", judged_at), &world, &td))
+    };
+    // After 40 days all of Intel's documents have expired, the revocation lists among them.
+    let reason = refused_at(&judged("today"), later(40));
+    assert_eq!(reason.class(), Class::Endorsements, "{reason}");
+    let verdict = verdict_at(&judged("signing"), later(40));
+    assert_eq!(verdict.report().outcome(), Outcome::BlobsNotChecked, "{}", verdict.report());
+    let made = judged("signing").with_policy(|policy| policy.with("crl-if-present", "crl-required"));
+    let reason = refused_at(&made, later(40));
+    let stale = matches!(
+        &reason,
+        Reason::Authentication(AuthenticationError::Tdx(TdxError::Crl {
+            which: CrlName::Root,
+            error: CertificateError::Expired { .. }
+        }))
+    );
+    assert!(stale, "{reason}");
+
+    // Documents of a later day are no use for what was then, but the lists among them are looked at.
+    let day = |days: i64| later(days).unix().unsigned_abs();
+    for (revoked_by_root, revoked_by_pck_ca, which) in [
+        (vec![PCK_CA_SERIAL], vec![], CertificateName::PckCa),
+        (vec![], vec![PCK_SERIAL], CertificateName::Pck),
+    ] {
+        let mut made = judged("signing");
+        made.input.endorsements.tdx = vec![td.altered_endorsements(|recipe| {
+            recipe.crl_updates = (day(35), day(65));
+            recipe.revoked_by_root = revoked_by_root;
+            recipe.revoked_by_pck_ca = revoked_by_pck_ca;
+        })];
+        let revoked = AuthenticationError::Tdx(TdxError::Revoked { which });
+        assert_eq!(refused_at(&made, later(40)), Reason::Authentication(revoked));
+    }
+    let mut made = judged("signing").with_policy(|policy| policy.with("crl-if-present", "crl-required"));
+    made.input.endorsements.tdx =
+        vec![td.altered_endorsements(|recipe| recipe.crl_updates = (day(35), day(65)))];
+    assert_eq!(verdict_at(&made, later(40)).report().outcome(), Outcome::BlobsNotChecked);
+}
+
+#[test]
+fn a_policy_says_how_time_is_proven_and_never_as_of_then_without_a_proof() {
+    let good = World::new().policy();
+    let error = |from: &str, to: &str| {
+        Policy::parse(&good.clone().with(from, to).0, "test.toml").expect_err("not a policy")
+    };
+    assert!(matches!(
+        error("[time]\nproof = \"none\"\nauthorities = []\n", ""),
+        PolicyError::Missing { key, .. } if key == "time"
+    ));
+    assert!(matches!(
+        error("authorities = []", ""),
+        PolicyError::Missing { key, .. } if key == "time.authorities"
+    ));
+    let value = |from: &str, to: &str| match error(from, to) {
+        PolicyError::Value { problem, .. } => problem,
+        other => panic!("{other}"),
+    };
+    assert!(value("proof = \"none\"", "proof = \"rfc3161\"").contains("name at least one authority"));
+    assert!(value("judged_at = \"today\"", "judged_at = \"signing\"").contains("never judged as of then"));
+    assert!(
+        value("judged_at = \"today\"", "judged_at = \"2026-01-01\"")
+            .contains("wanted \"today\" or \"signing\"")
+    );
+    let pem = authority().0.pem("root").expect("PEM");
+    let named = |pem: &str| format!("authorities = [{{ name = \"x\", certificate = \"\"\"\n{pem}\"\"\" }}]");
+    assert!(value("authorities = []", &named(&pem)).contains("so it is not believed"));
+    assert!(value("authorities = []", &named("?")).contains("neither PEM nor base64"));
+    let signer = authority().0.pem("signer-p256").expect("PEM");
+    assert!(value("authorities = []", &named(&signer)).contains("is no certificate authority's"));
+}
+
+#[test]
+fn the_command_prints_what_is_to_be_stamped_and_puts_the_answer_beside_the_image() {
+    let world = World::new();
+    let made = world.make();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    write_layout(&world, &made, &path("app"));
+    let (authority, signer) = authority();
+    let stamp = |digest: &str| authority.stamp(signer, "-sha256", digest).expect("a timestamp");
+    let policy = demanding(made.policy.clone(), "root", "today");
+    std::fs::write(path("policy.toml"), policy.0).expect("written");
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(sealwright())
+            .env("HOME", directory.path())
+            .current_dir(directory.path())
+            .args(["--policy", "policy.toml"])
+            .args(arguments)
+            .output()
+            .expect("runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    assert_eq!(run(&["verify", "app"]).0, Some(3), "no timestamp yet");
+
+    let (code, digest, hint) = run(&["timestamp", "app"]);
+    assert_eq!((code, digest.trim()), (Some(0), imprint(&made).hex().as_str()));
+    assert!(hint.contains("openssl ts -query"), "{hint}");
+    let index = std::fs::read(path("app/index.json")).expect("an index");
+    std::fs::write(path("other.tsr"), stamp(&"11".repeat(32))).expect("written");
+    let (code, _, said) = run(&["timestamp", "app", "--add", "other.tsr"]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("timestamp is over 1111"), "{said}");
+    assert_eq!(std::fs::read(path("app/index.json")).expect("an index"), index, "nothing is changed");
+
+    std::fs::write(path("reply.tsr"), stamp(digest.trim())).expect("written");
+    let (code, _, said) = run(&["timestamp", "app", "--add", "reply.tsr"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("stamped"), "{said}");
+    let (code, verdict, said) = run(&["--json", "verify", "app"]);
+    assert_eq!(code, Some(0), "{verdict}{said}");
+    let verdict: serde_json::Value = serde_json::from_str(&verdict).expect("JSON");
+    assert_eq!(verdict["facts"]["signing_time"]["authority"], "clock tower");
+    assert_eq!(verdict["target"], world.target().to_string(), "the image is the same");
+    // Again: what is stamped has not changed by it.
+    assert_eq!(run(&["timestamp", "app"]).1, digest);
+    let (code, _, said) = run(&["timestamp", "app", "--add", "reply.tsr"]);
+    assert!(code == Some(0) && said.contains("replaced"), "{said}");
+
+    assert_eq!(run(&["timestamp", "registry.example/app:1"]).0, Some(2));
+}
