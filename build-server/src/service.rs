@@ -11,7 +11,7 @@ use proto::v1::attestation_service_server::AttestationServiceServer;
 use proto::v1::build_service_server::BuildServiceServer;
 use proto::v1::context_service_server::ContextServiceServer;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
 use crate::api::access::Access;
-use crate::api::attestation::Attestation;
+use crate::api::attestation::{Attestation, KEY_REQUESTS};
 use crate::api::builds::Builds;
 use crate::api::connection::{Connection, accept};
 use crate::api::contexts::Contexts;
@@ -146,7 +146,8 @@ impl Server {
         let endorsements = TdxEndorsementsFile::new(operations.tdx_endorsements.as_deref());
         let platform = keys.instance().platform;
         let key_process = keys.clone();
-        let attestation = Attestation { keys, access: access.clone(), endorsements };
+        let key_requests = Arc::new(Semaphore::new(KEY_REQUESTS));
+        let attestation = Attestation { keys, access: access.clone(), endorsements, key_requests };
         let builds = Builds {
             queue: queue.clone(),
             access: access.clone(),

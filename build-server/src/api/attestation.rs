@@ -1,13 +1,16 @@
 //! AttestationService: what a client asks before it trusts the connection with anything.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use enclave_keys::ChallengeKind;
-use enclave_keys::process::KeyClient;
+use enclave_keys::process::{KeyClient, KeyFailure};
 use proto::v1;
 use proto::v1::attestation_service_server::AttestationService;
 use provenance::binding::Nonce;
 use provenance::challenge::{AttestationRequest, Challenge};
 use provenance::evidence::Platform;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
 use super::access::{Access, connection};
@@ -23,6 +26,25 @@ pub struct Attestation {
     pub access: Access,
     /// Endorsements for Evidence without any.
     pub endorsements: TdxEndorsementsFile,
+    /// Places for [`KEY_REQUESTS`].
+    pub key_requests: Arc<Semaphore>,
+}
+
+/// Secure Execution: most members that wait for key Evidence at a time. It answers their requests anew each time, and its
+/// turn is that of builds, which would wait behind them.
+pub const KEY_REQUESTS: usize = 4;
+/// What one more is told to wait.
+const RETRY_AFTER_MILLIS: u64 = 1000;
+
+/// A place among those who wait for key Evidence that answers a request; none is needed where it is kept.
+fn place(places: &Arc<Semaphore>, challenge: &Challenge) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    match challenge {
+        Challenge::Nonce => Ok(None),
+        Challenge::AttestationRequest(_) => Arc::clone(places)
+            .try_acquire_owned()
+            .map(Some)
+            .map_err(|_| KeyFailure::Busy { retry_after_millis: RETRY_AFTER_MILLIS }.into()),
+    }
 }
 
 impl Attestation {
@@ -90,8 +112,14 @@ impl AttestationService for Attestation {
         };
         self.access.member(&request, project, &name).await?;
         let challenge = self.challenge(&request.get_ref().attestation_request)?;
+        let place = place(&self.key_requests, &challenge)?;
         let keys = self.keys.clone();
-        let key = super::blocking(move || Ok(keys.project_key(&project, challenge)?)).await?;
+        let ask = move || {
+            // Until the answer is there, also when the caller hangs up before.
+            let _place = place;
+            Ok(keys.project_key(&project, challenge)?)
+        };
+        let key = super::blocking(ask).await?;
         Ok(Response::new(v1::Instance {
             name,
             document,
@@ -108,11 +136,28 @@ impl AttestationService for Attestation {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_attestation_request_is_wanted_on_secure_execution_and_nowhere_else() {
+    fn request() -> AttestationRequest {
         let words = [0x100, 0x40 + 7, 0, 0, 7, 0x40, 64, 0, 64, 0, 0, 0, 0, 0];
         let bytes = [b"pvattest".as_slice(), &words.map(u32::to_be_bytes).concat(), b"request"].concat();
-        let request = AttestationRequest::parse(&bytes).expect("a request");
+        AttestationRequest::parse(&bytes).expect("a request")
+    }
+
+    #[test]
+    fn few_members_wait_for_key_evidence_of_their_own_at_a_time() {
+        let places = Arc::new(Semaphore::new(KEY_REQUESTS));
+        let challenge = Challenge::AttestationRequest(request());
+        let mut taken: Vec<_> =
+            (0..KEY_REQUESTS).map(|_| place(&places, &challenge).expect("free")).collect();
+        let refused = place(&places, &challenge).expect_err("one more");
+        assert!(matches!(refused, ApiError::Keys(KeyFailure::Busy { .. })), "{refused}");
+        assert!(place(&places, &Challenge::Nonce).expect("kept Evidence needs none").is_none());
+        taken.pop();
+        assert!(place(&places, &challenge).is_ok());
+    }
+
+    #[test]
+    fn an_attestation_request_is_wanted_on_secure_execution_and_nowhere_else() {
+        let request = request();
         let checked = |platform, request| check_challenge(platform, request);
         assert!(checked(Platform::SecureExecution, Some(&request)).is_ok());
         assert!(matches!(checked(Platform::SecureExecution, None), Err(ApiError::AttestationRequestMissing)));
