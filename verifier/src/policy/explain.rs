@@ -166,7 +166,6 @@ fn hardware(policy: &Policy, words: &mut Words) {
     for root in anchors.dangerous() {
         lines.push(format!("NOT HARDWARE: endorsed by root {root}, which is no vendor's"));
     }
-    lines.push("certificates must be valid on the day of the verification".to_owned());
     match anchors.revocation() {
         Revocation::CrlRequired => {
             lines.push("a fresh revocation list of the root must be at hand".to_owned());
