@@ -23,6 +23,7 @@ if [[ ! $seconds =~ ^[1-9][0-9]*$ ]]; then
     die "SECONDS is '$seconds'." "Wanted: a number of at least 1."
 fi
 
+rm -rf "$home/seeds" "$home/good"
 cargo run --locked --quiet --release -p sealwright-tests --bin fuzz-seeds -- "$home"
 RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=4 \
 -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \

@@ -12,9 +12,10 @@ use crate::tdx;
 use crate::time;
 use crate::x509::{Certificate, Profile, UnauthenticatedList};
 
-const PROFILES: [Profile; 4] = [Profile::Amd, Profile::Intel, Profile::Ibm, Profile::TimeStamping];
+const PROFILES: [Profile; 5] =
+    [Profile::Amd, Profile::Intel, Profile::Ibm, Profile::TimeStamping, Profile::Enclave];
 
-/// A certificate, and whatever is read of it once it is authentic. The first byte chooses the vendor.
+/// A certificate, and whatever is read of it once it is authentic. The first byte chooses the issuer.
 #[must_use]
 pub fn certificate(bytes: &[u8]) -> bool {
     let Some((vendor, der)) = bytes.split_first() else { return false };
@@ -33,7 +34,7 @@ pub fn certificate(bytes: &[u8]) -> bool {
     true
 }
 
-/// A revocation list, read as far as one that is authentic. The first byte chooses the vendor.
+/// A revocation list, read as far as one that is authentic. The first byte chooses the issuer.
 #[must_use]
 pub fn crl(bytes: &[u8]) -> bool {
     let Some((vendor, der)) = bytes.split_first() else { return false };

@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 
 use provenance::azure::AzureEvidence;
 use provenance::challenge::AttestationRequest;
+use provenance::digest::Sha256Digest;
 use provenance::evidence::{Evidence, EvidenceBundle, Platform, certificate_table};
 use provenance::frame::{FrameReader, FrameWriter};
+use provenance::project::ProjectId;
 use provenance::secure_execution::{SecureExecutionEndorsements, SecureExecutionEvidence};
 use provenance::tdx_endorsements::TdxEndorsements;
 use provenance::timestamp::Timestamp;
@@ -18,7 +20,7 @@ use verifier::secure_execution::{HostKeyAnchors, host_key};
 use verifier::tdx::Quote;
 use verifier::tdx::event_log::EventLog;
 use verifier::tdx::quote::{body, header};
-use verifier::{Endorsements, snp};
+use verifier::{Endorsements, ProjectCertificates, appraise_certificates, snp};
 
 /// Label of inputs that have several parts.
 pub const PARTS: &str = "sealwright/fuzz/v1";
@@ -235,6 +237,37 @@ pub(crate) fn azure_event_log(bytes: &[u8]) -> bool {
         assert!(extended > 0 || log.replay(index)[1..31].iter().all(|byte| [0, 0xff].contains(byte)));
     }
     true
+}
+
+/// Parts: report or quote, endorsements. What is asked of a vendor is read of Evidence that nobody has authenticated.
+pub(crate) fn wanted_endorsements(bytes: &[u8]) -> bool {
+    let Some([report, endorsements]) = parts::<2>(bytes) else { return false };
+    [Platform::SevSnp, Platform::Tdx, Platform::AzSnp, Platform::AzTdx].into_iter().any(|platform| {
+        let evidence = Evidence { platform, report: report.to_vec(), endorsements: endorsements.to_vec() };
+        verifier::endorsements::wanted_endorsements(&evidence).is_ok()
+    })
+}
+
+/// Whose certificates the good ones are.
+static CERTIFIED: LazyLock<(Policy, ProjectId)> = LazyLock::new(|| {
+    let text = |name| String::from_utf8(good(name)).expect("text");
+    let policy = Policy::parse(&text("certificates-policy.toml"), "policy.toml").expect("a policy");
+    let project = Sha256Digest::from_hex(&text("certificates-project")).expect("a digest");
+    (policy, ProjectId(project))
+});
+
+/// Parts: certificate of a project and its key Evidence, certificate of the enclave CA and its key Evidence.
+pub(crate) fn project_certificates(bytes: &[u8]) -> bool {
+    let Some([certificate, key_evidence, authority_certificate, authority_evidence]) = parts::<4>(bytes)
+    else {
+        return false;
+    };
+    let given = ProjectCertificates { certificate, key_evidence, authority_certificate, authority_evidence };
+    let (policy, project) = &*CERTIFIED;
+    let none = Endorsements::default();
+    let accepted = appraise_certificates(policy, given, project, (&none).into(), *NOW).is_ok();
+    assert!(!accepted || certificate == good("certificates-project.der"), "another certificate is accepted");
+    accepted
 }
 
 /// An input of these parts, for seeds.

@@ -36,6 +36,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("crl", verifier::fuzzing::crl),
     ("rfc3161-timestamp", verifier::fuzzing::rfc3161_timestamp),
     ("own-report", enclave_keys::fuzzing::own_report),
+    ("wanted-endorsements", evidence::wanted_endorsements),
+    ("project-certificates", evidence::project_certificates),
     // Documents of our own forms.
     ("evidence-collection", documents::evidence_collection),
     ("leaf", documents::leaf),

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use enclave_keys::KeyRequest;
+use enclave_keys::{InstanceInputs, KeyRequest, KeyService};
 use provenance::azure::{AzureEvidence, PCRS};
 use provenance::canonical::to_canonical_json;
 use provenance::challenge::{AttestationRequest, Challenge};
@@ -15,11 +15,13 @@ use provenance::context::{Directory, Entry, Kind, Name};
 use provenance::digest::Sha256Digest;
 use provenance::evidence::{Platform, certificate_table};
 use provenance::frame::FrameWriter;
+use provenance::project::ProjectId;
 use provenance::secure_execution::{AttestationResult, SecureExecutionEndorsements, SecureExecutionEvidence};
 use provenance::tdx_endorsements::TdxEndorsements;
 use provenance::timestamp::Timestamp;
-use sealwright_tests::reference_values::SoftwareRelease;
-use sealwright_tests::release_fixture::{Release, instance_inputs};
+use sealwright_tests::reference_values::{self, SoftwareRelease};
+use sealwright_tests::release_fixture::{FixtureKey, Release, instance_inputs};
+use sealwright_tests::software_tee::SoftwareTee;
 use sealwright_tests::software_tee::tdx::SoftwareTdx;
 use sealwright_tests::software_tee::tdx::event_log;
 use sealwright_tests::timestamping::{KeyKind, TimestampAuthority};
@@ -35,6 +37,7 @@ const PARTS: &str = "sealwright/fuzz/v1";
 const AMD: u8 = 0;
 const INTEL: u8 = 1;
 const IBM: u8 = 2;
+const ENCLAVE: u8 = 4;
 
 fn framed(parts: &[&[u8]]) -> Vec<u8> {
     parts.iter().fold(FrameWriter::new(PARTS), |writer, part| writer.framed(part)).finish()
@@ -95,6 +98,7 @@ pub(crate) fn write(folder: &Path) -> io::Result<()> {
     of_documents(&mut seeds, &snp[0]);
     of_azure(&mut seeds, &snp[0]);
     of_time(&mut seeds).map_err(io::Error::other)?;
+    of_certificates(&mut seeds, &folder.join("good"))?;
     if let Some(recorded) = vectors::folder() {
         of_vectors(&mut seeds, &recorded)?;
     }
@@ -113,10 +117,35 @@ fn keep(folder: &Path, name: &str, [good, other]: &[Good; 2]) -> io::Result<()> 
         write("se-protection-key", key)?;
     }
     if name == "snp" {
-        write("now", now().to_string().as_bytes())?;
+        // What is made after this is valid too.
+        let soon = Timestamp::from_unix(now().unix() + 600).expect("before 9999");
+        write("now", soon.to_string().as_bytes())?;
         write("image-manifest", &good.world.manifest)?;
         write("image-repository", good.made.input.repository.as_deref().unwrap_or_default().as_bytes())?;
     }
+    Ok(())
+}
+
+/// What an instance certifies.
+fn of_certificates(seeds: &mut Seeds, folder: &Path) -> io::Result<()> {
+    let tee = SoftwareTee::shared().expect("a software TEE");
+    let inputs = InstanceInputs { started_at: now(), ..instance_inputs() };
+    let policy = |keys: &KeyService| {
+        let caller = FixtureKey::new().public;
+        reference_values::dangerous_policy(&tee, keys.instance(), &[("ci".to_owned(), caller)])
+    };
+    let attester = SoftwareTee::shared().expect("a software TEE");
+    let keys = KeyService::start(Box::new(attester), inputs, None).expect("started");
+    let project = ProjectId(Sha256Digest::of(b"a project"));
+    let key = keys.project_key(&project, Challenge::Nonce).expect("a key");
+    fs::write(folder.join("certificates-policy.toml"), policy(&keys))?;
+    fs::write(folder.join("certificates-project"), project.0.hex())?;
+    fs::write(folder.join("certificates-project.der"), &key.certificate)?;
+    seeds.certificate(ENCLAVE, &key.certificate);
+    seeds.certificate(ENCLAVE, &key.authority.certificate);
+    let whole =
+        framed(&[&key.certificate, &key.evidence, &key.authority.certificate, &key.authority.evidence]);
+    seeds.put("project-certificates", whole);
     Ok(())
 }
 
@@ -143,6 +172,8 @@ fn of_build(seeds: &mut Seeds, good: &Good) {
     seeds.put("materials", to_canonical_json(&materials));
     seeds.put("own-report", with_asked_data(&bundle.evidence.report));
     let whole = framed(&[&bundle.evidence.report, &bundle.evidence.endorsements, &0_i64.to_be_bytes()]);
+    let asked = framed(&[&bundle.evidence.report, &bundle.evidence.endorsements]);
+    seeds.put("wanted-endorsements", asked);
     let envelopes = &made.input.envelopes;
     let image = framed(&[
         &good.world.manifest,
