@@ -79,4 +79,5 @@ lint: prerequisites
 
 bench: tools binaries
 	@scripts/bench.sh
+	@cargo bench --locked --quiet -p sealwright-tests --bench verification | tee -a $(CURDIR)/target/benchmarks.md
 	@$(PEERS) cargo run --release --locked --quiet | tee -a $(CURDIR)/target/benchmarks.md
