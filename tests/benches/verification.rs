@@ -30,7 +30,11 @@ fn measure(good: &Good) -> Duration {
     let policy = good.made.parsed_policy();
     let judged_at = world::now();
     let verify = || verify_image_with_own_requests(&policy, &good.made.input, &good.own, judged_at);
-    assert_eq!(verify().report().outcome(), Outcome::BlobsNotChecked, "a good build, whose blobs nobody has read");
+    assert_eq!(
+        verify().report().outcome(),
+        Outcome::BlobsNotChecked,
+        "a good build, whose blobs nobody has read"
+    );
     let mut runs = Vec::new();
     let end = Instant::now() + LENGTH;
     while Instant::now() < end {
