@@ -1,5 +1,5 @@
 //! Single bits flipped over the whole Evidence of each platform: report, quote or answer, and endorsements. Each flip is
-//! refused, or `tests/cases/tamper/harmless-bits.txt` says by offset why it does no harm.
+//! refused, or `tests/refusals/harmless-bits.txt` says by offset why it does no harm.
 //!
 //! Every bit of report, quote and answer is flipped; of endorsements and of recorded reports and quotes one bit of each
 //! byte, a different one from byte to byte. With `SEALWRIGHT_EVERY_BIT=1` it is every bit there too, and the endorsements of
@@ -104,7 +104,7 @@ fn harmless() -> Vec<Harmless> {
         assert!(words.next().is_some(), "a reason: {line}");
         Some(Harmless { what, part, bytes: offset(from)..offset(to) })
     };
-    include_str!("../cases/tamper/harmless-bits.txt").lines().filter_map(line).collect()
+    include_str!("../refusals/harmless-bits.txt").lines().filter_map(line).collect()
 }
 
 /// Demands that what was accepted is what the list has about it, no less and no more.

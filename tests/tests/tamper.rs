@@ -2,7 +2,7 @@
 //!
 //! From two good bundles of each platform, every field is changed alone and taken from the other: fields of binary parts
 //! by the layout tables that the parsers use, JSON and DER walked to the last value. The reasons stand in
-//! `tests/cases/tamper/*.txt`; a field without a line there fails, and so does a line without a field. NOT HARDWARE: the
+//! `tests/refusals/*.txt`; a field without a line there fails, and so does a line without a field. NOT HARDWARE: the
 //! Evidence is the software TEE's.
 
 #[path = "tamper_support/fields.rs"]
@@ -41,7 +41,7 @@ fn suite(pair: &[Good; 2], parts: &[Part], of_platform: &str) {
         let verdict = good.judge(&fetched.input);
         assert_eq!(verdict.report().outcome(), Outcome::BlobsNotChecked, "{}", verdict.report());
     }
-    let mut table = Table::parse(&[of_platform, include_str!("../cases/tamper/every-platform.txt")].concat());
+    let mut table = Table::parse(&[of_platform, include_str!("../refusals/every-platform.txt")].concat());
     let (mut complaints, mut seen) = (Vec::new(), 0);
     for part in parts {
         let bytes = part.of(&one);
@@ -71,7 +71,7 @@ fn suite(pair: &[Good; 2], parts: &[Part], of_platform: &str) {
 fn every_field_of_a_build_on_sev_snp_is_bound() {
     let pair = good::snp();
     let parts = [parts::snp(), parts::common(&fetched(&pair[0]))].concat_parts();
-    suite(&pair, &parts, include_str!("../cases/tamper/sev-snp.txt"));
+    suite(&pair, &parts, include_str!("../refusals/sev-snp.txt"));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn every_field_of_a_build_on_tdx_is_bound() {
     let pair = good::tdx();
     let good = fetched(&pair[0]);
     let parts = [parts::tdx(&good), parts::common(&good)].concat_parts();
-    suite(&pair, &parts, include_str!("../cases/tamper/tdx.txt"));
+    suite(&pair, &parts, include_str!("../refusals/tdx.txt"));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn every_field_of_a_build_under_secure_execution_is_bound() {
     let pair = good::secure_execution();
     let good = fetched(&pair[0]);
     let parts = [parts::secure_execution(&good), parts::common(&good)].concat_parts();
-    suite(&pair, &parts, include_str!("../cases/tamper/secure-execution.txt"));
+    suite(&pair, &parts, include_str!("../refusals/secure-execution.txt"));
 }
 
 trait ConcatParts {
