@@ -78,7 +78,7 @@ fn what_is_not_to_be_expressed_cannot_be() {
     for (from, to) in [
         ("[\"UpToDate\"]", "[\"Revoked\"]"),
         ("[\"UpToDate\"]", "[\"uptodate\"]"),
-        ("[\"UpToDate\"]", "[]"),
+        ("tcb_statuses = [\"UpToDate\"]", "tcb_statuses = []"),
         ("attributes_allowed = []", "attributes_allowed = [\"debug\"]"),
         ("attributes_allowed = []", "attributes_allowed = [\"migratable\"]"),
         ("modules = \"endorsed\"", "modules = \"any\""),
