@@ -223,6 +223,7 @@ fn each_switch_that_leaves_a_check_out_is_named_with_its_line() {
             "sev-snp.allow_provisional_firmware",
         ),
         ("minimum_report_version = 3", "minimum_report_version = 2", "sev-snp.minimum_report_version"),
+        ("roots = [", "roots = [\"amd-milan\", ", "hardware.roots"),
         ("vmpl = [0]", "vmpl = [0, 1]", "sev-snp.vmpl"),
         (milan, zero, "sev-snp.minimum_tcb.milan.reported"),
         ("require_alias_check = true", "require_alias_check = false", "sev-snp.platform"),
@@ -244,8 +245,8 @@ fn each_switch_that_leaves_a_check_out_is_named_with_its_line() {
         assert!(found[0].1.starts_with(start), "{found:?}");
     }
     let dangerous = strict.replace(
-        "roots = [\"amd-milan\"",
-        &format!("dangerous_roots = [\"{}\"]\nroots = [\"amd-milan\"", Sha256Digest::of(b"root")),
+        "roots = [\"amd-genoa\"",
+        &format!("dangerous_roots = [\"{}\"]\nroots = [\"amd-genoa\"", Sha256Digest::of(b"root")),
     );
     assert_eq!(skips(&dangerous)[0].0, "hardware.dangerous_roots");
 }
@@ -259,7 +260,7 @@ fn a_policy_says_what_it_accepts() {
         section.lines.join("\n")
     };
     assert!(said("hardware").contains("Evidence of SEV-SNP, TDX, Secure Execution"));
-    assert!(said("hardware").contains("roots of AMD Milan, AMD Genoa, AMD Turin, Intel, IBM's host keys"));
+    assert!(said("hardware").contains("roots of AMD Genoa, AMD Turin, Intel, IBM's host keys"));
     assert!(said("SEV-SNP").contains("Milan: TCB at least 04.00.18.db reported"));
     assert!(said("SEV-SNP").contains("demanded: ECC memory, memory alias check"));
     assert!(said("TDX").contains("TCB status UpToDate\nIntel's documents of evaluation 18 or newer"));

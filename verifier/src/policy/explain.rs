@@ -166,6 +166,13 @@ fn hardware(policy: &Policy, words: &mut Words) {
     for root in anchors.dangerous() {
         lines.push(format!("NOT HARDWARE: endorsed by root {root}, which is no vendor's"));
     }
+    if anchors.amd().contains(&Product::Milan) {
+        words.skip(
+            "hardware.roots",
+            policy.roots_line(),
+            "whether EPYC Milan is a chip: its seeds can be read out in software, and one signs any report",
+        );
+    }
     match anchors.revocation() {
         Revocation::CrlRequired => {
             lines.push("a fresh revocation list of the root must be at hand".to_owned());

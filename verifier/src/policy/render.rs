@@ -145,7 +145,18 @@ fn write_policy(
     let kinds = signed.into_iter().chain(se.map(|_| "own-request"));
     writeln!(out, "evidence = {}", list(kinds))?;
     if dangerous.is_empty() {
-        let amd = if on_amd { &["amd-milan", "amd-genoa", "amd-turin"][..] } else { &[] };
+        if on_amd {
+            writeln!(
+                out,
+                "# Not \"amd-milan\": seeds of EPYC Milan chips can be read out in software, and whoever"
+            )?;
+            writeln!(
+                out,
+                "# has one signs any report as that chip (docs/trust.md, Past attacks). Add it only"
+            )?;
+            writeln!(out, "# for machines of a host that you trust not to.")?;
+        }
+        let amd = if on_amd { &["amd-genoa", "amd-turin"][..] } else { &[] };
         let intel = on_intel.then_some("intel-sgx");
         writeln!(
             out,
