@@ -21,6 +21,7 @@ packages=(
     git                  # git contexts in tests
     openssh-client       # ssh-agent for ssh mounts in tests
     openssl              # tests compare our signatures and certificates with it
+    libssl-dev           # s390_pv, which tests compare Secure Execution with
     busybox-static       # tiny images for tests
     mmdebstrap gpg gpgv debian-archive-keyring # base-image.sh
     jq                   # tests and scripts read JSON

@@ -9,8 +9,25 @@
 #[path = "../../src/vectors/mod.rs"]
 pub mod vectors;
 
+/// The command's side of attestation requests, as it is shipped.
+#[allow(clippy::allow_attributes, missing_docs, reason = "the same file belongs to the command")]
+#[path = "../../../client/src/attestation_request.rs"]
+pub mod attestation_request;
+
+/// The machine of Secure Execution that the tests of the workspace use.
+#[path = "../../src/software_tee"]
+pub mod software_tee {
+    mod openssl;
+    pub mod se {
+        pub mod fixture;
+        pub mod host_keys;
+        pub mod machine;
+    }
+}
+
 pub mod dcap;
 pub mod go;
+pub mod s390;
 pub mod snp;
 
 /// What another verifier says.

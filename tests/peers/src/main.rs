@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use provenance::evidence::Platform;
-use sealwright_peers::{dcap, go, snp, vectors};
+use provenance::se_exchange::ExchangeResponse;
+use sealwright_peers::{dcap, go, s390, snp, vectors};
 
 /// How long each is measured per turn, and how often they take turns.
 const TURN: Duration = Duration::from_millis(300);
@@ -49,7 +50,7 @@ fn main() -> Result<()> {
     let answers = go::run(&go::build(scratch.path())?, &authentic, 0.9)?;
 
     let mut table = String::from(
-        "| Evidence | Sealwright | `sev` 8.0.0, `dcap-qvl` 0.7.1 | go-sev-guest 0.15.0, go-tdx-guest 0.3.1 | faster than each |\n\
+        "| Evidence | Sealwright | `sev` 8.0.0, `dcap-qvl` 0.7.1, `s390_pv` 0.12.0 | go-sev-guest 0.15.0, go-tdx-guest 0.3.1 | faster than each |\n\
          |---|---|---|---|---|\n",
     );
     for case in &authentic {
@@ -83,6 +84,53 @@ fn main() -> Result<()> {
         let verdict = if is_faster && is_faster_too { "yes" } else { "**no**" };
         writeln!(table, "| `{}` | {own:.0} µs | {rust} | {golang} | {verdict} |", case.id)?;
     }
+    for (id, answer) in vectors::recorded_answers(&folder).map_err(anyhow::Error::msg)? {
+        if answer.claims_with_unchecked_host_keys().is_err() {
+            continue;
+        }
+        let mut ours = || drop(answer.claims_with_unchecked_host_keys());
+        let mut theirs = || drop(s390_pv(&answer));
+        let times = measure(&mut [&mut ours, &mut theirs]);
+        write_secure_execution(&mut table, &id, &times, s390_pv(&answer).is_err())?;
+    }
+    for (id, recorded) in vectors::recorded_documents(&folder).map_err(anyhow::Error::msg)? {
+        let [root, below @ ..] = &recorded.chain.certificates;
+        let above = s390::Above::write(root, below, &recorded.chain.crls).map_err(anyhow::Error::msg)?;
+        if recorded.judge().map_err(anyhow::Error::msg)?.is_err() {
+            continue;
+        }
+        let mut ours = || drop(recorded.judge());
+        let mut theirs = || drop(above.judge(&recorded.document));
+        let times = measure(&mut [&mut ours, &mut theirs]);
+        write_secure_execution(&mut table, &id, &times, above.judge(&recorded.document).is_err())?;
+    }
     print!("{table}");
+    Ok(())
+}
+
+/// The whole of an answer, with the hash of the host key from its document.
+fn s390_pv(recorded: &vectors::RecordedAnswer) -> Result<s390::Claims, String> {
+    let parts = ExchangeResponse::parse(&recorded.response).map_err(|error| error.to_string())?;
+    let answer = s390::Answer {
+        request: parts.request(),
+        header: &recorded.header,
+        measurement: parts.measurement(),
+        additional: parts.additional_data(),
+        user_data: parts.user_data(),
+        config_uid: parts.config_uid(),
+    };
+    s390::judge_answer(&answer, recorded.key, &s390::host_key_hash(&recorded.document)?)
+}
+
+/// A row of which Go has no peer.
+fn write_secure_execution(table: &mut String, id: &str, times: &[f64], is_refused: bool) -> Result<()> {
+    let [own, other] = *times else { bail!("two contenders") };
+    let (theirs, verdict) = match (is_refused, own < other) {
+        (true, _) => ("refuses it".to_owned(), "yes"),
+        (false, is_faster) => {
+            (format!("{other:.0} µs, {:.2}×", own / other), if is_faster { "yes" } else { "**no**" })
+        }
+    };
+    writeln!(table, "| `{id}` | {own:.0} µs | {theirs} | – | {verdict} |")?;
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! The verifier beside others on the same recorded Evidence. Whatever is accepted here is accepted by them, and where
 //! they accept what is refused here, the case and the reason stand below.
 
-use std::collections::BTreeMap;
+mod support;
 
 use provenance::evidence::Platform;
 use sealwright_peers::vectors::{self, Prepared};
 use sealwright_peers::{dcap, go, snp};
+use support::Differs::{self, RefusedHere, RefusedThere};
+use support::agree;
 use verifier::Endorsements;
 
 fn cases(platform: Platform) -> Option<Vec<Prepared>> {
@@ -15,37 +17,17 @@ fn cases(platform: Platform) -> Option<Vec<Prepared>> {
     Some(cases)
 }
 
-/// A case about which verifier and peer differ, with words of the one that refuses.
-#[derive(Debug, Clone, Copy)]
-enum Differs {
-    /// The verifier refuses what the peer accepts.
-    RefusedHere(&'static str),
-    /// The peer cannot read what the verifier accepts.
-    RefusedThere(&'static str),
-}
-use Differs::{RefusedHere, RefusedThere};
-
 /// All cases must agree, except those named.
 fn compare(
     cases: &[Prepared],
     peer: impl Fn(&Prepared) -> Result<(), String>,
     named: &[(&'static str, Differs)],
 ) {
-    let mut named: BTreeMap<_, _> = named.iter().copied().collect();
-    let mut wrong = Vec::new();
-    for case in cases {
+    let judged = cases.iter().map(|case| {
         let own = case.judge().map_err(|reason| reason.to_string());
-        match (own, peer(case), named.remove(case.id.as_str())) {
-            (Ok(()), Ok(()), None) | (Err(_), Err(_), None) => {}
-            (Err(reason), Ok(()), Some(RefusedHere(words))) if reason.contains(words) => {}
-            (Ok(()), Err(reason), Some(RefusedThere(words))) if reason.contains(words) => {}
-            (own, theirs, named) => {
-                wrong.push(format!("{}: verifier {own:?}, peer {theirs:?}, named {named:?}", case.id));
-            }
-        }
-    }
-    wrong.extend(named.keys().map(|id| format!("{id} is named, and not in the index")));
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        (case.id.clone(), own, peer(case))
+    });
+    agree(judged, named);
 }
 
 #[test]

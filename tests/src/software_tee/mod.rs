@@ -5,6 +5,7 @@
 mod certificate;
 pub mod fake_devices;
 pub mod fake_kernel;
+mod openssl;
 pub mod paravisor;
 mod pki;
 mod report;

@@ -6,15 +6,15 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use provenance::digest::Sha256Digest;
 use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, KeyPair as _, RsaKeyPair};
 
 use super::certificate::{self, Issuer, Validity};
+use super::openssl::openssl;
 use super::{ASK_SERIAL, Product, Tcb, VekContents, timestamp, validity_of_a_vcek};
 
 /// Name of the PKI's directory; another layout gets another name.
@@ -195,23 +195,6 @@ pub(super) fn new_rsa_key(bits: u32) -> Result<Vec<u8>> {
     let bits = format!("rsa_keygen_bits:{bits}");
     let pem = openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", &bits], &[])?;
     openssl(&["pkcs8", "-topk8", "-nocrypt", "-outform", "DER"], &pem)
-}
-
-/// Runs openssl with this standard input and gives its standard output.
-pub(super) fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
-    let mut child = Command::new("openssl")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("run openssl (Debian package openssl)")?;
-    child.stdin.take().expect("a pipe").write_all(input)?;
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        bail!("openssl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(output.stdout)
 }
 
 pub(super) fn private_directory(dir: &Path) -> Result<()> {

@@ -17,7 +17,9 @@ mod tdx;
 
 pub use folder::folder;
 #[allow(unused_imports, reason = "a test of the verifier includes this file and needs the rest")]
-pub use prepared::{Prepared, prepare};
+pub use prepared::{Prepared, prepare, recorded_answers, recorded_documents};
+#[allow(unused_imports, reason = "a test of the verifier includes this file and needs the rest")]
+pub use secure_execution::{Chain, RecordedAnswer, RecordedDocument};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -9,6 +9,7 @@ use provenance::timestamp::Timestamp;
 use verifier::{Endorsements, Policy, Reason};
 
 use super::input::Inputs;
+use super::secure_execution::{RecordedAnswer, RecordedDocument};
 use super::{Case, Index, Platform, snp, tdx};
 
 /// One case of SEV-SNP or TDX.
@@ -33,11 +34,36 @@ impl Prepared {
     }
 }
 
-/// The SEV-SNP and TDX cases of a folder that are judged at a time, in order.
-pub fn prepare(folder: &Path) -> Result<Vec<Prepared>, String> {
+fn index_of(folder: &Path) -> Result<Index, String> {
     let path = folder.join("index.json");
     let index = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let index: Index = serde_json::from_slice(&index).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&index).map_err(|error| error.to_string())
+}
+
+/// The cases of one platform, by what `read` makes of them, with their ids.
+fn recorded<T>(
+    folder: &Path,
+    platform: Platform,
+    read: fn(&mut Inputs<'_>) -> Result<T, String>,
+) -> Result<Vec<(String, T)>, String> {
+    let index = index_of(folder)?;
+    let cases = index.cases.iter().filter(|case| case.platform == platform);
+    cases.map(|case| Ok((case.id.clone(), read(&mut Inputs::new(folder, &index.files, case))?))).collect()
+}
+
+/// The answers to attestation requests of Secure Execution, in order.
+pub fn recorded_answers(folder: &Path) -> Result<Vec<(String, RecordedAnswer)>, String> {
+    recorded(folder, Platform::Se, RecordedAnswer::read)
+}
+
+/// The host key documents of Secure Execution, in order.
+pub fn recorded_documents(folder: &Path) -> Result<Vec<(String, RecordedDocument)>, String> {
+    recorded(folder, Platform::SeHkd, RecordedDocument::read)
+}
+
+/// The SEV-SNP and TDX cases of a folder that are judged at a time, in order.
+pub fn prepare(folder: &Path) -> Result<Vec<Prepared>, String> {
+    let index = index_of(folder)?;
     let prepare = |case: &Case| -> Option<Result<Prepared, String>> {
         let mut inputs = Inputs::new(folder, &index.files, case);
         inputs.optional_now()?;

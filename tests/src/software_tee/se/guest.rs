@@ -84,7 +84,7 @@ impl SoftwareSe {
     fn root(&self) -> SealingRoot {
         let header = Sha256Digest::of(self.header());
         let key = FrameWriter::new("NOT HARDWARE: sealing root")
-            .framed(&self.ultravisor.host_key.pem)
+            .framed(self.ultravisor.host_key.pem())
             .framed(header.as_bytes())
             .finish();
         let under = SealedUnder {
@@ -105,7 +105,7 @@ fn make(dir: &Path, directory: &Path) -> Result<()> {
     let host_key = P521::generate()?;
     let HostKeyDocuments { document, certificates, crls, root } = HostKeyDocuments::of(&host_key)?;
     let write = |name: &str, bytes: &[u8]| fs::write(new.path().join(name), bytes);
-    write("host.key", &host_key.pem)?;
+    write("host.key", host_key.pem())?;
     write("document.der", &document)?;
     for (index, (certificate, crl)) in certificates.iter().zip(&crls).enumerate() {
         write(&format!("certificate-{index}.der"), certificate)?;

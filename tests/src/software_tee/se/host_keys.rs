@@ -9,8 +9,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use provenance::digest::Sha256Digest;
 
-use super::P521;
-use crate::software_tee::pki::openssl;
+use super::super::openssl::openssl;
+use super::machine::P521;
 
 /// Names as IBM writes them, but for the unit of the authorities.
 const IBM: &str = "/C=US/ST=New York/O=International Business Machines Corporation\
@@ -58,7 +58,7 @@ impl HostKeyDocuments {
         for name in ["root", "intermediate", "signing"] {
             maker.rsa_key(name)?;
         }
-        fs::write(maker.path("host.key")?, &host_key.pem)?;
+        fs::write(maker.path("host.key")?, host_key.pem())?;
         let root = maker.certificate("root", "root", "/L=Armonk/OU=Fixture Root", "authority")?;
         let intermediate =
             maker.certificate("intermediate", "root", "/L=Armonk/OU=Fixture Authority", "authority")?;
