@@ -213,6 +213,19 @@ pub enum AttesterError {
         /// Most entries that are read.
         most: usize,
     },
+    /// A retrievable secret of plain text that s390-tools did not write.
+    #[error(
+        "{}: the {got} bytes of the secret `{name}` are not a length, that many bytes and zeros up to 16: add it with \
+         `pvsecret create retrievable --type plain`", path.display()
+    )]
+    SecretForm {
+        /// The device.
+        path: PathBuf,
+        /// Name of the secret.
+        name: &'static str,
+        /// Bytes retrieved.
+        got: usize,
+    },
     /// A length that the kernel's interface does not take or an answer that does not fit it.
     #[error("{}: {what} has {got} bytes, wanted {least} to {most}", path.display())]
     Length {

@@ -2,6 +2,7 @@
 //! made with a key inside it, so it convinces only the one who made the request. There is no Evidence without a request,
 //! and a guest learns nothing about itself from an answer.
 
+mod plain_text;
 mod root;
 
 use std::path::PathBuf;

@@ -185,7 +185,8 @@ fn detection_finds_the_guest_and_seals_its_keys_under_the_owners_secret() {
 
         let ultravisor = Ultravisor::open(Path::new("/dev/uv")).expect("opened");
         let id = *Sha256Digest::of(b"sealwright-sealing-root-v1").as_bytes();
-        ultravisor.add_secret(&[id.as_slice(), &[7; 48]].concat()).expect("added");
+        // 46 bytes, which with their length are three blocks.
+        ultravisor.add_secret(&[id.as_slice(), &[0, 46], &[7; 46]].concat()).expect("added");
         let project = FixtureKey::new().project("one").id();
         let key = |keys: &KeyService| {
             let request = AttestationRequest::parse(&exchange_request(&attestation_request(&[5; 32])));

@@ -14,6 +14,7 @@ use provenance::evidence::Platform;
 use provenance::frame::FrameWriter;
 use zeroize::Zeroizing;
 
+use super::plain_text;
 use crate::attester::AttesterError;
 use crate::devices::uv::{SecretEntry, Ultravisor};
 use crate::sealing::{RootKind, RootMeasurement, SealedUnder, SealingRoot};
@@ -23,7 +24,7 @@ const SECRET_NAME: &str = "sealwright-sealing-root-v1";
 /// Secret type of plain text (s390-tools, `pvsecret list`): all others come back as keys under a wrapping key of the
 /// machine, which differ from boot to boot.
 const PLAIN_TEXT: u16 = 0x0003;
-/// Shortest and longest secret in bytes.
+/// Shortest and longest secret in bytes, without what frames it.
 const SHORTEST: usize = 32;
 const LONGEST: usize = 8 << 10;
 
@@ -44,9 +45,12 @@ fn retrievable(store: &Ultravisor) -> Result<Option<SealingRoot>, AttesterError>
     let id = Sha256Digest::of(SECRET_NAME.as_bytes());
     let ours = |entry: &SecretEntry| entry.id == *id.as_bytes() && entry.kind == PLAIN_TEXT;
     let Some(entry) = store.list_secrets()?.into_iter().find(ours) else { return Ok(None) };
-    let secret = store.retrieve_secret(&entry)?;
-    check_length(store.path(), &secret)?;
-    Ok(Some(root(RootKind::RetrievableSecret, &secret, id.as_bytes())))
+    let retrieved = store.retrieve_secret(&entry)?;
+    let (path, name) = (store.path(), SECRET_NAME);
+    let form = || AttesterError::SecretForm { path: path.to_owned(), name, got: retrieved.len() };
+    let secret = plain_text::secret(&retrieved).ok_or_else(form)?;
+    check_length(path, secret)?;
+    Ok(Some(root(RootKind::RetrievableSecret, secret, id.as_bytes())))
 }
 
 fn of_image(path: &Path) -> Result<Option<SealingRoot>, AttesterError> {
@@ -98,7 +102,15 @@ mod tests {
     use crate::devices::tests::{Scripted, answer};
     use crate::devices::uv::layout;
 
-    /// A store with these entries of kind, id, secret.
+    /// A secret as the store holds it.
+    fn framed(secret: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(secret.len()).expect("short").to_be_bytes();
+        let mut framed = [length.as_slice(), secret].concat();
+        framed.resize(framed.len().next_multiple_of(16), 0);
+        framed
+    }
+
+    /// A store with these entries of kind, id, bytes.
     fn store(entries: Vec<(u16, [u8; 32], Vec<u8>)>) -> Ultravisor {
         let scripted = Scripted::new([answer(move |call| {
             call.block_mut(0)[layout::CONTROL_CODE..][..2].copy_from_slice(&1_u16.to_ne_bytes());
@@ -149,12 +161,20 @@ mod tests {
     #[test]
     fn a_retrievable_secret_of_the_right_name_and_type_comes_before_that_of_the_image() {
         let (secret, image) = (vec![7; 48], [8; 32]);
-        let own = (PLAIN_TEXT, own_id(), secret.clone());
+        let own = (PLAIN_TEXT, own_id(), framed(&secret));
         let others = [(PLAIN_TEXT, [1; 32], vec![9; 48]), (0x0002, own_id(), vec![9; 48])];
         let (kind, root) = key(found(others.iter().cloned().chain([own]).collect(), Some(&image)));
         assert_eq!(kind, RootKind::RetrievableSecret);
-        assert_eq!(key(found(vec![(PLAIN_TEXT, own_id(), secret)], None)).1, root, "the same at each boot");
-        assert_ne!(key(found(vec![(PLAIN_TEXT, own_id(), vec![6; 48])], None)).1, root, "another secret");
+        assert_eq!(
+            key(found(vec![(PLAIN_TEXT, own_id(), framed(&secret))], None)).1,
+            root,
+            "the same at each boot"
+        );
+        assert_ne!(
+            key(found(vec![(PLAIN_TEXT, own_id(), framed(&[6; 48]))], None)).1,
+            root,
+            "another secret"
+        );
 
         let (kind, of_image) = key(found(others.to_vec(), Some(&image)));
         assert_eq!(kind, RootKind::ImageSecret);
@@ -174,14 +194,16 @@ mod tests {
     #[test]
     fn the_same_bytes_as_image_secret_and_as_retrievable_secret_are_two_roots() {
         let secret = vec![7; 48];
-        let (_, retrieved) = key(found(vec![(PLAIN_TEXT, own_id(), secret.clone())], None));
+        let (_, retrieved) = key(found(vec![(PLAIN_TEXT, own_id(), framed(&secret))], None));
         assert_ne!(key(found(vec![], Some(&secret))).1, retrieved);
     }
 
     #[test]
     fn secrets_that_are_too_short_or_too_long_are_refused() {
         for (got, entries, image) in [
-            (31, vec![(PLAIN_TEXT, own_id(), vec![7; 31])], None),
+            // With length and zeros it would be long enough.
+            (31, vec![(PLAIN_TEXT, own_id(), framed(&[7; 31]))], None),
+            (17, vec![(PLAIN_TEXT, own_id(), framed(&[7; 17]))], None),
             (31, vec![], Some(vec![7; 31])),
             (LONGEST + 1, vec![], Some(vec![7; LONGEST + 2])),
         ] {
@@ -189,5 +211,12 @@ mod tests {
             let AttesterError::Length { what, got: seen, .. } = refused else { panic!("{refused}") };
             assert_eq!((what, seen), ("secret for sealing", got));
         }
+    }
+
+    #[test]
+    fn a_secret_in_another_form_is_refused_and_not_taken_as_it_stands() {
+        let refused = found(vec![(PLAIN_TEXT, own_id(), vec![7; 48])], Some(&[8; 32])).map(|_| ());
+        let path = Path::new("/dev/uv").to_owned();
+        assert_eq!(refused, Err(AttesterError::SecretForm { path, name: SECRET_NAME, got: 48 }));
     }
 }

@@ -14,6 +14,15 @@ pub mod vectors;
 #[path = "../../../client/src/attestation_request.rs"]
 pub mod attestation_request;
 
+#[path = "../../../enclave-keys/src/secure_execution/plain_text.rs"]
+mod plain_text;
+
+/// The secret in what the key process retrieves from the store of a Secure Execution guest.
+#[must_use]
+pub fn retrieved_secret(retrieved: &[u8]) -> Option<&[u8]> {
+    plain_text::secret(retrieved)
+}
+
 /// The machine of Secure Execution that the tests of the workspace use.
 #[path = "../../src/software_tee"]
 pub mod software_tee {

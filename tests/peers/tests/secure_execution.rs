@@ -17,6 +17,8 @@ use provenance::se_exchange::{ExchangeRequest, ExchangeResponse, HEADER_LEN};
 use provenance::timestamp::Timestamp;
 use s390_pv::attest::{AttestationFlags, AttestationMeasAlg, AttestationRequest, AttestationVersion};
 use s390_pv::request::{ReqEncrCtx, Request as _, SymKey, decrypt_aead, derive_aes256_gcm_key};
+use s390_pv::secret::{GuestSecret, RetrievedSecret};
+use s390_pv::uv::{ListableSecretType, RetrievableSecret, RetrieveCmd, SecretEntry, SecretId, UvCmd as _};
 use sealwright_peers::Verdict;
 use sealwright_peers::attestation_request::NewAttestationRequest;
 use sealwright_peers::s390::{self, Above, Answer, Claims};
@@ -516,4 +518,39 @@ fn single_bits_of_documents_signing_keys_and_lists_are_judged_alike() {
     // The parameter of the algorithm beside the signature, which is not signed: NULL with another tag.
     let tag = RefusedHere("revocation list signature algorithm is");
     agree(judged, &[("list 0x179", tag)]);
+}
+
+/// What the crate hands out of a retrievable secret of plain text that is stored as `stored`.
+fn handed_out(stored: &[u8]) -> Vec<u8> {
+    let kind = ListableSecretType::Retrievable(RetrievableSecret::PlainText);
+    let length = u32::try_from(stored.len()).expect("short");
+    let entry = SecretEntry::new(0, kind, SecretId::default(), length);
+    let mut command = RetrieveCmd::from_entry(entry).expect("an entry");
+    command.data().expect("a buffer").copy_from_slice(stored);
+    RetrievedSecret::from_cmd(command).data().to_vec()
+}
+
+#[test]
+fn retrievable_secrets_are_named_and_framed_alike() {
+    let name = "sealwright-sealing-root-v1";
+    let id = GuestSecret::name_to_id(name).expect("an id");
+    assert_eq!(id.as_ref(), Sha256Digest::of(name.as_bytes()).as_bytes());
+    for length in (0..70).chain([8190]) {
+        let secret: Vec<u8> = (1..=u8::MAX).cycle().take(length).collect();
+        let made = GuestSecret::plaintext(name, secret.clone().into()).expect("a secret");
+        let stored = made.confidential();
+        assert_eq!(sealwright_peers::retrieved_secret(stored), Some(secret.as_slice()), "{length}");
+        assert_eq!(handed_out(stored), secret, "{length}");
+    }
+    // In another form the crate hands out all of it; here it is none.
+    let framed = [&[0, 10][..], &[7; 10], &[0; 4]].concat();
+    assert!(sealwright_peers::retrieved_secret(&framed).is_some());
+    let (mut shorter, mut with_rest, longer) =
+        (framed.clone(), framed.clone(), [&framed[..], &[0; 16]].concat());
+    shorter[1] = 9;
+    with_rest[15] = 1;
+    for other in [shorter, with_rest, longer] {
+        assert_eq!(sealwright_peers::retrieved_secret(&other), None);
+        assert_eq!(handed_out(&other), other);
+    }
 }
