@@ -227,11 +227,13 @@ fn the_parts_of_evidence_are_held_together() {
 #[test]
 fn the_hardware_under_the_paravisor_is_held_to_its_own_rules() {
     let setting = Setting::new(Platform::AzSnp);
-    let made = setting.on_snp().with_policy(|policy| policy.with("vmpl = [0]", "vmpl = [2]"));
-    let line = made.policy.line_of("vmpl = [2]");
-    let vmpl = SnpRefusal::Vmpl { got: 0, wanted: vec![2], line };
+    let made = setting
+        .on_snp()
+        .with_policy(|policy| policy.with("minimum_report_version = 3", "minimum_report_version = 5"));
+    let line = made.policy.line_of("minimum_report_version");
+    let version = SnpRefusal::ReportVersion { got: 3, wanted: 5, line };
     let reason = made.refused();
-    assert_eq!(reason, refused(AzureRefusal::Snp(vmpl)));
+    assert_eq!(reason, refused(AzureRefusal::Snp(version)));
     assert_eq!((reason.class(), reason.link()), (Class::RefusedByPolicy, Link::Hardware));
 
     let setting = Setting::new(Platform::AzTdx);
@@ -390,6 +392,10 @@ fn a_policy_says_something_about_paravisor_key_and_every_pcr() {
     assert!(problem.contains("at least one value"), "{problem}");
     let (problem, _) = value(pcr4, "pcr4 = \"any\"");
     assert!(problem.contains("64 lower-case hex digits, or \"not-judged\""), "{problem}");
+    // What the paravisor hosts may ask for reports at the other levels.
+    let (problem, line) = value("vmpl = [0]", "vmpl = [0, 2]");
+    assert_eq!(line, line_of("vmpl"));
+    assert!(problem.contains("must be [0]"), "{problem}");
     assert!(matches!(
         error("pcr15 = \"not-judged\"", "pcr15 = \"not-judged\"\npcr16 = \"not-judged\""),
         PolicyError::UnknownKey { key, .. } if key == "reference_values[0].pcr16"

@@ -20,15 +20,22 @@ use provenance::evidence::{EvidenceBundle, Platform};
 use provenance::key::KeyAlgorithm;
 use provenance::secure_execution::{ATTESTATION_RESULT_PAYLOAD_TYPE, AttestationResult};
 use sealwright_tests::harness::sealwright;
+use sealwright_tests::software_tee::se::fixture::ALL_FLAGS;
+use sealwright_tests::software_tee::se::host_keys::HostKeyDocuments;
+use sealwright_tests::software_tee::se::{P521, Requester};
 use serde_json::json;
 use setting::Setting;
 use support::PolicyText;
 use verifier::bound::{BindingError, RulesRefusal};
 use verifier::built::{RequestRefusal, StatementError};
+use verifier::certified::{CertificateRefusal, Which};
 use verifier::evidence::{AppraisalError, AuthenticationError};
 use verifier::secure_execution::{OwnRequest, SeError, SeRefusal, vouch};
 use verifier::verdict::{Link, Outcome};
-use verifier::{Class, Endorsements, Reason, Verdict, verify_image, verify_image_with_own_requests};
+use verifier::{
+    Class, Endorsements, ProjectCertificates, Reason, Verdict, appraise_certificates, verify_image,
+    verify_image_with_own_requests,
+};
 use world::{Made, World, now};
 
 fn verdict_of(made: &Made, own: &[OwnRequest]) -> Verdict {
@@ -74,6 +81,26 @@ fn a_build_is_trusted_by_its_requester_and_by_those_who_trust_the_verifier_and_t
 }
 
 #[test]
+fn every_host_key_that_can_open_the_request_must_be_the_policy_s() {
+    let mut setting = Setting::new();
+    let (machine, other) = (setting.machine.host_key(), P521::generate().expect("a key"));
+    setting.documents = HostKeyDocuments::of_all(machine, &[&other]).expect("documents");
+    setting.requester = Requester::new(ALL_FLAGS, &[machine, &other]).expect("a request");
+    let (ours, theirs) = (machine.hash(), other.hash());
+    // The machine answers, but the holder of the other key knows the measurement key as well.
+    let mut made = setting.made(None, false).with_bundle(|bundle| bundle.attestation_result = None);
+    let line = made.policy.line_of("attestation_host_keys");
+    let refusal = SeRefusal::AttestationSlot { slot: 1, got: theirs, wanted: vec![ours], line };
+    let reason = refused(&made, &[setting.own()]);
+    assert_eq!(reason, Reason::Appraisal(AppraisalError::SecureExecution(refusal)));
+    assert_eq!(reason.class(), Class::RefusedByPolicy);
+
+    let both = format!("attestation_host_keys = [\"{ours}\", \"{theirs}\"]");
+    made.policy = made.policy.with(&format!("attestation_host_keys = [\"{ours}\"]"), &both);
+    assert!(verdict_of(&made, &[setting.own()]).report().refusal().is_none());
+}
+
+#[test]
 fn a_result_about_the_key_alone_is_accepted_only_where_the_policy_says_so_and_the_verdict_says_it() {
     let setting = Setting::new();
     let made = setting.made(Some(setting.key_leaf()), false);
@@ -93,6 +120,33 @@ fn a_result_about_the_key_alone_is_accepted_only_where_the_policy_says_so_and_th
     // The requester itself wants Evidence of the build.
     let reason = refused(&made, &[setting.own()]);
     assert_eq!(reason, Reason::Binding(BindingError::LeafKind { got: "key", wanted: "build" }));
+}
+
+#[test]
+fn a_key_is_certified_by_a_verifier_s_word_only_where_the_policy_says_so() {
+    let setting = Setting::new();
+    let reason = |allow_key_only| {
+        let made = setting.made(Some(setting.key_leaf()), allow_key_only);
+        let evidence = made.bundle.to_json();
+        // The certificates are looked at after the Evidence.
+        let given = ProjectCertificates {
+            certificate: &[],
+            key_evidence: &evidence,
+            authority_certificate: &[],
+            authority_evidence: &evidence,
+        };
+        let (policy, project) = (made.parsed_policy(), setting.world.request.project.id());
+        let none = Endorsements::default();
+        appraise_certificates(&policy, given, &project, (&none).into(), now())
+            .expect_err("refused")
+            .reason()
+            .clone()
+    };
+    let line = setting.made(None, false).policy.line_of("allow_key_only");
+    let key_only = AppraisalError::SecureExecution(SeRefusal::KeyOnly { line });
+    assert_eq!(reason(false), Reason::Appraisal(key_only));
+    let next = CertificateRefusal::Role { which: Which::Authority };
+    assert_eq!(reason(true), Reason::Certificate(next));
 }
 
 #[test]

@@ -366,6 +366,33 @@ fn the_chain_leads_to_an_authority_that_the_policy_names() {
 }
 
 #[test]
+fn an_intermediate_authority_that_names_purposes_names_time_stamping() {
+    let world = World::new();
+    let (authority, _) = authority();
+    let below = |purpose: &str| {
+        let name = purpose.to_lowercase();
+        let extensions = [
+            "basicConstraints=critical,CA:TRUE",
+            "keyUsage=critical,keyCertSign",
+            &format!("extendedKeyUsage={purpose}"),
+        ];
+        authority.signer_with(&name, KeyKind::P256, "root", 3650, &extensions).expect("an authority");
+        let signer = authority
+            .signer_with(&format!("by-{name}"), KeyKind::P256, &name, 3650, &[PROPER_PURPOSE])
+            .expect("a signer");
+        let made = world.make();
+        let info = Info::new(imprint(&made).as_bytes(), now()).encode();
+        let timestamp = authority.sign_with(&signer, &info, &[&name], &["-cades"]).expect("a timestamp");
+        with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"))
+    };
+    accepted(&below("timeStamping"));
+    accepted(&below("anyExtendedKeyUsage"));
+    let problem = "names purposes, and time stamping is not among them";
+    let name = "NOT A TRUSTED AUTHORITY: emailprotection".to_owned();
+    assert_eq!(time_error(&below("emailProtection")), TimeError::Purpose { name, problem });
+}
+
+#[test]
 fn the_authoritys_certificates_were_valid_then_and_are_today() {
     let world = World::new();
     let (authority, _) = authority();

@@ -7,8 +7,10 @@ use provenance::evidence::{EvidenceBundle, Platform};
 use provenance::instance::{InstanceDocument, InvalidInstance, KeyOrigin};
 
 use crate::azure::AzureError;
-use crate::evidence::AttestationResult;
+use crate::evidence::{AppraisalError, AttestationResult};
 use crate::policy::Policy;
+use crate::reliance::EvidenceKind;
+use crate::secure_execution::SeRefusal;
 
 /// Why leaf and instance document are not what the report covers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +79,11 @@ pub struct BoundLeaf {
 }
 
 impl BoundLeaf {
+    /// Whether it rests on the word of a Verifier.
+    pub(crate) fn by_result(&self) -> bool {
+        self.result().reliance().kind() == EvidenceKind::AttestationResult
+    }
+
     /// Which guest on which hardware.
     #[must_use]
     pub fn result(&self) -> &AttestationResult {
@@ -184,6 +191,14 @@ impl RulesRefusal {
 
 pub(crate) fn join<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Where a Verifier's word is about a key alone: whether the policy takes that for what the key signed.
+pub(crate) fn appraise_key_only(bound: &BoundLeaf, policy: &Policy) -> Result<(), AppraisalError> {
+    match policy.secure_execution().map(|rules| &rules.allow_key_only) {
+        Some(rule) if bound.by_result() && !rule.value => Err(SeRefusal::KeyOnly { line: rule.line }.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Compares builder id, trust configuration and build policy of the instance with the policy.

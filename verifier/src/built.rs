@@ -11,11 +11,8 @@ use provenance::request::{InvalidRequest, SignedRequest, authenticate_request};
 use provenance::statement::{InvalidStatement, Statement};
 
 use crate::bound::{self, BindingError, BoundLeaf};
-use crate::evidence::AppraisalError;
 use crate::policy::{Caller, Policy};
 use crate::rejection::Reason;
-use crate::reliance::EvidenceKind;
-use crate::secure_execution::SeRefusal;
 
 /// Why a statement is not what the report covers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -157,7 +154,7 @@ pub(crate) fn bind_statement(
     target: Sha256Digest,
     policy: &Policy,
 ) -> Result<BoundStatement, Reason> {
-    let by_result = bound.result().reliance().kind() == EvidenceKind::AttestationResult;
+    let by_result = bound.by_result();
     let (coverage, statement, statement_sha256, signing_key) = match bound.leaf().body {
         LeafBody::Build { spki_sha256, nonce, statement_sha256 } => {
             let key = bundled_key(bundle, spki_sha256)?;
@@ -165,11 +162,7 @@ pub(crate) fn bind_statement(
             (Coverage::Build { nonce }, statement, statement_sha256, key)
         }
         LeafBody::Key { role, scope_sha256, spki_sha256 } if by_result => {
-            if let Some(rule) = policy.secure_execution().map(|rules| &rules.allow_key_only)
-                && !rule.value
-            {
-                return Err(AppraisalError::from(SeRefusal::KeyOnly { line: rule.line }).into());
-            }
+            bound::appraise_key_only(&bound, policy)?;
             if role != KeyRole::ProjectSigning {
                 return Err(BindingError::KeyRole.into());
             }

@@ -202,7 +202,11 @@ fn judge(
     grounds: SessionGrounds<'_>,
     now: Timestamp,
 ) -> Result<CertifiedKey, Reason> {
-    let bound = |evidence| bound_leaf(policy, &EvidenceBundle::parse(evidence)?, grounds, now);
+    let bound = |evidence| {
+        let bound = bound_leaf(policy, &EvidenceBundle::parse(evidence)?, grounds, now)?;
+        bound::appraise_key_only(&bound, policy)?;
+        Ok::<_, Reason>(bound)
+    };
     let authority = bound(given.authority_evidence)?;
     let builder_id = authority.instance().builder_id.clone();
     let authority_key =

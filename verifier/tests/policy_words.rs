@@ -209,7 +209,8 @@ fn each_switch_that_leaves_a_check_out_is_named_with_its_line() {
             _ => line.to_owned(),
         })
         .collect();
-    let strict = required.join("\n");
+    let keys = format!("[\"{}\"]", "0".repeat(96));
+    let strict = required.join("\n").replace("_keys = \"any\"", &format!("_keys = {keys}"));
     assert_eq!(skips(&strict), [], "nothing is left unchecked");
     let zero = "reported = { bootloader = 0, tee = 0, snp = 0, microcode = 0 }";
     let milan = strict.lines().find(|line| line.starts_with("reported = ")).expect("Milan's");
@@ -226,6 +227,8 @@ fn each_switch_that_leaves_a_check_out_is_named_with_its_line() {
         ("roots = [", "roots = [\"amd-milan\", ", "hardware.roots"),
         ("vmpl = [0]", "vmpl = [0, 1]", "sev-snp.vmpl"),
         (milan, zero, "sev-snp.minimum_tcb.milan.reported"),
+        (&format!("id_keys = {keys}"), "id_keys = \"any\"", "sev-snp.id_keys"),
+        (&format!("author_keys = {keys}"), "author_keys = \"any\"", "sev-snp.author_keys"),
         ("require_alias_check = true", "require_alias_check = false", "sev-snp.platform"),
         ("require_single_socket = true", "require_single_socket = false", "sev-snp.guest_policy"),
         ("[\"UpToDate\"]", "[\"UpToDate\", \"OutOfDate\"]", "tdx.tcb_statuses"),

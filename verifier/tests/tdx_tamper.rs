@@ -504,13 +504,13 @@ fn a_policy_without_the_platform_refuses_it() {
         "allow_td_1_0 = true",
     ];
     let snp = "[sev-snp]\nminimum_report_version = 3\nvmpl = [0]\nallow_vlek = false\n\
-        allow_provisional_firmware = false\nminimum_guest_svn = 0\n[sev-snp.minimum_tcb.milan]\n\
+        allow_provisional_firmware = false\nid_keys = \"any\"\nauthor_keys = \"any\"\nminimum_guest_svn = 0\nrequired_mitigations = { launch = 0, current = 0 }\n[sev-snp.minimum_tcb.milan]\n\
         reported = { bootloader = 0, tee = 0, snp = 0, microcode = 0 }\n\
         committed = { bootloader = 0, tee = 0, snp = 0, microcode = 0 }\n\
         launch = { bootloader = 0, tee = 0, snp = 0, microcode = 0 }\n[sev-snp.guest_policy]\nallow_smt = true\n\
         allow_cxl = false\nrequire_single_socket = false\nrequire_aes_256_xts = false\n\
         require_rapl_disabled = false\nrequire_ciphertext_hiding = false\nrequire_page_swap_disabled = false\n\
-        [sev-snp.platform]\nrequire_ecc = false\nrequire_alias_check = false\n";
+        [sev-snp.platform]\nrequire_ecc = false\nrequire_alias_check = false\nrequire_smt_disabled = false\nrequire_tsme = false\nrequire_rapl_disabled = false\nrequire_ciphertext_hiding = false\nrequire_tio_disabled = false\n";
     let text =
         case.policy().with("platforms = [\"tdx\"]", "platforms = [\"sev-snp\"]").with(&rules.join("\n"), snp);
     let reason = judge(&case.evidence(&dir), &text.parse(), case.now()).expect_err("refused");

@@ -65,7 +65,10 @@ vmpl = {:?}
 allow_vlek = {}
 # Real platforms run firmware ahead of what they committed; the vectors' default says nothing about it.
 allow_provisional_firmware = true
+id_keys = \"any\"
+author_keys = \"any\"
 minimum_guest_svn = 0
+required_mitigations = {{ launch = 0, current = 0 }}
 
 {}{}{}
 [sev-snp.guest_policy]
@@ -80,6 +83,11 @@ require_page_swap_disabled = false
 [sev-snp.platform]
 require_ecc = false
 require_alias_check = false
+require_smt_disabled = false
+require_tsme = false
+require_rapl_disabled = false
+require_ciphertext_hiding = false
+require_tio_disabled = false
 ",
         knobs.min_report_version,
         knobs.vmpl,

@@ -26,7 +26,10 @@ minimum_report_version = 3
 vmpl = [0]
 allow_vlek = false
 allow_provisional_firmware = false
+id_keys = "any"
+author_keys = "any"
 minimum_guest_svn = 0
+required_mitigations = { launch = 0, current = 0 }
 
 [sev-snp.minimum_tcb.milan]
 reported = { bootloader = 0, tee = 0, snp = 0, microcode = 0 }
@@ -55,6 +58,11 @@ require_page_swap_disabled = false
 [sev-snp.platform]
 require_ecc = false
 require_alias_check = false
+require_smt_disabled = false
+require_tsme = false
+require_rapl_disabled = false
+require_ciphertext_hiding = false
+require_tio_disabled = false
 
 [[reference_values]]
 name = "sealwright test guest"

@@ -66,7 +66,7 @@ impl Setting {
         let answer = self.machine.attest(request, &report_data.0).expect("an answer");
         let response = answer.exchange(request, &report_data.0);
         let sent = SecureExecutionEndorsements {
-            host_keys: vec![self.documents.document.clone()],
+            host_keys: [&[self.documents.document.clone()][..], &self.documents.others].concat(),
             certificates: self.documents.certificates.to_vec(),
             crls: self.documents.crls.to_vec(),
         };

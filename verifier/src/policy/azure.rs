@@ -102,7 +102,17 @@ fn pcr_rule(field: &Field<'_>) -> Result<PcrRule, PolicyError> {
 
 impl AzurePolicy<SnpPolicy, [u8; 48]> {
     pub(super) fn read_snp(field: &Field<'_>, anchors: &Anchors) -> Result<Self, PolicyError> {
-        let hardware = |field: &Field<'_>| SnpPolicy::read(field, anchors);
+        let hardware = |field: &Field<'_>| {
+            let rules = SnpPolicy::read(field, anchors)?;
+            // All VMPLs have one measurement, so a report asked for at another is not the paravisor's word.
+            if rules.vmpl.value != [0] {
+                let vmpl = field.table()?.required("vmpl")?;
+                return Err(vmpl.error(
+                    "must be [0]: the paravisor runs there, and what it hosts could ask at the others",
+                ));
+            }
+            Ok(rules)
+        };
         read(field, hardware, |section| section.required("measurement")?.parsed(parse_measurement))
     }
 }

@@ -5,9 +5,9 @@ use serde::Serialize;
 use provenance::digest::Sha256Digest;
 
 use super::{
-    AcceptedModules, AttestationKeys, AzurePolicy, ConfigUids, GuestPolicyRule, JudgedAt, Measurements,
-    MinimumTcb, PcrRule, PcrRules, Placed, PlatformRule, Policy, Requirement, SePolicy, SnpPolicy,
-    TdAttribute, TdxPolicy, TimePolicy, TimeProof,
+    AcceptedModules, AttestationKeys, AzurePolicy, BlockKeys, ConfigUids, GuestPolicyRule, JudgedAt,
+    Measurements, MinimumTcb, MitigationRule, PcrRule, PcrRules, Placed, PlatformRule, Policy, Requirement,
+    SePolicy, SnpPolicy, TdAttribute, TdxPolicy, TimePolicy, TimeProof,
 };
 use crate::evidence::short_hex;
 use crate::roots::Revocation;
@@ -220,6 +220,21 @@ fn snp(rules: &SnpPolicy, path: &str, words: &mut Words) -> Vec<String> {
         let what = "the CPU against the certificate's product: reports of version 2 do not show it";
         words.skip(key("minimum_report_version"), rules.minimum_report_version.line, what);
     }
+    for (name, what, keys) in [
+        ("id_keys", "who signed the ID block: the guest's SVN is the host's word", &rules.id_keys),
+        ("author_keys", "who signed the key of the ID block", &rules.author_keys),
+    ] {
+        match &keys.value {
+            BlockKeys::Any => words.skip(key(name), keys.line, what),
+            BlockKeys::OneOf(known) => {
+                lines.push(format!("{name} {}", join(known.iter().map(|key| short_hex(&hex::encode(key))))));
+            }
+        }
+    }
+    let MitigationRule { launch, current } = &rules.required_mitigations;
+    if (launch.value, current.value) != (0, 0) {
+        lines.push(format!("mitigations {:#x} at launch, {:#x} now", launch.value, current.value));
+    }
     if rules.vmpl.value.iter().any(|level| *level > 0) {
         let what = "what runs at VMPL 0: a guest at a higher one rests on it";
         words.skip(key("vmpl"), rules.vmpl.line, what);
@@ -279,6 +294,11 @@ fn platform_state(rule: &PlatformRule, path: &str, lines: &mut Vec<String>, word
     let all = [
         (&rule.require_ecc, "ECC memory"),
         (&rule.require_alias_check, "memory alias check (CVE-2024-21944)"),
+        (&rule.require_smt_disabled, "SMT off"),
+        (&rule.require_tsme, "TSME"),
+        (&rule.require_rapl_disabled, "RAPL off"),
+        (&rule.require_ciphertext_hiding, "ciphertext hiding"),
+        (&rule.require_tio_disabled, "trusted I/O off"),
     ];
     demands(&all, format!("{path}.platform"), lines, words);
 }

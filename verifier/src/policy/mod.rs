@@ -43,7 +43,7 @@ pub use self::reference::{
 pub use self::render::{PolicyTemplate, policy_from_reference_values, usual_requirement};
 use self::request::{parse_public_key, request};
 pub use self::secure_execution::{ConfigUids, SePolicy, VerifierRule};
-pub use self::snp::{GuestPolicyRule, MinimumTcb, PlatformRule, SnpPolicy};
+pub use self::snp::{BlockKeys, GuestPolicyRule, MinimumTcb, MitigationRule, PlatformRule, SnpPolicy};
 pub use self::tdx::{AcceptedModules, TdAttribute, TdxMeasurements, TdxPolicy, TdxRegister};
 pub use self::time::{JudgedAt, TimeAuthority, TimePolicy, TimeProof};
 use crate::reliance::{EvidenceKind, NamedVerifier};

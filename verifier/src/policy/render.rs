@@ -369,7 +369,16 @@ fn write_snp(out: &mut String, table: &str, vendor: bool) -> std::fmt::Result {
     writeln!(out, "allow_vlek = false")?;
     writeln!(out, "# Firmware that could still be rolled back.")?;
     writeln!(out, "allow_provisional_firmware = false")?;
-    writeln!(out, "minimum_guest_svn = 0\n")?;
+    writeln!(
+        out,
+        "# Who may have signed the ID block and its key: \"any\", or SHA-384 digests of the keys. Under \"any\" the SVN"
+    )?;
+    writeln!(out, "# of the guest is what the host says, and no minimum can be demanded.")?;
+    writeln!(out, "id_keys = \"any\"")?;
+    writeln!(out, "author_keys = \"any\"")?;
+    writeln!(out, "minimum_guest_svn = 0")?;
+    writeln!(out, "# Bits of the mitigation vectors; reports have them from version 5 on.")?;
+    writeln!(out, "required_mitigations = {{ launch = 0x0, current = 0x0 }}\n")?;
     if vendor {
         writeln!(out, "# Lowest security patch levels; raise them when AMD publishes a bulletin.")?;
     }
@@ -392,5 +401,9 @@ fn write_snp(out: &mut String, table: &str, vendor: bool) -> std::fmt::Result {
     }
     writeln!(out, "\n[{table}.platform]")?;
     writeln!(out, "require_ecc = {vendor}")?;
-    writeln!(out, "require_alias_check = {vendor}\n")
+    writeln!(out, "require_alias_check = {vendor}")?;
+    for key in ["smt_disabled", "tsme", "rapl_disabled", "ciphertext_hiding", "tio_disabled"] {
+        writeln!(out, "require_{key} = false")?;
+    }
+    writeln!(out)
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::PolicyError;
 use super::read::{Field, Placed, Section};
+use super::secure_execution::parse_hex;
+use super::{PolicyError, one_of, values};
 use crate::roots::Anchors;
 use crate::snp::{Product, Tcb};
 
@@ -18,8 +19,14 @@ pub struct SnpPolicy {
     pub allow_vlek: Placed<bool>,
     /// Whether firmware that is not committed yet (it could be rolled back) is accepted.
     pub allow_provisional_firmware: Placed<bool>,
+    /// Whose signature on the ID block is accepted. Without one, GUEST_SVN is what the host says.
+    pub id_keys: Placed<BlockKeys>,
+    /// Whose signature on the ID key is accepted.
+    pub author_keys: Placed<BlockKeys>,
     /// Lowest GUEST_SVN accepted.
     pub minimum_guest_svn: Placed<u32>,
+    /// Mitigations demanded.
+    pub required_mitigations: MitigationRule,
     /// Lowest TCBs accepted, per product.
     pub minimum_tcb: BTreeMap<Product, MinimumTcb>,
     /// Line of `minimum_tcb`.
@@ -28,6 +35,33 @@ pub struct SnpPolicy {
     pub guest_policy: GuestPolicyRule,
     /// Rules on PLATFORM_INFO.
     pub platform: PlatformRule,
+}
+
+/// Keys accepted for signatures that the host hands over at launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlockKeys {
+    /// Any, and none.
+    Any,
+    /// These SHA-384 digests; 48 zeros stand for no signature.
+    OneOf(Vec<[u8; 48]>),
+}
+
+impl BlockKeys {
+    fn read(field: &Field<'_>) -> Result<Placed<Self>, PolicyError> {
+        Ok(match field.text() {
+            Ok(_) => field.placed(one_of(field, &[("any", ())]).map(|()| Self::Any)?),
+            Err(_) => field.placed(Self::OneOf(values(field, parse_hex)?.value)),
+        })
+    }
+}
+
+/// Bits that the mitigation vectors of a report (version 5) must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MitigationRule {
+    /// Of LAUNCH_MIT_VECTOR.
+    pub launch: Placed<u64>,
+    /// Of CURRENT_MIT_VECTOR.
+    pub current: Placed<u64>,
 }
 
 /// Lowest TCBs accepted of one product. Each component must reach its minimum.
@@ -67,6 +101,16 @@ pub struct PlatformRule {
     pub require_ecc: Placed<bool>,
     /// The alias check must have completed (CVE-2024-21944, "BadRAM").
     pub require_alias_check: Placed<bool>,
+    /// SMT must be off.
+    pub require_smt_disabled: Placed<bool>,
+    /// Transparent SME must be on.
+    pub require_tsme: Placed<bool>,
+    /// RAPL must be off.
+    pub require_rapl_disabled: Placed<bool>,
+    /// Ciphertext hiding must be on.
+    pub require_ciphertext_hiding: Placed<bool>,
+    /// Trusted I/O must be off.
+    pub require_tio_disabled: Placed<bool>,
 }
 
 fn flag(section: &mut Section<'_>, key: &str) -> Result<Placed<bool>, PolicyError> {
@@ -74,10 +118,15 @@ fn flag(section: &mut Section<'_>, key: &str) -> Result<Placed<bool>, PolicyErro
     Ok(field.placed(field.boolean()?))
 }
 
-fn small(section: &mut Section<'_>, key: &str) -> Result<Placed<u32>, PolicyError> {
-    let field = section.required(key)?;
-    let number = field.number(u64::from(u32::MAX))?;
-    Ok(field.placed(u32::try_from(number).expect("limited above")))
+fn mitigations(field: &Field<'_>) -> Result<MitigationRule, PolicyError> {
+    let mut section = field.table()?;
+    let mut bits = |key| {
+        let field = section.required(key)?;
+        Ok::<_, PolicyError>(field.placed(field.number(u64::MAX)?))
+    };
+    let rule = MitigationRule { launch: bits("launch")?, current: bits("current")? };
+    section.finish()?;
+    Ok(rule)
 }
 
 impl SnpPolicy {
@@ -97,13 +146,25 @@ impl SnpPolicy {
         if levels.is_empty() {
             return Err(vmpl.error("is empty; name at least one VMPL, usually 0"));
         }
+        let id_keys = BlockKeys::read(&section.required("id_keys")?)?;
+        let svn = section.required("minimum_guest_svn")?;
+        let minimum_guest_svn =
+            svn.placed(u32::try_from(svn.number(u64::from(u32::MAX))?).expect("limited above"));
+        if minimum_guest_svn.value > 0 && id_keys.value == BlockKeys::Any {
+            return Err(svn.error(
+                "is above 0 while id_keys is \"any\": the host would sign any SVN with a key of its own; list the keys that you trust",
+            ));
+        }
         let minimum = section.required("minimum_tcb")?;
         let policy = Self {
             minimum_report_version,
             vmpl: vmpl.placed(levels),
             allow_vlek: flag(&mut section, "allow_vlek")?,
             allow_provisional_firmware: flag(&mut section, "allow_provisional_firmware")?,
-            minimum_guest_svn: small(&mut section, "minimum_guest_svn")?,
+            id_keys,
+            author_keys: BlockKeys::read(&section.required("author_keys")?)?,
+            minimum_guest_svn,
+            required_mitigations: mitigations(&section.required("required_mitigations")?)?,
             minimum_tcb: minimum_tcbs(&minimum, anchors)?,
             minimum_tcb_line: minimum.place.line,
             guest_policy: guest_policy(&section.required("guest_policy")?)?,
@@ -178,6 +239,11 @@ fn platform(field: &Field<'_>) -> Result<PlatformRule, PolicyError> {
     let rule = PlatformRule {
         require_ecc: flag(&mut section, "require_ecc")?,
         require_alias_check: flag(&mut section, "require_alias_check")?,
+        require_smt_disabled: flag(&mut section, "require_smt_disabled")?,
+        require_tsme: flag(&mut section, "require_tsme")?,
+        require_rapl_disabled: flag(&mut section, "require_rapl_disabled")?,
+        require_ciphertext_hiding: flag(&mut section, "require_ciphertext_hiding")?,
+        require_tio_disabled: flag(&mut section, "require_tio_disabled")?,
     };
     section.finish()?;
     Ok(rule)

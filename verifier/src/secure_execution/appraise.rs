@@ -74,6 +74,21 @@ pub enum SeRefusal {
         /// Line of the policy.
         line: usize,
     },
+    /// The request can be opened with another host key too.
+    #[error(
+        "slot {slot} of the attestation request is for the host key {got}, whose holder could have made the answer; policy accepts {}; make the request for these only",
+        list(.wanted)
+    )]
+    AttestationSlot {
+        /// Index of the slot, from 0.
+        slot: usize,
+        /// Hash seen.
+        got: Sha256Digest,
+        /// Hashes accepted.
+        wanted: Vec<Sha256Digest>,
+        /// Line of the policy.
+        line: usize,
+    },
     /// Another run of the guest.
     #[error("configuration unique id is {got}, policy accepts {}", .wanted.join(", "))]
     ConfigUid {
@@ -104,6 +119,7 @@ impl SeRefusal {
             | Self::Image { line, .. }
             | Self::ImageHostKey { line, .. }
             | Self::AttestationHostKey { line, .. }
+            | Self::AttestationSlot { line, .. }
             | Self::ConfigUid { line, .. } => Some(*line),
         }
     }
@@ -177,6 +193,12 @@ pub(crate) fn appraise_hardware(
             wanted: accepted.value.clone(),
             line: accepted.line,
         });
+    }
+    // Which of them opened it is a claim: any of them could have made it.
+    let mut slots = claims.host_keys_of_request().iter().enumerate();
+    if let Some((slot, got)) = slots.find(|(_, hash)| !accepted.value.contains(hash)) {
+        let (wanted, line) = (accepted.value.clone(), accepted.line);
+        return Err(SeRefusal::AttestationSlot { slot, got: *got, wanted, line });
     }
     if let ConfigUids::OneOf(accepted) = &rules.config_uids.value
         && !accepted.contains(claims.config_uid())

@@ -170,6 +170,8 @@ impl SeError {
 pub struct Claims {
     request: Sha256Digest,
     nonce: Option<[u8; request::NONCE_LEN]>,
+    /// Host keys that can open the request; none where the Verifier looked at them and not we.
+    slots: Vec<Sha256Digest>,
     image: ImageTags,
     config_uid: [u8; exchange::CONFIG_UID_LEN],
     user_data: Vec<u8>,
@@ -183,6 +185,13 @@ impl Claims {
     #[must_use]
     pub fn own_request(&self) -> Sha256Digest {
         self.request
+    }
+
+    /// Hashes of the host keys that can open the request, slot by slot. Whoever holds one of them could have made the
+    /// answer, whatever it says about itself. Empty for an Attestation Result: its Verifier has looked at them.
+    #[must_use]
+    pub fn host_keys_of_request(&self) -> &[Sha256Digest] {
+        &self.slots
     }
 
     /// The request's nonce, when it has one.
@@ -371,6 +380,7 @@ fn open(bytes: &[u8], header: &[u8], own: &OwnRequest) -> Result<Claims, SeError
     Ok(Claims {
         request: Sha256Digest::of(own.bytes()),
         nonce: own.nonce().copied(),
+        slots: own.host_key_hashes().to_vec(),
         image,
         config_uid: *response.config_uid(),
         user_data: response.user_data().to_vec(),

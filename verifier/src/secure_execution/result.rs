@@ -116,6 +116,7 @@ pub(super) fn authenticate(
     let claims = Claims {
         request: result.request_sha256,
         nonce: None,
+        slots: Vec::new(),
         image: ImageTags::from_bytes(result.image),
         config_uid: result.config_uid,
         user_data: result.user_data,

@@ -1,9 +1,9 @@
 //! Comparing an authentic SEV-SNP report with a policy.
 
 use super::AuthenticReport;
-use super::report::{SigningKey, guest_policy, platform_info};
+use super::report::{Report, SigningKey, guest_policy, offset, platform_info};
 use super::tcb::{Product, Tcb};
-use crate::policy::{Measurements, Placed, Policy, ReferenceValue, SnpPolicy};
+use crate::policy::{BlockKeys, Measurements, Placed, Policy, ReferenceValue, SnpPolicy};
 
 /// Why an authentic report is refused. `line` is the line of the policy that refuses it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +93,36 @@ pub enum SnpRefusal {
         /// Line of the policy.
         line: usize,
     },
+    /// ID block or ID key are not signed by a key of the policy.
+    #[error("{field} is {got}, policy accepts {} (report offset {offset:#x}); zeros are no signature", .wanted.join(", "))]
+    BlockKey {
+        /// `ID_KEY_DIGEST` or `AUTHOR_KEY_DIGEST`.
+        field: &'static str,
+        /// Digest seen, hex.
+        got: String,
+        /// Digests accepted, hex.
+        wanted: Vec<String>,
+        /// Offset of the field in the report.
+        offset: usize,
+        /// Line of the policy.
+        line: usize,
+    },
+    /// A mitigation is missing.
+    #[error(
+        "{field} is {got:#x}, policy wants all bits of {wanted:#x} (report offset {offset:#x}; zero before report version 5)"
+    )]
+    Mitigations {
+        /// `LAUNCH_MIT_VECTOR` or `CURRENT_MIT_VECTOR`.
+        field: &'static str,
+        /// Vector seen.
+        got: u64,
+        /// Bits demanded.
+        wanted: u64,
+        /// Offset of the field in the report.
+        offset: usize,
+        /// Line of the policy.
+        line: usize,
+    },
     /// GUEST_SVN is too low.
     #[error("guest SVN is {got}, policy wants at least {wanted} (report offset 0x4)")]
     GuestSvn {
@@ -151,6 +181,8 @@ impl SnpRefusal {
             | Self::NoMinimumTcb { line, .. }
             | Self::TcbTooLow { line, .. }
             | Self::ProvisionalFirmware { line, .. }
+            | Self::BlockKey { line, .. }
+            | Self::Mitigations { line, .. }
             | Self::GuestSvn { line, .. }
             | Self::GuestPolicy { line, .. }
             | Self::PlatformInfo { line, .. }
@@ -209,6 +241,8 @@ pub(crate) fn appraise_hardware(authentic: &AuthenticReport, rules: &SnpPolicy) 
         });
     }
     tcb(authentic, rules)?;
+    mitigations(report, rules)?;
+    block_keys(report, rules)?;
     let svn = &rules.minimum_guest_svn;
     if report.guest_svn() < svn.value {
         return Err(SnpRefusal::GuestSvn { got: report.guest_svn(), wanted: svn.value, line: svn.line });
@@ -224,14 +258,9 @@ fn tcb(authentic: &AuthenticReport, rules: &SnpPolicy) -> Result<(), SnpRefusal>
         .get(&product)
         .ok_or(SnpRefusal::NoMinimumTcb { product, line: rules.minimum_tcb_line })?;
     for (field, tcb, wanted, offset) in [
-        ("REPORTED_TCB", authentic.reported_tcb(), &minimum.reported, super::report::offset::REPORTED_TCB),
-        (
-            "COMMITTED_TCB",
-            authentic.committed_tcb(),
-            &minimum.committed,
-            super::report::offset::COMMITTED_TCB,
-        ),
-        ("LAUNCH_TCB", authentic.launch_tcb(), &minimum.launch, super::report::offset::LAUNCH_TCB),
+        ("REPORTED_TCB", authentic.reported_tcb(), &minimum.reported, offset::REPORTED_TCB),
+        ("COMMITTED_TCB", authentic.committed_tcb(), &minimum.committed, offset::COMMITTED_TCB),
+        ("LAUNCH_TCB", authentic.launch_tcb(), &minimum.launch, offset::LAUNCH_TCB),
     ] {
         if let Some((component, got, least)) = tcb.below(&wanted.value) {
             return Err(SnpRefusal::TcbTooLow {
@@ -254,6 +283,35 @@ fn tcb(authentic: &AuthenticReport, rules: &SnpPolicy) -> Result<(), SnpRefusal>
             committed,
             line: rules.allow_provisional_firmware.line,
         });
+    }
+    Ok(())
+}
+
+fn mitigations(report: &Report, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
+    let rule = &rules.required_mitigations;
+    for (field, got, wanted, offset) in [
+        ("LAUNCH_MIT_VECTOR", report.launch_mitigations(), &rule.launch, offset::LAUNCH_MITIGATIONS),
+        ("CURRENT_MIT_VECTOR", report.current_mitigations(), &rule.current, offset::CURRENT_MITIGATIONS),
+    ] {
+        if got & wanted.value != wanted.value {
+            let (wanted, line) = (wanted.value, wanted.line);
+            return Err(SnpRefusal::Mitigations { field, got, wanted, offset, line });
+        }
+    }
+    Ok(())
+}
+
+fn block_keys(report: &Report, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
+    for (field, got, accepted, offset) in [
+        ("ID_KEY_DIGEST", report.id_key_digest(), &rules.id_keys, offset::ID_KEY_DIGEST),
+        ("AUTHOR_KEY_DIGEST", report.author_key_digest(), &rules.author_keys, offset::AUTHOR_KEY_DIGEST),
+    ] {
+        if let BlockKeys::OneOf(known) = &accepted.value
+            && !known.contains(got)
+        {
+            let (got, wanted) = (hex::encode(got), known.iter().map(hex::encode).collect());
+            return Err(SnpRefusal::BlockKey { field, got, wanted, offset, line: accepted.line });
+        }
     }
     Ok(())
 }
@@ -310,16 +368,47 @@ fn guest_policy_bits(bits: u64, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
 
 fn platform_bits(bits: u64, rules: &SnpPolicy) -> Result<(), SnpRefusal> {
     let rule = &rules.platform;
-    for (bit, what, name, placed) in [
-        (platform_info::ECC_EN, "ECC memory is off (bit 2)", "require_ecc = true", &rule.require_ecc),
+    // The bit, what it must be, and what it says otherwise.
+    for (bit, wanted, what, name, placed) in [
+        (platform_info::ECC_EN, true, "ECC memory is off (bit 2)", "require_ecc = true", &rule.require_ecc),
         (
             platform_info::ALIAS_CHECK_COMPLETE,
+            true,
             "the memory alias check is not complete (bit 5)",
             "require_alias_check = true",
             &rule.require_alias_check,
         ),
+        (
+            platform_info::SMT_EN,
+            false,
+            "SMT is on (bit 0)",
+            "require_smt_disabled = true",
+            &rule.require_smt_disabled,
+        ),
+        (platform_info::TSME_EN, true, "TSME is off (bit 1)", "require_tsme = true", &rule.require_tsme),
+        (
+            platform_info::RAPL_DIS,
+            true,
+            "RAPL is on (bit 3)",
+            "require_rapl_disabled = true",
+            &rule.require_rapl_disabled,
+        ),
+        (
+            platform_info::CIPHERTEXT_HIDING,
+            true,
+            "ciphertext hiding is off (bit 4)",
+            "require_ciphertext_hiding = true",
+            &rule.require_ciphertext_hiding,
+        ),
+        (
+            platform_info::TIO_EN,
+            false,
+            "trusted I/O is on (bit 7)",
+            "require_tio_disabled = true",
+            &rule.require_tio_disabled,
+        ),
     ] {
-        if placed.value && bits & bit == 0 {
+        if placed.value && (bits & bit != 0) != wanted {
             return Err(SnpRefusal::PlatformInfo {
                 platform_info: bits,
                 bit: what,

@@ -109,10 +109,20 @@ pub mod guest_policy {
 
 /// Bits of PLATFORM_INFO (Table 24).
 pub mod platform_info {
+    /// SMT is on.
+    pub const SMT_EN: u64 = 1;
+    /// Transparent SME is on: all memory is encrypted, the host's too.
+    pub const TSME_EN: u64 = 1 << 1;
     /// ECC memory is in use.
     pub const ECC_EN: u64 = 1 << 2;
+    /// Running average power limit is disabled.
+    pub const RAPL_DIS: u64 = 1 << 3;
+    /// Ciphertext hiding for DRAM is on.
+    pub const CIPHERTEXT_HIDING: u64 = 1 << 4;
     /// The check for aliased memory addresses has completed since the last reset.
     pub const ALIAS_CHECK_COMPLETE: u64 = 1 << 5;
+    /// Trusted I/O is on: devices may be let into guests.
+    pub const TIO_EN: u64 = 1 << 7;
 }
 
 /// Which key signed (KEY_INFO.SIGNING_KEY).

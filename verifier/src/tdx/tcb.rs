@@ -73,19 +73,20 @@ impl TcbStatus {
     /// worse.
     fn with_part(self, part: Self) -> Self {
         match (self, part) {
-            (_, Self::Revoked) => Self::Revoked,
-            (Self::UpToDate | Self::SwHardeningNeeded, Self::OutOfDate) => Self::OutOfDate,
-            (Self::ConfigurationNeeded | Self::ConfigurationAndSwHardeningNeeded, Self::OutOfDate) => {
+            (Self::SwHardeningNeeded, Self::ConfigurationNeeded)
+            | (Self::ConfigurationNeeded, Self::SwHardeningNeeded) => Self::ConfigurationAndSwHardeningNeeded,
+            (Self::ConfigurationNeeded | Self::ConfigurationAndSwHardeningNeeded, Self::OutOfDate)
+            | (Self::OutOfDate, Self::ConfigurationNeeded | Self::ConfigurationAndSwHardeningNeeded) => {
                 Self::OutOfDateConfigurationNeeded
             }
-            (platform, _) => platform,
+            (platform, part) => platform.max(part),
         }
     }
 
-    /// The status of a TD that was launched at `self` on a platform that is now at `current`.
+    /// The status of a TD that was launched at `self` on a platform that is now at `current`: a better platform does not
+    /// mend the launch, a worse one makes it worse.
     fn or_relaunch(self, current: Self) -> Self {
         match (self, current) {
-            (_, Self::Revoked) => Self::Revoked,
             (Self::OutOfDate, Self::UpToDate | Self::SwHardeningNeeded) => Self::TdRelaunchAdvised,
             (
                 Self::OutOfDate | Self::OutOfDateConfigurationNeeded,
@@ -94,7 +95,7 @@ impl TcbStatus {
                 | Self::ConfigurationNeeded
                 | Self::ConfigurationAndSwHardeningNeeded,
             ) => Self::TdRelaunchAdvisedConfigurationNeeded,
-            (launch, _) => launch,
+            (launch, current) => launch.with_part(current),
         }
     }
 }
@@ -140,6 +141,14 @@ impl<'a> Reached<'a> {
         self.status = self.status.with_part(level.tcb_status);
         self.advisories.extend(level.advisory_ids.iter().map(String::as_str));
         self.date = self.date.min(level.tcb_date);
+        self
+    }
+
+    /// A TD launched here, on a platform that has reached `current` since.
+    fn now_at(mut self, current: Self) -> Self {
+        self.status = self.status.or_relaunch(current.status);
+        self.advisories.extend(current.advisories);
+        self.date = self.date.min(current.date);
         self
     }
 }
@@ -251,18 +260,16 @@ pub(super) fn judge(
     identity: &QeIdentity,
 ) -> Result<TcbVerdict, TdxError> {
     let qe = qe_level(quote, identity)?;
-    let launch = platform_level(quote, facts, info, quote.tee_tcb_svn(), body::TEE_TCB_SVN)?.with_part(qe);
-    let status = match quote.tee_tcb_svn2() {
-        None => launch.status,
-        Some(svn) => {
-            let current = platform_level(quote, facts, info, svn, body::TEE_TCB_SVN2)?.with_part(qe);
-            launch.status.or_relaunch(current.status)
-        }
-    };
+    let mut reached =
+        platform_level(quote, facts, info, quote.tee_tcb_svn(), body::TEE_TCB_SVN)?.with_part(qe);
+    if let Some(svn) = quote.tee_tcb_svn2() {
+        let current = platform_level(quote, facts, info, svn, body::TEE_TCB_SVN2)?.with_part(qe);
+        reached = reached.now_at(current);
+    }
     Ok(TcbVerdict {
-        status,
-        advisory_ids: launch.advisories.into_iter().map(str::to_owned).collect(),
-        tcb_date: launch.date,
+        status: reached.status,
+        advisory_ids: reached.advisories.into_iter().map(str::to_owned).collect(),
+        tcb_date: reached.date,
         evaluation_data_number: info.tcb_evaluation_data_number.min(identity.tcb_evaluation_data_number),
         next_update: info.next_update.min(identity.next_update),
     })
@@ -286,6 +293,10 @@ mod tests {
             (ConfigurationAndSwHardeningNeeded, OutOfDate, OutOfDateConfigurationNeeded),
             (OutOfDate, UpToDate, OutOfDate),
             (OutOfDateConfigurationNeeded, OutOfDate, OutOfDateConfigurationNeeded),
+            (UpToDate, SwHardeningNeeded, SwHardeningNeeded),
+            (SwHardeningNeeded, ConfigurationNeeded, ConfigurationAndSwHardeningNeeded),
+            (ConfigurationNeeded, SwHardeningNeeded, ConfigurationAndSwHardeningNeeded),
+            (OutOfDate, ConfigurationNeeded, OutOfDateConfigurationNeeded),
             (UpToDate, Revoked, Revoked),
             (Revoked, UpToDate, Revoked),
             (Revoked, OutOfDate, Revoked),
@@ -304,7 +315,14 @@ mod tests {
             (OutOfDateConfigurationNeeded, UpToDate, TdRelaunchAdvisedConfigurationNeeded),
             (OutOfDate, OutOfDate, OutOfDate),
             (OutOfDate, Revoked, Revoked),
-            (UpToDate, OutOfDate, UpToDate),
+            (UpToDate, SwHardeningNeeded, SwHardeningNeeded),
+            (UpToDate, OutOfDate, OutOfDate),
+            (UpToDate, OutOfDateConfigurationNeeded, OutOfDateConfigurationNeeded),
+            (SwHardeningNeeded, ConfigurationNeeded, ConfigurationAndSwHardeningNeeded),
+            (ConfigurationNeeded, SwHardeningNeeded, ConfigurationAndSwHardeningNeeded),
+            (ConfigurationNeeded, OutOfDate, OutOfDateConfigurationNeeded),
+            (ConfigurationAndSwHardeningNeeded, OutOfDate, OutOfDateConfigurationNeeded),
+            (OutOfDate, OutOfDateConfigurationNeeded, OutOfDateConfigurationNeeded),
             (ConfigurationNeeded, UpToDate, ConfigurationNeeded),
             (Revoked, UpToDate, Revoked),
         ] {

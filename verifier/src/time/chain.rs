@@ -10,6 +10,7 @@ use crate::x509::{Certificate, CertificateError, DIGITAL_SIGNATURE, Profile, exp
 use der::{Reader as _, SliceReader, Tag};
 
 const TIME_STAMPING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.8");
+const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 const SUBJECT_KEY_IDENTIFIER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.14");
 /// Bit 1 of keyUsage, nonRepudiation, which authorities set too.
 const NON_REPUDIATION: u8 = 0x40;
@@ -123,10 +124,24 @@ pub(super) fn authority<'p>(
             break;
         };
         check_path_length(issuer, below)?;
+        check_may_stamp(issuer)?;
         current = issuer.clone();
     }
     let issuer = current.issuer_name().map_or_else(|_| String::new(), |name| name.to_string());
     Err(TimeError::UnknownAuthority { issuer, line: authorities.line })
+}
+
+/// Checks that an intermediate authority which names purposes names time stamping or any.
+fn check_may_stamp(authority: &Certificate<'_>) -> Result<(), TimeError> {
+    match authority.purposes().map_err(refused(authority))? {
+        Some((_, purposes)) if !purposes.iter().any(|it| [TIME_STAMPING, ANY_PURPOSE].contains(it)) => {
+            Err(TimeError::Purpose {
+                name: authority.common_name(),
+                problem: "names purposes, and time stamping is not among them",
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks that no more authorities stand below a certificate than it allows (RFC 5280 §4.2.1.9).

@@ -103,7 +103,7 @@ fn make(dir: &Path, directory: &Path) -> Result<()> {
     private_directory(dir)?;
     let new = tempfile::tempdir_in(dir)?;
     let host_key = P521::generate()?;
-    let HostKeyDocuments { document, certificates, crls, root } = HostKeyDocuments::of(&host_key)?;
+    let HostKeyDocuments { document, certificates, crls, root, .. } = HostKeyDocuments::of(&host_key)?;
     let write = |name: &str, bytes: &[u8]| fs::write(new.path().join(name), bytes);
     write("host.key", host_key.pem())?;
     write("document.der", &document)?;
@@ -133,6 +133,7 @@ fn read_documents(directory: &Path) -> Result<HostKeyDocuments> {
     ensure!(root.len() == 64, "the root's digest has 64 digits");
     Ok(HostKeyDocuments {
         document: read(directory, "document.der")?,
+        others: Vec::new(),
         certificates: three("certificate")?,
         crls: three("list")?,
         root: Sha256Digest::from_hex(&root)?,

@@ -37,6 +37,8 @@ default_md = sha512
 pub struct HostKeyDocuments {
     /// Certificate of the host key.
     pub document: Vec<u8>,
+    /// Certificates of further host keys by the same signing key.
+    pub others: Vec<Vec<u8>>,
     /// Signing key, intermediate authority and root.
     pub certificates: [Vec<u8>; 3],
     /// Revocation lists of the same three, valid for ten years, so that a machine may stay.
@@ -48,6 +50,11 @@ pub struct HostKeyDocuments {
 impl HostKeyDocuments {
     /// Makes the documents of a host key (some seconds).
     pub fn of(host_key: &P521) -> Result<Self> {
+        Self::of_all(host_key, &[])
+    }
+
+    /// The same, and documents of other machines' host keys.
+    pub fn of_all(host_key: &P521, others: &[&P521]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let maker = Maker { directory: directory.path() };
         fs::write(maker.path("index.txt")?, b"")?;
@@ -65,9 +72,15 @@ impl HostKeyDocuments {
         let unit = "/L=Poughkeepsie/OU=IBM Z Host Key Signing Service";
         let signing = maker.certificate("signing", "intermediate", unit, "signing_key")?;
         let document = maker.certificate("host", "signing", "/L=Armonk/OU=IBM Z Host Key", "host_key")?;
+        let other = |other: &&P521| {
+            fs::write(maker.path("other.key")?, other.pem())?;
+            maker.certificate("other", "signing", "/L=Armonk/OU=IBM Z Host Key", "host_key")
+        };
+        let others = others.iter().map(other).collect::<Result<_>>()?;
         let spki = openssl(&["pkey", "-in", &maker.path("root.key")?, "-pubout", "-outform", "DER"], &[])?;
         Ok(Self {
             document,
+            others,
             certificates: [signing, intermediate, root],
             crls: [maker.list("signing")?, maker.list("intermediate")?, maker.list("root")?],
             root: Sha256Digest::of(&spki),
