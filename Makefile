@@ -24,7 +24,7 @@ DIR ?= $(or $(SEALWRIGHT_VECTORS),$(CURDIR)/../shared/vectors)
 # Other verifiers as oracles and yardsticks; their crypto crates are in no lock file of ours.
 PEERS := cd tests/peers && CARGO_TARGET_DIR=$(CURDIR)/target/peers SEALWRIGHT_VECTORS=$(abspath $(DIR))
 
-.PHONY: help demo test vectors fuzz lint serve bench tools engine binaries prerequisites base-image
+.PHONY: help demo test vectors fuzz mutants lint serve bench tools engine binaries prerequisites base-image
 
 help:
 	@printf '%s\n' \
@@ -32,6 +32,7 @@ help:
 	  'make test    all tests, real components included' \
   'make vectors answers recorded Evidence of real hardware, case by case   [DIR=DIR]' \
 	  'make fuzz    fuzz targets of every parser, one after the other   [SECONDS=60] [TARGET=name]' \
+  'make mutants whether the tests notice changes of the verifier, formats and key process (hours)   [PACKAGE=name]' \
   'make lint    formatting and lints, as CI demands them' \
 	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT] [TEE=snp|tdx|se]' \
 	  'make bench   the figures of docs/benchmarks.md'
@@ -71,6 +72,9 @@ vectors: prerequisites
 # bash has a variable SECONDS of its own, so make's is handed over as an argument.
 fuzz: prerequisites
 	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
+
+mutants: tools
+	@scripts/mutants.sh $(PACKAGE)
 
 lint: prerequisites
 	cargo fmt --all --check
