@@ -77,6 +77,17 @@ fn every_link_of_the_chain_of_a_host_key_document_counts() {
         extra.crls.insert(0, altered);
         extra.certificates.insert(0, vec![0; 100]);
         host_key::authenticate(&document, &extra, &test_anchors(), judged_at()).expect("still good");
+
+        // So does another key of the same name, before or behind it.
+        let mut other = good.certificates[index].clone();
+        let rsa = hex::decode("2a864886f70d010101").expect("hex");
+        let key = other.windows(rsa.len()).position(|part| part == rsa).expect("an RSA key") + 60;
+        other[key] ^= 1;
+        for place in [0, 3] {
+            let mut extra = good.clone();
+            extra.certificates.insert(place, other.clone());
+            host_key::authenticate(&document, &extra, &test_anchors(), judged_at()).expect("still good");
+        }
     }
     let mut altered = document.clone();
     *altered.last_mut().expect("a signature") ^= 1;

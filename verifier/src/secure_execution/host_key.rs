@@ -25,7 +25,7 @@ use provenance::timestamp::Timestamp;
 use crate::snp::{Endorsements, MAX_ENDORSEMENTS};
 use crate::x509::{
     Certificate, CertificateError, DIGITAL_SIGNATURE, DistinguishedName, KEY_AGREEMENT, Profile,
-    RevocationList, UnauthenticatedList,
+    UnauthenticatedList,
 };
 
 /// SHA-256 of the SPKI of DigiCert Trusted Root G4, which the certificates of IBM's signing keys lead to, as the CA
@@ -359,20 +359,14 @@ fn find_chain<'a>(
         .filter(|(_, subject)| names_signing_key(subject))
         .collect();
     let (_, other) = signing_keys.first().ok_or(missing(CertificateName::SigningKey))?;
-    let mut named = signing_keys.iter().filter(|(_, subject)| means(&issuer, subject)).map(|(key, _)| *key);
-    let first = named
-        .next()
-        .ok_or_else(|| HostKeyError::Issuer { got: issuer.to_string(), wanted: other.to_string() })?;
+    let named: Vec<_> =
+        signing_keys.iter().filter(|(_, subject)| means(&issuer, subject)).map(|(key, _)| *key).collect();
     // A renewed signing key may have the name of the one before.
-    let signing_key = [first]
-        .into_iter()
-        .chain(named)
-        .find(|key| document.check_signed_with_key_of(key).is_ok())
-        .unwrap_or(first);
+    let signing_key = signer_among(document, &named)
+        .ok_or_else(|| HostKeyError::Issuer { got: issuer.to_string(), wanted: other.to_string() })?;
     let issuer_of = |certificate: &Certificate<'_>, which| {
-        let mut named = at_hand.iter().filter(|issuer| certificate.names_as_issuer(issuer)).peekable();
-        let first = *named.peek().ok_or(missing(which))?;
-        Ok(named.find(|issuer| certificate.check_signed_with_key_of(issuer).is_ok()).unwrap_or(first))
+        let named: Vec<_> = at_hand.iter().filter(|issuer| certificate.names_as_issuer(issuer)).collect();
+        signer_among(certificate, &named).ok_or(missing(which))
     };
     let intermediate = issuer_of(signing_key, CertificateName::Intermediate)?;
     let root = issuer_of(intermediate, CertificateName::Root)?;
@@ -383,6 +377,21 @@ fn find_chain<'a>(
         .find(|other| accepted_root(&other.spki_sha256(), anchors).is_some())
         .unwrap_or(root);
     Ok(Chain { root: root.clone(), intermediate: intermediate.clone(), signing_key: signing_key.clone() })
+}
+
+/// Of several certificates with the name of the issuer the one that signed, else the first. Steps 4 and 5 check all
+/// signatures, so where there is one of the name nothing is checked here.
+fn signer_among<'c, 'a>(
+    certificate: &Certificate<'_>,
+    named: &[&'c Certificate<'a>],
+) -> Option<&'c Certificate<'a>> {
+    match named {
+        [] | [_] => named.first().copied(),
+        several => {
+            let signed = |issuer: &&&Certificate<'_>| certificate.check_signed_with_key_of(issuer).is_ok();
+            several.iter().find(signed).or(several.first()).copied()
+        }
+    }
 }
 
 fn accepted_root(spki: &Sha256Digest, anchors: &HostKeyAnchors) -> Option<HostKeyRoot> {
@@ -480,27 +489,55 @@ fn check_revocation(
     now: Timestamp,
 ) -> Result<(), HostKeyError> {
     use CertificateName::{HostKey, Intermediate, Root, SigningKey};
-    for (which, certificate, subject_which, subject) in [
+    let issuers = [
         (Root, &chain.root, Intermediate, &chain.intermediate),
         (Intermediate, &chain.intermediate, SigningKey, &chain.signing_key),
         (SigningKey, &chain.signing_key, HostKey, document),
-    ] {
-        let issuer = Issuer { which, certificate, subject_which, subject };
-        check_lists_of(&issuer, crls, now)?;
-    }
-    Ok(())
+    ]
+    .map(|(which, certificate, subject_which, subject)| Issuer {
+        which,
+        certificate,
+        subject_which,
+        subject,
+    });
+    let lists = crls
+        .iter()
+        .take(MAX_ENDORSEMENTS)
+        .map(|der| Ok((der.as_slice(), signer_of_list(der, &issuers)?)))
+        .collect::<Result<Vec<_>, _>>()?;
+    issuers.iter().try_for_each(|issuer| check_lists_of(issuer, &lists, now))
 }
 
-fn check_lists_of(issuer: &Issuer<'_>, crls: &[Vec<u8>], now: Timestamp) -> Result<(), HostKeyError> {
+/// Which of the issuers signed a list, if any. One signature does not hold under two keys, so those that the list names
+/// are asked first, and mostly nobody else.
+fn signer_of_list(der: &[u8], issuers: &[Issuer<'_>; 3]) -> Result<Option<CertificateName>, HostKeyError> {
+    let list = UnauthenticatedList::parse(der, Profile::Ibm).map_err(HostKeyError::MalformedCrl)?;
+    let mut others = Vec::new();
+    for issuer in issuers {
+        if !issuer.is_named_by(&list).map_err(HostKeyError::MalformedCrl)? {
+            others.push(issuer);
+        } else if list.is_signed_with_key_of(issuer.certificate) {
+            return Ok(Some(issuer.which));
+        }
+    }
+    let signed = |issuer: &&Issuer<'_>| list.is_signed_with_key_of(issuer.certificate);
+    Ok(others.into_iter().find(signed).map(|issuer| issuer.which))
+}
+
+/// `lists`: DER, and who signed it.
+fn check_lists_of(
+    issuer: &Issuer<'_>,
+    lists: &[(&[u8], Option<CertificateName>)],
+    now: Timestamp,
+) -> Result<(), HostKeyError> {
     let which = issuer.which;
     let unsuitable = |error| HostKeyError::Crl { which, error };
     let mut fresh = false;
     let mut problem = None;
-    for der in crls.iter().take(MAX_ENDORSEMENTS) {
+    for (der, signer) in lists {
         let list = UnauthenticatedList::parse(der, Profile::Ibm).map_err(HostKeyError::MalformedCrl)?;
         let named = issuer.is_named_by(&list).map_err(HostKeyError::MalformedCrl)?;
-        let signed = list.is_signed_with_key_of(issuer.certificate);
-        let list = match (named, signed) {
+        match (named, *signer == Some(which)) {
             // Of another issuer.
             (false, false) => continue,
             // Altered, or of an older key of the same name: as good as none.
@@ -518,11 +555,10 @@ fn check_lists_of(issuer: &Issuer<'_>, crls: &[Vec<u8>], now: Timestamp) -> Resu
                 });
             }
             // IBM's signing key may sign lists though no certificate says so.
-            (true, true) if which == CertificateName::SigningKey => {
-                list.authenticate_with_key_of(issuer.certificate).map_err(unsuitable)?
-            }
-            (true, true) => RevocationList::authenticate(der, issuer.certificate).map_err(unsuitable)?,
-        };
+            (true, true) if which == CertificateName::SigningKey => {}
+            (true, true) => list.check_issuer(issuer.certificate).map_err(unsuitable)?,
+        }
+        let list = list.read().map_err(unsuitable)?;
         if list.lists(issuer.subject) {
             return Err(HostKeyError::Revoked { which: issuer.subject_which });
         }

@@ -54,17 +54,18 @@ impl<'a> UnauthenticatedList<'a> {
         certificate.check_signature(self.algorithm, self.tbs, self.signature).is_ok()
     }
 
-    /// Checks the signature under the key of `issuer` and reads the list. Name and authority are the caller's to
-    /// check, for vendors whose issuers are no certificate authorities.
-    pub(crate) fn authenticate_with_key_of(
-        self,
-        issuer: &Certificate<'_>,
-    ) -> Result<RevocationList, CertificateError> {
-        issuer.check_signature(self.algorithm, self.tbs, self.signature)?;
-        self.read()
+    /// Checks that it names `issuer`, byte for byte, and that this one may sign lists. The signature is the caller's to
+    /// check.
+    pub(crate) fn check_issuer(&self, issuer: &Certificate<'_>) -> Result<(), CertificateError> {
+        if !self.names_as_issuer(issuer) {
+            let got = common_name(self.issuer).unwrap_or_default();
+            return Err(CertificateError::Issuer { got, wanted: issuer.common_name() });
+        }
+        // AMD's ARK certificates allow cRLSign beside keyCertSign.
+        issuer.check_authority(CRL_SIGN, "CRLs")
     }
 
-    /// Reads times, entries and extensions.
+    /// Reads times, entries and extensions. The signature is the caller's to check before.
     pub(crate) fn read(self) -> Result<RevocationList, CertificateError> {
         let mut body = self.rest;
         let this_update = time(&mut body)?;
@@ -100,13 +101,9 @@ impl RevocationList {
     /// Parses a CRL and checks that `issuer` signed it.
     pub(crate) fn authenticate(der: &[u8], issuer: &Certificate<'_>) -> Result<Self, CertificateError> {
         let list = UnauthenticatedList::parse(der, issuer.profile)?;
-        if !list.names_as_issuer(issuer) {
-            let got = common_name(list.issuer).unwrap_or_default();
-            return Err(CertificateError::Issuer { got, wanted: issuer.common_name() });
-        }
-        // AMD's ARK certificates allow cRLSign beside keyCertSign.
-        issuer.check_authority(CRL_SIGN, "CRLs")?;
-        list.authenticate_with_key_of(issuer)
+        list.check_issuer(issuer)?;
+        issuer.check_signature(list.algorithm, list.tbs, list.signature)?;
+        list.read()
     }
 
     /// Whether it lists this certificate.
