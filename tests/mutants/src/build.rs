@@ -57,7 +57,11 @@ pub fn make_compile(
     write_if_new(&tree.join(HOME).join("src/mutant_switch.rs"), include_bytes!("switch.rs.txt"))?;
     let lib = Path::new(HOME).join("src/lib.rs");
     let text = fs::read_to_string(root.join(&lib))?;
-    ensure!(!files.contains_key(lib.to_str().unwrap_or_default()), "{} has mutants of its own", lib.display());
+    ensure!(
+        !files.contains_key(lib.to_str().unwrap_or_default()),
+        "{} has mutants of its own",
+        lib.display()
+    );
     write_if_new(&tree.join(&lib), format!("{text}\n#[doc(hidden)]\npub mod mutant_switch;\n").as_bytes())?;
     for round in 1.. {
         let mut places: HashMap<PathBuf, Vec<(Range<usize>, usize)>> = HashMap::new();
@@ -106,8 +110,23 @@ pub fn make_compile(
 /// Places of errors, in bytes of the rewritten files, and what follows for a mutant there.
 fn errors(tree: &Path, build: &Path) -> Result<Vec<(PathBuf, Range<usize>, Excluded)>> {
     let mut command = cargo(tree, build);
-    command.args(["check", "--locked", "--keep-going", "--message-format=json", "--lib", "--bins", "--tests"]);
-    command.args(["-p", "sealwright-provenance", "-p", "sealwright-verifier", "-p", "sealwright-enclave-keys"]);
+    command.args([
+        "check",
+        "--locked",
+        "--keep-going",
+        "--message-format=json",
+        "--lib",
+        "--bins",
+        "--tests",
+    ]);
+    command.args([
+        "-p",
+        "sealwright-provenance",
+        "-p",
+        "sealwright-verifier",
+        "-p",
+        "sealwright-enclave-keys",
+    ]);
     let output = command.stderr(Stdio::piped()).output()?;
     let mut found = Vec::new();
     for message in messages(&output.stdout) {
@@ -126,9 +145,7 @@ fn errors(tree: &Path, build: &Path) -> Result<Vec<(PathBuf, Range<usize>, Exclu
                 span = &span["expansion"]["span"];
             }
             let number = |name: &str| usize::try_from(span[name].as_u64().unwrap_or(0)).unwrap_or(0);
-            if primary
-                && let Some(file) = span["file_name"].as_str()
-            {
+            if primary && let Some(file) = span["file_name"].as_str() {
                 found.push((PathBuf::from(file), number("byte_start")..number("byte_end"), reason));
             }
         }

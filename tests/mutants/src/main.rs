@@ -120,8 +120,10 @@ fn main() -> Result<()> {
 
 /// The files that git knows, and new ones, as they are now.
 fn copy(root: &Path, tree: &Path) -> Result<()> {
-    let output =
-        Command::new("git").current_dir(root).args(["ls-files", "-z", "-co", "--exclude-standard"]).output()?;
+    let output = Command::new("git")
+        .current_dir(root)
+        .args(["ls-files", "-z", "-co", "--exclude-standard"])
+        .output()?;
     ensure!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr));
     let mut kept = HashSet::new();
     for name in String::from_utf8(output.stdout)?.split('\0').filter(|name| !name.is_empty()) {

@@ -220,7 +220,10 @@ impl Finder<'_> {
                 && found.iter().any(|(_, mutant)| mutant.genre == Genre::MatchArm);
             if arm {
                 mutants.extend(
-                    found.iter().filter(|(_, m)| m.genre == Genre::MatchArm).map(|(number, _)| (*number, None)),
+                    found
+                        .iter()
+                        .filter(|(_, m)| m.genre == Genre::MatchArm)
+                        .map(|(number, _)| (*number, None)),
                 );
             }
         }
