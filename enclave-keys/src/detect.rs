@@ -43,6 +43,14 @@ impl Paths {
     }
 }
 
+/// What only the key process may open: devices that attest, the place where configfs-tsm makes reports, and the secret of
+/// a Secure Execution image.
+#[must_use]
+pub fn device_paths() -> Vec<PathBuf> {
+    let Paths { tsm, sev_guest, tdx_guest, uv, image_secret, .. } = Paths::of_the_kernel();
+    vec![tsm.join("report"), sev_guest, tdx_guest, uv, image_secret]
+}
+
 /// Why there is no Attester. `build-server` refuses to start with this message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

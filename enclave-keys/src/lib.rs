@@ -36,7 +36,7 @@ pub use batch::{
     MAX_WAITING_BUILDS, MAX_WAITING_SESSION_REQUESTS, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH,
 };
 pub use certificates::CertificateError;
-pub use detect::{NoTee, detect};
+pub use detect::{NoTee, detect, device_paths};
 pub use error::{KeyError, StartError};
 pub use interface::{
     Authority, Health, ImageName, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released, SignedImage,

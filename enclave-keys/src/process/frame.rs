@@ -14,14 +14,17 @@ const NUMBER: usize = 8;
 
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) number: u64,
+pub struct Frame {
+    /// Number of the question.
+    pub number: u64,
+    /// What is said.
     pub(super) json: Vec<u8>,
 }
 
 /// Why the other side's bytes are no frame. The connection is of no use then.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FrameError {
+#[non_exhaustive]
+pub enum FrameError {
     /// Longer than allowed, or too short for its number.
     #[error("a frame announces {got} bytes, wanted {NUMBER} to {limit}")]
     Length {
@@ -36,17 +39,23 @@ pub(super) enum FrameError {
 }
 
 impl Frame {
-    pub(super) fn of(number: u64, message: &impl Serialize) -> Self {
+    /// A message with this number.
+    ///
+    /// # Panics
+    /// When the message has a map whose keys are not text.
+    #[must_use]
+    pub fn of(number: u64, message: &impl Serialize) -> Self {
         let json = serde_json::to_vec(message).expect("messages have no maps with keys that are not text");
         Self { number, json }
     }
 
-    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+    /// The message; an error when it is another than `T`.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.json)
     }
 
-    /// Writes it in one piece; an error when it is longer than the other side reads.
-    pub(super) fn write(&self, to: &mut impl Write, limit: usize) -> io::Result<()> {
+    /// Writes it in one piece; an error when its JSON is longer than the `limit` that the other side reads.
+    pub fn write(&self, to: &mut impl Write, limit: usize) -> io::Result<()> {
         let length = self.json.len() + NUMBER;
         let announced = u32::try_from(length).ok().filter(|_| self.json.len() <= limit).ok_or_else(|| {
             let told = format!("a message of {} bytes, at most {limit} are read", self.json.len());
@@ -59,8 +68,8 @@ impl Frame {
         to.write_all(&bytes)
     }
 
-    /// Reads one; `None` when the other side ended between two.
-    pub(super) fn read(from: &mut impl Read, limit: usize) -> Result<Option<Self>, FrameError> {
+    /// Reads one of at most `limit` bytes of JSON; `None` when the other side ended between two.
+    pub fn read(from: &mut impl Read, limit: usize) -> Result<Option<Self>, FrameError> {
         let mut length = [0; 4];
         let first = loop {
             match from.read(&mut length) {

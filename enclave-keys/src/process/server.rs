@@ -237,7 +237,7 @@ pub fn wait_until_ready(control: &mut UnixStream) -> bool {
     matches!(control.read_exact(&mut byte), Ok(()) if byte == [READY])
 }
 
-/// The launcher's side: gives the key process a connection (SCM_RIGHTS, unix(7)).
+/// The launcher's side: gives a process that it started a connection (SCM_RIGHTS, unix(7)).
 pub fn hand_over(control: &UnixStream, connection: UnixStream) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -249,8 +249,8 @@ pub fn hand_over(control: &UnixStream, connection: UnixStream) -> io::Result<()>
     Ok(())
 }
 
-/// The next connection; `None` when the launcher has ended.
-fn receive(control: &UnixStream) -> io::Result<Option<UnixStream>> {
+/// The started process's side: the next connection; `None` when the launcher has ended.
+pub fn receive(control: &UnixStream) -> io::Result<Option<UnixStream>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
