@@ -10,7 +10,7 @@ RELEASE := $(CURDIR)/target/release
 export SEALWRIGHT_TOOLS ?= $(TOOLS)
 export SEALWRIGHT_BASE_IMAGE ?= $(BASE_IMAGE)
 
-STATE ?= $(CURDIR)/target/serve
+STATE ?=
 ADDR ?= 127.0.0.1:8443
 # Platform that the software TEE of `make demo` and `make serve` stands for.
 TEE ?= snp
@@ -58,7 +58,7 @@ demo: binaries base-image
 	@TEE=$(TEE) scripts/demo.sh
 
 serve: binaries
-	@exec $(RELEASE)/dev-server --state $(STATE) --listen $(ADDR) --tools $(TOOLS) --tee $(TEE)
+	@state='$(STATE)'; . scripts/lib.sh; exec $(RELEASE)/dev-server --state "$${state:-$$(state_place serve)}" --listen $(ADDR) --tools $(TOOLS) --tee $(TEE)
 
 # Tests of a started server want the binaries beside their own, and cargo builds those of other packages only if asked.
 test: tools binaries

@@ -19,7 +19,8 @@ mkdir -p "$repo_root/target"
 exec 9>"$repo_root/target/.demo.lock"
 flock -n 9 || die "another 'make demo' is running." "Wait for it, or stop it."
 
-rm -rf "$work"
+state=$(state_place demo-state)
+rm -rf "$work" "$state"
 mkdir -p "$work"
 
 server_pid=
@@ -36,7 +37,7 @@ step() { printf '\n== %s\n' "$*" >&2; }
 
 step "starting the development build server (software TEE for $tee: NOT HARDWARE)"
 mkfifo "$work/ready"
-"$release/dev-server" --state "$work/state" --listen 127.0.0.1:0 --tools "$SEALWRIGHT_TOOLS" --tee "$tee" \
+"$release/dev-server" --state "$state" --listen 127.0.0.1:0 --tools "$SEALWRIGHT_TOOLS" --tee "$tee" \
     >"$work/ready" 2>"$work/server.log" &
 server_pid=$!
 if ! IFS= read -r -t 60 ready <"$work/ready"; then
@@ -94,8 +95,8 @@ status=0
 ((status == 4)) || die "the altered image gave exit code $status." "Wanted: 4 (not authentic)."
 
 # The image and the policy stay, to be looked at; the server's state, the secret and the copy do not.
-mv "$work/state/policy.toml" "$work/policy.toml"
-rm -rf "$work/state" "$work/altered" "$work/greeting_key" "$work/ready" "$work/server.log"
+cp "$state/policy.toml" "$work/policy.toml"
+rm -rf "$state" "$work/altered" "$work/greeting_key" "$work/ready" "$work/server.log"
 step "done: built, verified, and the altered copy rejected (exit code 4)"
 printf '%s\n' "look at it:  target/release/sealwright inspect target/demo/hello" \
     "             target/release/sealwright verify --policy target/demo/policy.toml target/demo/hello${own_request:+ \\}" \

@@ -64,6 +64,23 @@ go_setup() {
     go_inputs="$go_id $GOFLAGS $GOAMD64 $GOARM64" # for stamps
 }
 
+# The user of the service: build-server/src/config/units.rs, ServiceUid.
+service_uid=65533
+
+# Where a development server keeps its state: target/NAME, or, in a checkout that is closed to other users, as below
+# /root, a directory beside it that the service, which is not root, can reach.
+state_place() { # NAME
+    mkdir -p "$repo_root/target"
+    if setpriv --reuid $service_uid --regid $service_uid --clear-groups -- test -x "$repo_root/target" 2>/dev/null; then
+        printf '%s\n' "$repo_root/target/$1"
+    else
+        local place
+        place=/var/tmp/sealwright-$(printf '%s' "$repo_root" | sha256sum | cut -c1-16)-$1
+        say "note: $repo_root is closed to the user of the service ($service_uid), so its state is in $place"
+        printf '%s\n' "$place"
+    fi
+}
+
 missing_packages() { # PACKAGE...: prints those not installed
     local name
     for name in "$@"; do

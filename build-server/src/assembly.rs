@@ -2,21 +2,19 @@
 //! and the development server differ only in the Attester and the boundary that they hand in.
 
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 
 use enclave_keys::process::{KeyClient, KeyFailure};
 use enclave_keys::{InstanceInputs, SecureExecutionHeader};
-use provenance::digest::{Sha256Digest, Sha256Hasher};
-use provenance::instance::Program;
-
+use provenance::digest::Sha256Digest;
 use tokio_util::sync::CancellationToken;
 
-use crate::buildkit::{Engine, EngineConfig, EngineError};
+use crate::buildkit::{Engine, EngineError, EngineOptions};
 use crate::clock;
 use crate::config::{Operations, Trust};
 use crate::endorsements::TdxEndorsementsFile;
+use crate::engine::Begun;
 use crate::memory;
 use crate::pipeline::{Boundary, Pipeline};
 use crate::publish::registry::{Publisher, PublisherConfig, PushError};
@@ -38,13 +36,16 @@ pub enum AssemblyError {
     /// Registry settings.
     #[error(transparent)]
     Registries(#[from] PushError),
-    /// A program of the engine cannot be read or does not tell its version.
-    #[error("{program}: {problem}; wanted a program that prints its version")]
-    Program {
-        /// Path of the program.
-        program: String,
-        /// What was seen.
-        problem: String,
+    /// The engine process has read another trust configuration than this process.
+    #[error(
+        "the trust configuration was changed while the server started: the engine process has read {engine}, the \
+         service {service}; start the server again"
+    )]
+    TrustChanged {
+        /// SHA-256 of what the engine process has read.
+        engine: Sha256Digest,
+        /// SHA-256 of what this process has read.
+        service: Sha256Digest,
     },
     /// The header of the Secure Execution image cannot be read or is none.
     #[error("`secure_execution_header` {path}: {problem}")]
@@ -63,6 +64,8 @@ pub enum AssemblyError {
 pub struct Parts {
     /// The connection to the key process.
     pub keys: UnixStream,
+    /// The connection to the engine process.
+    pub engine: UnixStream,
     /// Called after each step of the pipeline.
     pub boundary: Boundary,
     /// Speak plain http to registries on loopback, as Docker does.
@@ -92,12 +95,6 @@ pub fn runtime(operations: &Operations) -> std::io::Result<tokio::runtime::Runti
     tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(blocking).build()
 }
 
-/// Directory of the sealed epoch, for the key process.
-#[must_use]
-pub fn sealed_directory(operations: &Operations) -> PathBuf {
-    operations.state_directory.join("keys")
-}
-
 /// Starts everything in the order in which it depends on each other; serves only once Evidence was obtained.
 pub async fn assemble(
     operations: &Operations,
@@ -105,23 +102,25 @@ pub async fn assemble(
     parts: Parts,
 ) -> Result<Assembled, AssemblyError> {
     let state = State::open(operations)?;
-    let engine = Engine::new(EngineConfig {
-        buildkitd: operations.engine.buildkitd.clone(),
-        runc: operations.engine.runc.clone(),
-        root: operations.state_directory.join("engine"),
-        plain_http_registries: operations.engine.plain_http_registries.clone(),
-        registry_mirrors: trust.registry_mirrors.clone(),
+    let options = EngineOptions {
+        layers: operations.state_directory.join("layers"),
         idle_stop: operations.engine.idle_stop.0,
         cache_limit_bytes: operations.engine.cache_bytes.0,
-        max_parallel_steps: u32::try_from(operations.engine.parallel_steps).unwrap_or(u32::MAX),
-    })?;
+        max_daemons: operations.max_daemons(),
+    };
+    let begin = tokio::task::spawn_blocking(move || Engine::begin(parts.engine, options));
+    let (engine, begun) = begin.await.map_err(|error| AssemblyError::Bug(error.to_string()))??;
+    let trust_sha256 = trust.sha256();
+    if begun.trust_sha256 != trust_sha256 {
+        return Err(AssemblyError::TrustChanged { engine: begun.trust_sha256, service: trust_sha256 });
+    }
     let publisher = Publisher::new(PublisherConfig {
         plain_http: operations.engine.plain_http_registries.clone(),
         plain_http_on_loopback: parts.plain_http_on_loopback,
         ..PublisherConfig::default()
     })?;
     let keys_ended = CancellationToken::new();
-    let keys = start_keys(operations, trust, parts.keys, keys_ended.clone()).await?;
+    let keys = start_keys(operations, trust, begun, parts.keys, keys_ended.clone()).await?;
     let pipeline = Pipeline {
         engine,
         keys: keys.clone(),
@@ -138,10 +137,10 @@ pub async fn assemble(
 async fn start_keys(
     operations: &Operations,
     trust: &Trust,
+    engine: Begun,
     connection: UnixStream,
     ended: CancellationToken,
 ) -> Result<KeyClient, AssemblyError> {
-    let (buildkitd, runc) = (operations.engine.buildkitd.clone(), operations.engine.runc.clone());
     let (trust_configuration, build_policy_sha256) = (trust.document(), trust.build_policy.sha256());
     let builder_id = trust.builder_id.clone();
     let header = operations.secure_execution_header.clone();
@@ -149,8 +148,8 @@ async fn start_keys(
         let inputs = InstanceInputs {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             builder_id,
-            buildkitd: program(&buildkitd)?,
-            runc: program(&runc)?,
+            buildkitd: engine.buildkitd,
+            runc: engine.runc,
             trust_configuration,
             build_policy_sha256,
             started_at: clock::now(),
@@ -170,33 +169,4 @@ fn read_header(path: &Path) -> Result<SecureExecutionHeader, AssemblyError> {
         .and_then(|file| file.take(LONGEST_HEADER).read_to_end(&mut bytes))
         .map_err(|error| failed(error.to_string()))?;
     SecureExecutionHeader::parse(&bytes).map_err(|error| failed(error.to_string()))
-}
-
-/// Digest and version of a program. It runs once, to be asked for its version.
-fn program(path: &Path) -> Result<Program, AssemblyError> {
-    let failed = |problem: String| AssemblyError::Program { program: path.display().to_string(), problem };
-    let sha256 = hash_file(path).map_err(|error| failed(error.to_string()))?;
-    let output = Command::new(path).arg("--version").output().map_err(|error| failed(error.to_string()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    // `buildkitd github.com/moby/buildkit v0.33.1` and `runc version 1.5.2`: the last word of the first line.
-    let version = text
-        .lines()
-        .next()
-        .and_then(|line| line.split_whitespace().last())
-        .filter(|_| output.status.success())
-        .ok_or_else(|| failed(format!("`--version` printed `{}`", text.trim())))?;
-    Ok(Program { sha256, version: version.trim_start_matches('v').to_owned() })
-}
-
-fn hash_file(path: &Path) -> std::io::Result<Sha256Digest> {
-    use std::io::Read as _;
-    let mut file = std::fs::File::open(path)?;
-    let mut hasher = Sha256Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish()),
-            read => hasher.update(&buffer[..read]),
-        }
-    }
 }

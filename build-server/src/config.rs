@@ -3,12 +3,14 @@
 //!
 //! Unknown keys are refused in both. docs/configuration.md describes every key.
 
+mod units;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use provenance::digest::Sha256Digest;
 use provenance::project::ProjectId;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -16,14 +18,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::api::access::Admission;
 use crate::api::connection::ConnectionLimits;
 use crate::context_store::StoreLimits;
+use crate::engine::DAEMONS_BESIDE_BUILDS;
 use crate::jobs::{JobLimits, QueueLimits};
 
 pub use crate::policy::BuildPolicy;
+pub use units::{ByteCount, ServiceUid, Span};
 
-/// Longest time span in seconds, a hundred years: a moment that far away can still be computed.
-const LONGEST_SPAN: u64 = 36_500 * 86_400;
 /// Largest configuration file in bytes.
 const MAX_FILE: u64 = 1 << 20;
+/// Directories in the state directory that are not the service's.
+pub(crate) const KEYS: &str = "keys";
+pub(crate) const ENGINE: &str = "engine";
 
 /// Why a configuration is refused. Nothing has been opened or started then.
 #[derive(Debug, thiserror::Error)]
@@ -57,69 +62,6 @@ pub enum ConfigError {
     },
 }
 
-/// A number of bytes: an integer, or a text like `512KiB`, `64MiB`, `20GiB`, `1TiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub struct ByteCount(pub u64);
-
-/// A time span: an integer of seconds, or a text like `90s`, `30m`, `12h`, `14d`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub struct Span(pub Duration);
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum NumberOrText {
-    Number(u64),
-    Text(String),
-}
-
-/// Splits `20GiB` into 20 and the factor of `GiB`.
-fn scaled(value: NumberOrText, units: &[(&str, u64)]) -> Option<u64> {
-    let text = match value {
-        NumberOrText::Number(number) => return Some(number),
-        NumberOrText::Text(text) => text,
-    };
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim())?;
-    number.parse::<u64>().ok()?.checked_mul(*factor)
-}
-
-impl<'de> Deserialize<'de> for ByteCount {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let units =
-            [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
-        scaled(NumberOrText::deserialize(deserializer)?, &units)
-            .map(Self)
-            .ok_or_else(|| D::Error::custom("wanted a number of bytes like 1048576 or \"20GiB\""))
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
-        scaled(NumberOrText::deserialize(deserializer)?, &units)
-            .filter(|seconds| *seconds <= LONGEST_SPAN)
-            .map(|seconds| Self(Duration::from_secs(seconds)))
-            .ok_or_else(|| {
-                D::Error::custom(
-                    "wanted a time span like 90, \"90s\", \"30m\", \"12h\" or \"14d\", at most 36500 days",
-                )
-            })
-    }
-}
-
-impl Serialize for Span {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(self.0.as_secs())
-    }
-}
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} s", self.0.as_secs())
-    }
-}
-
 const fn seconds(seconds: u64) -> Span {
     Span(Duration::from_secs(seconds))
 }
@@ -132,6 +74,9 @@ pub struct Operations {
     pub listen: SocketAddr,
     /// Directory of everything that is kept.
     pub state_directory: PathBuf,
+    /// User and group that the service runs as.
+    #[serde(default)]
+    pub service_uid: ServiceUid,
     /// How long running builds may go on after SIGTERM.
     #[serde(default = "default_drain")]
     pub drain: Span,
@@ -382,6 +327,24 @@ impl Operations {
         Ok(operations)
     }
 
+    /// Directory of the sealed epoch, the key process's own.
+    #[must_use]
+    pub fn keys_directory(&self) -> PathBuf {
+        self.state_directory.join(KEYS)
+    }
+
+    /// Directory of the daemons, the engine process's own.
+    #[must_use]
+    pub fn engine_directory(&self) -> PathBuf {
+        self.state_directory.join(ENGINE)
+    }
+
+    /// Most daemons that the service keeps at the same time.
+    #[must_use]
+    pub fn max_daemons(&self) -> usize {
+        self.builds.parallel.saturating_add(DAEMONS_BESIDE_BUILDS)
+    }
+
     /// Limits of the queue.
     #[must_use]
     pub fn queue_limits(&self) -> QueueLimits {
@@ -464,6 +427,12 @@ impl Trust {
         serde_json::to_value(self).expect("string keys and integers always serialise")
     }
 
+    /// SHA-256 of [`Self::document`], to see whether two processes have read the same.
+    #[must_use]
+    pub fn sha256(&self) -> Sha256Digest {
+        Sha256Digest::of(self.document().to_string().as_bytes())
+    }
+
     /// Which projects are admitted.
     #[must_use]
     pub fn admission(&self) -> Admission {
@@ -541,6 +510,18 @@ mod tests {
             let text = format!("{OPERATIONS}[builds]\ncontext_deadline = {bad}\n");
             assert!(matches!(Operations::parse(&text, "o"), Err(ConfigError::Shape { .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_service_is_never_root() {
+        assert_eq!(Operations::parse(OPERATIONS, "o").expect("valid").service_uid, ServiceUid(65_533));
+        let with = |uid: &str| Operations::parse(&format!("service_uid = {uid}\n{OPERATIONS}"), "o");
+        assert_eq!(with("4294967294").expect("valid").service_uid, ServiceUid(4_294_967_294));
+        for bad in ["0", "-1", "4294967295", "4294967296", "\"nobody\""] {
+            let error = with(bad).expect_err(bad);
+            assert!(matches!(&error, ConfigError::Shape { .. }), "{bad}: {error}");
+        }
+        assert!(with("0").expect_err("root").to_string().contains("1 to 4294967294"));
     }
 
     #[test]

@@ -145,7 +145,7 @@ fn engine_reason(error: &EngineError) -> &'static str {
         EngineError::Remote { .. } => "REMOTE_SOURCE_FAILED",
         EngineError::Configuration { .. } => "ENGINE_CONFIGURATION",
         EngineError::DaemonStart { .. } => "ENGINE_NOT_STARTED",
-        EngineError::DaemonDied { .. } => "ENGINE_DIED",
+        EngineError::DaemonDied { .. } | EngineError::Process { .. } => "ENGINE_DIED",
         EngineError::DiskFull { .. } => "DISK_FULL",
         EngineError::Io { .. } => "STATE_STORE",
         EngineError::Context { .. } => "CONTEXT_DAMAGED",
@@ -189,7 +189,7 @@ fn engine_advice(error: &EngineError) -> &'static str {
             "check that the source exists and can be reached from the server, and build again"
         }
         EngineError::DiskFull { .. } => "ask the operator to free space; build again afterwards",
-        EngineError::DaemonDied { .. } => {
+        EngineError::DaemonDied { .. } | EngineError::Process { .. } => {
             "build again: a new engine is started; if it stays, ask the operator about memory"
         }
         EngineError::Cancelled => "submit the build again when you want it",

@@ -12,7 +12,7 @@ pub mod supervise;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -233,11 +233,11 @@ impl DevServer {
 
     /// Ends the server as a crash does.
     pub fn kill9(&self) {
-        let parts = [self.service_pid(), self.keys_pid()];
+        let parts = [self.service_pid(), self.engine_pid(), self.keys_pid()];
         self.process().signal(Signal::KILL);
         let _ = self.process().wait(SERVER_LIMIT);
         // They are killed with the launcher, but not in the same moment.
-        wait_for("the end of both processes", SERVER_LIMIT, || {
+        wait_for("the end of all processes", SERVER_LIMIT, || {
             parts.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()).then_some(())
         });
     }
@@ -249,6 +249,15 @@ impl DevServer {
     #[must_use]
     pub fn service_pid(&self) -> u32 {
         self.part("service")
+    }
+
+    /// The process that starts daemons.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn engine_pid(&self) -> u32 {
+        self.part("engine")
     }
 
     /// The process that holds the keys.
@@ -387,6 +396,8 @@ fn directory(settings: &Settings) -> PathBuf {
     // Short, because sockets lie in it.
     let directory =
         tempfile::Builder::new().prefix("sw-e2e-").tempdir_in("/tmp").expect("a directory").keep();
+    // The service, which is not root, passes through it to its state.
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o711)).expect("mode");
     for name in ["home", "docker", "work"] {
         std::fs::create_dir(directory.join(name)).expect("a directory");
     }

@@ -48,7 +48,7 @@ async fn two_projects_build_at_once_in_daemons_of_their_own() {
     assert_ne!(one.socket(), other.socket());
     for daemon in [&one, &other] {
         assert_eq!(mode(daemon.socket()), 0o600);
-        assert_eq!(mode(daemon.socket().parent().expect("in a directory")), 0o700);
+        assert_eq!(mode(daemon.socket().parent().expect("in a directory")), 0o710);
         // When memory runs out, the kernel ends a daemon or its steps, not the process that holds the keys.
         let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", daemon.process_id()));
         assert_eq!(score.expect("it runs").trim(), "1000");
@@ -81,7 +81,7 @@ async fn two_projects_build_at_once_in_daemons_of_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_daemon_is_stopped_and_its_cache_stays() {
-    let bench = Bench::in_memory_with(|config| config.idle_stop = Duration::from_millis(300));
+    let bench = Bench::in_memory_with(|settings| settings.options.idle_stop = Duration::from_millis(300));
     let files = [("Dockerfile", "FROM scratch\nCOPY a /\n"), ("a", "a")];
     let daemon = bench.daemon().await;
     bench.build_files(&files).await.expect("builds");
@@ -104,9 +104,9 @@ async fn an_idle_daemon_is_stopped_and_its_cache_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_reach_the_daemon_and_its_log_and_history_are_where_they_belong() {
-    let bench = Bench::in_memory_with(|config| {
-        config.cache_limit_bytes = 123_000_000;
-        config.max_parallel_steps = 1;
+    let bench = Bench::in_memory_with(|settings| {
+        settings.engine_process.cache_limit_bytes = 123_000_000;
+        settings.engine_process.max_parallel_steps = 1;
     });
     let context = tempfile::tempdir().expect("a directory");
     small_root(&context.path().join("root"));
@@ -154,7 +154,7 @@ async fn an_image_comes_from_the_mirror_over_plain_http_on_loopback() {
         ("docker.io".to_owned(), vec![host.clone()]),
         ("registry.example".to_owned(), vec![format!("{host}/below")]),
     ]);
-    let bench = Bench::in_memory_with(|config| config.registry_mirrors = mirrors);
+    let bench = Bench::in_memory_with(|settings| settings.engine_process.registry_mirrors = mirrors);
     let base =
         bench.build_files(&[("Dockerfile", "FROM scratch\nCOPY a /a\n"), ("a", "a")]).await.expect("builds");
     let Export::Image { layout, root, .. } = base.export else { panic!("an image") };

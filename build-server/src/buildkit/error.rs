@@ -129,6 +129,12 @@ pub enum EngineError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// The engine process ended or did not keep to its interface.
+    #[error("the engine process: {problem}")]
+    Process {
+        /// What was seen.
+        problem: String,
+    },
     /// The daemon did not come up.
     #[error("buildkitd did not start: {problem}{}", log_tail(log))]
     DaemonStart {

@@ -1,7 +1,7 @@
-//! BuildKit as the engine: daemons, the session, one solve.
+//! BuildKit as the engine: daemons, the session, one solve. The daemons belong to the engine process ([`crate::engine`]).
 //!
 //! ```text
-//! let engine = Engine::new(config)?;                     // once; starts nothing
+//! let (engine, _) = Engine::begin(socket, options)?;     // once; starts nothing
 //! let daemon = engine.daemon(&project).await?;           // the project's own buildkitd, started on demand
 //! let solved = solve(&daemon, inputs, events, cancel).await?;
 //! engine.shutdown().await;                               // no daemon, no step, no mount is left
@@ -25,7 +25,7 @@ mod auth;
 mod blobs;
 mod capture;
 mod client;
-mod config;
+mod connection;
 mod content;
 mod daemon;
 mod error;
@@ -37,7 +37,6 @@ mod layers;
 mod mask;
 mod progress;
 mod record;
-mod runtime;
 mod session;
 mod shared_key;
 mod solve;
@@ -51,8 +50,7 @@ pub use capture::{
     Capture, CapturedSource, CapturedVertex, FilesDescriptor, ImageDescriptor, SourceDigest, SourceKind,
 };
 pub use client::ControlChannel;
-pub use config::EngineConfig;
-pub use daemon::{Daemon, Engine};
+pub use daemon::{Daemon, Engine, EngineOptions};
 pub use error::EngineError;
 pub use export::Export;
 pub use progress::EngineEvent;

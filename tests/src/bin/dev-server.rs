@@ -4,16 +4,17 @@
 //! directory and prints one JSON line on stdout once it is ready.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use build_server::assembly::{Assembled, Parts, assemble, runtime, sealed_directory};
+use build_server::assembly::{Assembled, Parts, assemble, runtime};
 use build_server::config::{Operations, Trust};
-use build_server::launcher::{Programs, launch};
+use build_server::engine::{EngineConfig, EngineProcess};
+use build_server::launcher::{Connections, Programs, launch};
 use build_server::pipeline::{Boundary, Step};
+use build_server::{privileges, state_directory};
 use clap::{Parser, ValueEnum};
 use client::key::{CallerKey, public_pem};
 use enclave_keys::Attester;
@@ -71,6 +72,8 @@ struct Arguments {
 enum Role {
     /// The key process.
     Keys,
+    /// The engine process.
+    Engine,
     /// The service.
     Service,
 }
@@ -152,64 +155,87 @@ fn main() -> ExitCode {
         .init();
     let arguments = Arguments::parse();
     let ended = match arguments.role {
-        None => return launch_both(arguments.restart),
-        Some(Role::Keys) => hold_keys(&arguments),
-        Some(Role::Service) => start(&arguments),
+        None => launch_all(&arguments),
+        Some(Role::Keys) => hold_keys(&arguments).map(|()| ExitCode::SUCCESS),
+        Some(Role::Engine) => run_engine(&arguments).map(|()| ExitCode::SUCCESS),
+        Some(Role::Service) => start(&arguments).map(|()| ExitCode::SUCCESS),
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-/// The shipped programs in one: this one three times.
-fn launch_both(restart: bool) -> ExitCode {
-    let own = match std::env::current_exe() {
-        Ok(own) => own,
-        Err(error) => {
-            eprintln!("error: the own path is not known: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+/// The shipped programs in one: this one four times.
+fn launch_all(arguments: &Arguments) -> Result<ExitCode> {
+    let operations = operations(arguments, &std::path::absolute(&arguments.state)?)?;
+    let _ = trust(arguments)?;
+    privileges::require_root(&operations)?;
+    // Before the key process, which has its software TEE in there.
+    state_directory::prepare(&operations)?;
+    let own = std::env::current_exe().context("the own path is not known")?;
     let command = move |role: &str| {
         let mut command = Command::new(&own);
         command.args(std::env::args_os().skip(1)).args(["--role", role]);
         command
     };
-    launch(Programs { keys: command("keys"), service: Box::new(move || command("service")), restart })
+    let (keys, engine) = (command("keys"), command.clone());
+    let engine = Box::new(move || engine("engine"));
+    let service = Box::new(move || command("service"));
+    Ok(launch(Programs { keys, engine, service, operations, restart: arguments.restart }))
 }
 
 /// The key process, as shipped but for the device behind it.
 fn hold_keys(arguments: &Arguments) -> Result<()> {
     let control = own_socket().context("the launcher's socket is stdin")?;
     protect()?;
-    let state = state_directory(arguments)?;
+    let state = arguments.state.canonicalize()?;
     let (attester, _) = arguments.tee.open(&state)?;
-    let sealed = sealed_directory(&operations(arguments, &state)?);
+    let sealed = operations(arguments, &state)?.keys_directory();
     confine()?;
     KeyProcess::new(attester, Some(sealed)).run(control)?;
     Ok(())
 }
 
-fn state_directory(arguments: &Arguments) -> Result<PathBuf> {
-    std::fs::create_dir_all(&arguments.state)
-        .and_then(|()| std::fs::set_permissions(&arguments.state, PermissionsExt::from_mode(0o700)))
-        .with_context(|| format!("cannot make the state directory {}", arguments.state.display()))?;
-    Ok(arguments.state.canonicalize()?)
+/// The engine process, as shipped.
+fn run_engine(arguments: &Arguments) -> Result<()> {
+    let connection = own_socket().context("the launcher's socket is stdin")?;
+    let operations = operations(arguments, &arguments.state.canonicalize()?)?;
+    EngineProcess::new(EngineConfig::of(&operations, &trust(arguments)?), connection)?.serve()?;
+    Ok(())
 }
 
 fn start(arguments: &Arguments) -> Result<()> {
-    let state = state_directory(arguments)?;
+    let connections = Connections::of_the_launcher().context("the launcher's socket is stdin")?;
+    let state = arguments.state.canonicalize()?;
     let (_, release) = arguments.tee.open(&state)?;
-    let operations = operations(arguments, &state)?;
-    let trust = match &arguments.trust {
+    let (operations, trust) = (operations(arguments, &state)?, trust(arguments)?);
+    let users = Users::open(&state)?;
+    privileges::give_up(&operations)?;
+    runtime(&operations)?.block_on(serve(connections, release, &users, &state, &operations, &trust))
+}
+
+fn trust(arguments: &Arguments) -> Result<Trust> {
+    Ok(match &arguments.trust {
         Some(path) => Trust::read(path)?,
         None => Trust::parse(DEVELOPMENT_TRUST, "the development server's trust configuration")?,
-    };
-    runtime(&operations)?.block_on(serve(release, &state, &operations, &trust))
+    })
+}
+
+/// Keys of the people around the server; theirs, and so not the service's.
+struct Users {
+    caller_file: PathBuf,
+    caller: CallerKey,
+    release: CallerKey,
+}
+
+impl Users {
+    fn open(state: &Path) -> Result<Self> {
+        let caller_file = state.join("caller.key.pem");
+        let caller = own_key(&caller_file)?;
+        let release = own_key(&state.join("release.key.pem"))?;
+        Ok(Self { caller_file, caller, release })
+    }
 }
 
 /// Anyone who can make a key may build here, and push anywhere: it is for development.
@@ -253,20 +279,26 @@ fn text(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-async fn serve(release: SoftwareRelease, state: &Path, operations: &Operations, trust: &Trust) -> Result<()> {
+async fn serve(
+    Connections { keys, engine }: Connections,
+    release: SoftwareRelease,
+    users: &Users,
+    state: &Path,
+    operations: &Operations,
+    trust: &Trust,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let connection = own_socket().context("the launcher's socket is stdin")?;
-    let parts = Parts { keys: connection, boundary: boundary(state)?, plain_http_on_loopback: true };
+    let parts = Parts { keys, engine, boundary: boundary(state)?, plain_http_on_loopback: true };
     let Assembled { server, keys } = assemble(operations, trust, parts).await?;
 
-    let key_file = state.join("caller.key.pem");
-    let key = own_key(&key_file)?;
     let values = release.values(keys.instance());
-    publish_reference_values(state, &values)?;
+    publish_reference_values(state, &users.release, &values)?;
     let policy_file = state.join("policy.toml");
-    let template =
-        PolicyTemplate { callers: vec![("dev".to_owned(), key.public().clone())], ..Default::default() };
+    let template = PolicyTemplate {
+        callers: vec![("dev".to_owned(), users.caller.public().clone())],
+        ..Default::default()
+    };
     replace(&policy_file, policy_from_reference_values(&values, &template).as_bytes())?;
 
     announce(&keys, &server);
@@ -274,7 +306,7 @@ async fn serve(release: SoftwareRelease, state: &Path, operations: &Operations, 
     let sealwright = std::env::current_exe()?.with_file_name("sealwright");
     let mut ready = serde_json::json!({
         "endpoint": endpoint,
-        "key_file": text(&key_file)?,
+        "key_file": text(&users.caller_file)?,
         "policy_file": text(&policy_file)?,
         "sealwright": text(&sealwright)?,
     });
@@ -325,8 +357,7 @@ fn own_key(path: &Path) -> Result<CallerKey> {
 }
 
 /// Signs Reference Values of exactly this server with a release key of this state directory: what `sealwright policy init` reads.
-fn publish_reference_values(state: &Path, values: &ReferenceValues) -> Result<()> {
-    let release = own_key(&state.join("release.key.pem"))?;
+fn publish_reference_values(state: &Path, release: &CallerKey, values: &ReferenceValues) -> Result<()> {
     let envelope = release.sign_envelope(REFERENCE_VALUES_PAYLOAD_TYPE, values.document())?;
     replace(&state.join("reference-values.json"), &envelope.to_json())?;
     replace(&state.join("release.pub.pem"), public_pem(release.public()).as_bytes())

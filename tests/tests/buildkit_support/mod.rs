@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use build_server::buildkit::{
-    AgentHub, AllowAllSources, BlobError, ContextBlobs, Daemon, Engine, EngineConfig, EngineError,
-    EngineEvent, SolveInputs, Solved, SourcePolicy, solve,
+    AgentHub, AllowAllSources, BlobError, ContextBlobs, Daemon, Engine, EngineError, EngineEvent,
+    EngineOptions, SolveInputs, Solved, SourcePolicy, solve,
 };
 use build_server::context_store::{BlobSource, Gone};
+use build_server::engine::{EngineConfig, EngineProcess};
 use build_server::secrets::{RegistryCredentials, SecretValues};
 use provenance::binding::Nonce;
 use provenance::context::{Directory, Entry, Kind, Name};
@@ -152,17 +153,37 @@ pub struct Bench {
     _directory: tempfile::TempDir,
 }
 
-/// Settings with the real tools.
-pub fn config(root: &Path) -> EngineConfig {
+/// Settings of both sides.
+pub struct Settings {
+    pub engine_process: EngineConfig,
+    pub options: EngineOptions,
+}
+
+impl Settings {
+    /// With the real tools.
+    pub fn new(root: &Path) -> Self {
+        let options = EngineOptions {
+            layers: root.with_extension("layers"),
+            idle_stop: Duration::from_secs(600),
+            cache_limit_bytes: 1 << 30,
+            max_daemons: 16,
+        };
+        Self { engine_process: config(root), options }
+    }
+}
+
+fn config(root: &Path) -> EngineConfig {
     EngineConfig {
         buildkitd: tool("buildkitd"),
         runc: tool("runc"),
         root: root.to_owned(),
         plain_http_registries: Vec::new(),
         registry_mirrors: BTreeMap::new(),
-        idle_stop: Duration::from_secs(600),
         cache_limit_bytes: 1 << 30,
         max_parallel_steps: 0,
+        service: rustix::process::geteuid().as_raw(),
+        max_daemons: 32,
+        trust_sha256: Sha256Digest::of(b"a trust configuration"),
     }
 }
 
@@ -206,7 +227,7 @@ impl Bench {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut EngineConfig)) -> Self {
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
         Self::at(&std::env::temp_dir(), change)
     }
 
@@ -216,17 +237,21 @@ impl Bench {
     }
 
     /// The same with other settings.
-    pub fn in_memory_with(change: impl FnOnce(&mut EngineConfig)) -> Self {
+    pub fn in_memory_with(change: impl FnOnce(&mut Settings)) -> Self {
         let memory = Path::new("/dev/shm");
         if memory.is_dir() { Self::at(memory, change) } else { Self::with(change) }
     }
 
-    pub fn at(place: &Path, change: impl FnOnce(&mut EngineConfig)) -> Self {
+    pub fn at(place: &Path, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::Builder::new().prefix("sw").tempdir_in(place).expect("temporary directory");
         let root = directory.path().join("e");
-        let mut config = config(&root);
-        change(&mut config);
-        let engine = Engine::new(config).expect("an engine");
+        let mut settings = Settings::new(&root);
+        change(&mut settings);
+        // The engine process, but for the process: this one is root as well.
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        let process = EngineProcess::new(settings.engine_process, theirs).expect("an engine process");
+        std::thread::spawn(move || process.serve().expect("the interface is kept to"));
+        let (engine, _) = Engine::begin(ours, settings.options).expect("an engine");
         let scratch = tempfile::tempdir().expect("temporary directory");
         Self { engine, store: Arc::default(), root, scratch, _directory: directory }
     }

@@ -1,15 +1,23 @@
-//! Settings of the engine, and the configuration file of a daemon made from them.
+//! Settings of the engine process, and the configuration file of a daemon made from them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use provenance::digest::Sha256Digest;
 use serde_json::{Map, Value, json};
 
-use super::daemon::TELEMETRY;
 use super::runtime::DaemonNames;
+use crate::config::{Operations, Trust};
 
-/// Settings of the engine.
+/// Daemons that may run beside those of the builds that run: of projects that have none at the moment.
+pub const DAEMONS_BESIDE_BUILDS: usize = 64;
+/// Daemons that the service believes to have ended and that still do.
+const ENDING: usize = 16;
+
+/// Name of the telemetry socket.
+pub(super) const TELEMETRY: &str = "otel";
+
+/// Settings of the engine process.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// The buildkitd program.
@@ -22,12 +30,16 @@ pub struct EngineConfig {
     pub plain_http_registries: Vec<String>,
     /// Mirrors by registry host.
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
-    /// A daemon that has had no build for this long is stopped.
-    pub idle_stop: Duration,
     /// Cache of one daemon, in bytes; older results are dropped beyond it.
     pub cache_limit_bytes: u64,
     /// RUN steps of one daemon that run at the same time; 0 for no limit.
     pub max_parallel_steps: u32,
+    /// User and group of the service, which owns the daemons' control sockets.
+    pub service: u32,
+    /// Most daemons at the same time.
+    pub max_daemons: usize,
+    /// SHA-256 of the trust configuration, told to the service.
+    pub trust_sha256: Sha256Digest,
 }
 
 /// Records of finished builds are read right after the build; they are kept this long.
@@ -36,6 +48,24 @@ const HISTORY_SECONDS: u64 = 3600;
 const HISTORY_ENTRIES: u64 = 50;
 
 impl EngineConfig {
+    /// What the two files say.
+    #[must_use]
+    pub fn of(operations: &Operations, trust: &Trust) -> Self {
+        let engine = &operations.engine;
+        Self {
+            buildkitd: engine.buildkitd.clone(),
+            runc: engine.runc.clone(),
+            root: operations.engine_directory(),
+            plain_http_registries: engine.plain_http_registries.clone(),
+            registry_mirrors: trust.registry_mirrors.clone(),
+            cache_limit_bytes: engine.cache_bytes.0,
+            max_parallel_steps: u32::try_from(engine.parallel_steps).unwrap_or(u32::MAX),
+            service: operations.service_uid.0,
+            max_daemons: operations.max_daemons().saturating_add(ENDING),
+            trust_sha256: trust.sha256(),
+        }
+    }
+
     /// The daemon's buildkitd.toml. `directory` is the daemon's own.
     pub(super) fn daemon_toml(&self, directory: &Path, names: &DaemonNames) -> String {
         let mut registries = Map::new();
