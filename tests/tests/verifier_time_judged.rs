@@ -15,14 +15,14 @@ use layout::write_layout;
 use provenance::binding::Leaf;
 use provenance::evidence::Platform;
 use sealwright_tests::harness::sealwright;
-use sealwright_tests::software_tee::tdx::fixture::{PCK_CA_SERIAL, PCK_SERIAL};
+use sealwright_tests::software_tee::tdx::fixture::{PCK_CA_SERIAL, PCK_SERIAL, SIGNER_SERIAL};
 use sealwright_tests::software_tee::tdx::{QuoteVersion, SoftwareTdx, dangerous_measurements};
 use sealwright_tests::software_tee::{Product, Tcb, Validity};
 use support::PolicyText;
 use verifier::evidence::AuthenticationError;
 use verifier::policy::TdxRegister;
 use verifier::snp::SnpError;
-use verifier::tdx::{CertificateName, CrlName, TdxError};
+use verifier::tdx::{CertificateName, CrlName, Document, TdxError};
 use verifier::verdict::Outcome;
 use verifier::x509::CertificateError;
 use verifier::{Class, Reason};
@@ -153,6 +153,7 @@ fn a_proven_time_outlives_intels_documents_but_no_later_revocation() {
     for (revoked_by_root, revoked_by_pck_ca, which) in [
         (vec![PCK_CA_SERIAL], vec![], CertificateName::PckCa),
         (vec![], vec![PCK_SERIAL], CertificateName::Pck),
+        (vec![SIGNER_SERIAL], vec![], CertificateName::TcbSigning(Document::TcbInfo)),
     ] {
         let mut made = judged("signing");
         made.input.endorsements.tdx = vec![td.altered_endorsements(|recipe| {

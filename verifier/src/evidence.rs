@@ -6,10 +6,10 @@
 
 use provenance::binding::ReportData;
 use provenance::evidence::{Evidence, Platform};
-use provenance::tdx_endorsements::TdxEndorsements;
 
 use crate::azure::{self, AzureAppraisal, AzureError, AzureRefusal};
 use crate::bound::BindingError;
+pub use crate::given::{Endorsements, TooManyEndorsements};
 use crate::policy::{Policy, ReferenceValue};
 use crate::reliance::{Grounds, Reliance};
 use crate::roots::{Anchors, Root};
@@ -61,6 +61,12 @@ impl AuthenticationError {
         }
     }
 
+    /// Whether more endorsements are given than are looked at, so that nothing is said about the Evidence.
+    #[must_use]
+    pub fn concerns_number_given(&self) -> bool {
+        matches!(self, Self::Tdx(TdxError::TooMany(_)) | Self::Azure(AzureError::Tdx(TdxError::TooMany(_))))
+    }
+
     /// Whether the Evidence may well be genuine, but the policy or the verifier accepts nothing of its kind.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
@@ -90,19 +96,6 @@ impl AuthenticationError {
                 )
         )
     }
-}
-
-/// Endorsements beside those that came with the Evidence.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Endorsements {
-    /// Certificates in DER, in any order. Of AMD: ARK, ASK or ASVK, VCEK or VLEK, used where the Evidence's own table
-    /// has none. Of IBM: host key documents and the chain above them.
-    pub certificates: Vec<Vec<u8>>,
-    /// Revocation lists of AMD's root, and of the chain above host key documents, in DER.
-    pub crls: Vec<Vec<u8>>,
-    /// What Intel says about TDX platforms. What is of the platform's FMSPC is used in place of what came with the
-    /// Evidence, because that ages within 30 days.
-    pub tdx: Vec<TdxEndorsements>,
 }
 
 /// Why authentic Evidence is refused by the policy.

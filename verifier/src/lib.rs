@@ -34,6 +34,7 @@ pub mod event_log;
 pub mod evidence;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod given;
 pub mod image;
 mod links;
 pub mod policy;

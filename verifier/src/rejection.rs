@@ -173,6 +173,9 @@ impl Reason {
             Self::NoEvidence { .. } => {
                 "the image was not built by Sealwright, or its Evidence was not copied with it: copy referrers too"
             }
+            Self::Authentication(error) if error.concerns_number_given() => {
+                "give the endorsements of this platform alone, from a folder of their own"
+            }
             Self::Authentication(
                 AuthenticationError::Snp(error) | AuthenticationError::Azure(AzureError::Snp(error)),
             ) if error.concerns_endorsements() => {

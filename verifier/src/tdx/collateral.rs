@@ -193,10 +193,18 @@ pub(super) struct QeIdentity {
     pub(super) tcb_levels: Vec<Level<IsvSvn>>,
 }
 
-/// The root that a quote was traced to, with its fresh revocation list.
+/// The root that a quote was traced to, with every revocation list of it at hand.
 pub(super) struct TrustedRoot<'a> {
-    pub(super) certificate: Certificate<'a>,
-    pub(super) crl: RevocationList,
+    pub(super) certificate: &'a Certificate<'a>,
+    pub(super) lists: &'a [RevocationList],
+}
+
+/// How new endorsements are, as they say of themselves: evaluation number and issue date of the TCB info, then of the
+/// QE identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    tcb_info: (u32, Timestamp),
+    qe_identity: Option<(u32, Timestamp)>,
 }
 
 /// Parses JSON, with the position of an error in it.
@@ -291,17 +299,17 @@ fn signer_key(
     }
     // The same certificate, or the same key under another certificate that it signed itself.
     chain_root
-        .check_issued_by(&root.certificate)
+        .check_issued_by(root.certificate)
         .map_err(|error| TdxError::Certificate { which: CertificateName::Root, error })?;
     signer
-        .check_issued_by(&root.certificate)
+        .check_issued_by(root.certificate)
         .and_then(|()| signer.check_validity(now))
         .map_err(certificate_error)?;
     let got = signer.common_name();
     if got != SIGNER_NAME {
         return Err(TdxError::Name { which: name, got, wanted: SIGNER_NAME });
     }
-    if root.crl.lists(&signer) {
+    if root.lists.iter().any(|list| list.lists(&signer)) {
         return Err(TdxError::Revoked { which: name });
     }
     point(&signer, name).map(<[u8]>::to_vec)
@@ -337,11 +345,17 @@ impl TcbInfo {
         Self::read(json::<TcbInfoAnswer<'_>>(Document::TcbInfo, answer)?.document)
     }
 
-    /// FMSPC that unauthenticated TCB info names, for choosing among several.
-    pub(super) fn names_fmspc(endorsements: &TdxEndorsements, fmspc: [u8; 6]) -> bool {
-        json::<TcbInfoAnswer<'_>>(Document::TcbInfo, &endorsements.tcb_info)
-            .and_then(|answer| json::<Self>(Document::TcbInfo, answer.document.get().as_bytes()))
-            .is_ok_and(|info| info.fmspc.0 == fmspc)
+    /// How new these endorsements say that they are, when their unauthenticated TCB info names this FMSPC.
+    pub(super) fn unauthenticated_rank(endorsements: &TdxEndorsements, fmspc: [u8; 6]) -> Option<Rank> {
+        let answer: TcbInfoAnswer<'_> = json(Document::TcbInfo, &endorsements.tcb_info).ok()?;
+        let info: Self = json(Document::TcbInfo, answer.document.get().as_bytes()).ok()?;
+        let identity = json::<QeIdentityAnswer<'_>>(Document::QeIdentity, &endorsements.qe_identity)
+            .and_then(|answer| json::<QeIdentity>(Document::QeIdentity, answer.document.get().as_bytes()))
+            .ok();
+        (info.fmspc.0 == fmspc).then_some(Rank {
+            tcb_info: (info.tcb_evaluation_data_number, info.issue_date),
+            qe_identity: identity.map(|it| (it.tcb_evaluation_data_number, it.issue_date)),
+        })
     }
 }
 

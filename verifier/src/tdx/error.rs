@@ -7,6 +7,7 @@ use provenance::tdx_endorsements::InvalidTdxEndorsements;
 use provenance::timestamp::Timestamp;
 
 use super::{Document, PemError, QuoteError};
+use crate::given::TooManyEndorsements;
 use crate::x509::CertificateError;
 
 /// A place among Intel's certificates.
@@ -76,6 +77,9 @@ pub enum TdxError {
     /// The quote is malformed.
     #[error(transparent)]
     Quote(#[from] QuoteError),
+    /// More endorsements than are looked at.
+    #[error(transparent)]
+    TooMany(#[from] TooManyEndorsements),
     /// A certificate chain is malformed.
     #[error("{which} {error}")]
     Pem {
@@ -331,7 +335,8 @@ impl TdxError {
     #[must_use]
     pub fn concerns_endorsements(&self) -> bool {
         match self {
-            Self::MissingEndorsements { .. }
+            Self::TooMany(_)
+            | Self::MissingEndorsements { .. }
             | Self::DocumentNotYetValid { .. }
             | Self::DocumentExpired { .. }
             | Self::OtherPlatform { .. } => true,

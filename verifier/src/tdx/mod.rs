@@ -13,8 +13,9 @@
 //!
 //! What they give is a [`SignedQuote`], whose TCB status is unknown. Steps of [`SignedQuote::endorse`]:
 //! 9. endorsements are at hand; the root signed the CRL of the root and the PCK CA that of PCKs, both are fresh, and
-//!    neither PCK CA nor PCK is revoked;
-//! 10. TCB info is signed by Intel's signer under the same root, not revoked, and current at `now`;
+//!    neither PCK CA nor PCK is on them or on any other list at hand that these two signed;
+//! 10. TCB info is signed by Intel's signer under the same root, current at `now`, and the signer is on none of the
+//!     root's lists at hand;
 //! 11. so is the identity of the Quoting Enclave;
 //! 12. TCB info is of this platform (FMSPC, PCE id);
 //! 13. the Quoting Enclave is the one that its identity describes, the TDX module is Intel's, and each reaches a
@@ -23,6 +24,7 @@
 
 mod appraise;
 mod collateral;
+mod endorse;
 mod error;
 pub mod event_log;
 mod facts;
@@ -44,18 +46,15 @@ use ring::signature;
 pub use self::appraise::{TdxAppraisal, TdxRefusal};
 pub(crate) use self::appraise::{appraise_guest, appraise_hardware, match_registers};
 pub use self::collateral::Document;
-use self::collateral::{QeIdentity, Signer, TcbInfo, TrustedRoot};
 pub use self::error::{CertificateName, ChainName, CrlName, TdxError};
 pub use self::pck::{PckFacts, PlatformConfiguration};
 pub use self::pem::PemError;
 pub use self::quote::{BodyType, Quote, QuoteError};
 pub use self::tcb::{TcbStatus, TcbVerdict};
-use crate::roots::{Anchors, Revocation, Root, is_intel_root};
+use crate::given::{MAX_TDX, check_count};
+use crate::roots::{Anchors, Root, is_intel_root};
 use crate::time::Moment;
-use crate::x509::{Certificate, Profile, RevocationList};
-
-/// Most endorsements beside the Evidence that are looked at.
-pub const MAX_ENDORSEMENTS: usize = 16;
+use crate::x509::{Certificate, Profile};
 
 /// Names of Intel's certificates.
 const ROOT_NAME: &str = "Intel SGX Root CA";
@@ -225,107 +224,8 @@ pub fn authenticate_signatures(
     Ok(SignedQuote { quote, root, facts, chain })
 }
 
-impl SignedQuote {
-    /// Finds what Intel says about the platform, as of `now`: steps 9 to 14.
-    pub fn endorse(self, endorsements: &TdxEndorsements, now: Timestamp) -> Result<AuthenticQuote, TdxError> {
-        let [pck, ca, root] = &self.chain;
-        let pck = parse(CertificateName::Pck, pck)?;
-        let ca = parse(CertificateName::PckCa, ca)?;
-        let root = parse(CertificateName::Root, root)?;
-
-        // Step 9.
-        let crl = fresh_crl(CrlName::Root, &endorsements.root_ca_crl, &root, now)?;
-        let root = TrustedRoot { certificate: root, crl };
-        if root.crl.lists(&ca) {
-            return Err(TdxError::Revoked { which: CertificateName::PckCa });
-        }
-        if fresh_crl(CrlName::PckCa, &endorsements.pck_crl, &ca, now)?.lists(&pck) {
-            return Err(TdxError::Revoked { which: CertificateName::Pck });
-        }
-
-        // Steps 10 to 12.
-        let chain = &endorsements.tcb_info_issuer_chain;
-        let signer = Signer::authenticate(Document::TcbInfo, chain, &root, now)?;
-        let info = TcbInfo::authenticate(endorsements, &signer, now)?;
-        let chain = &endorsements.qe_identity_issuer_chain;
-        let signer = signer.or_authenticate(Document::QeIdentity, chain, &root, now)?;
-        let identity = QeIdentity::authenticate(endorsements, &signer, now)?;
-        for (name, got, wanted) in [
-            ("FMSPC", &info.fmspc.0[..], &self.facts.fmspc[..]),
-            ("PCE id", &info.pce_id.0[..], &self.facts.pceid[..]),
-        ] {
-            if got != wanted {
-                return Err(TdxError::OtherPlatform {
-                    name,
-                    got: hex::encode(got),
-                    wanted: hex::encode(wanted),
-                });
-            }
-        }
-
-        // Steps 13 and 14.
-        let tcb = tcb::judge(&self.quote, &self.facts, &info, &identity)?;
-        self.quote.check_padding()?;
-        Ok(AuthenticQuote { signed: self, tcb })
-    }
-}
-
-impl SignedQuote {
-    /// Looks for PCK certificate and its CA in every list at hand that their issuers signed, whatever its age. Where the
-    /// policy demands lists, one of each must be current.
-    fn check_revocation_today(
-        &self,
-        lists: &[&TdxEndorsements],
-        rule: Revocation,
-        today: Timestamp,
-    ) -> Result<(), TdxError> {
-        let [pck, ca, root] = &self.chain;
-        let pck = parse(CertificateName::Pck, pck)?;
-        let ca = parse(CertificateName::PckCa, ca)?;
-        let root = parse(CertificateName::Root, root)?;
-        for (which, issuer, below, name) in [
-            (CrlName::Root, &root, &ca, CertificateName::PckCa),
-            (CrlName::PckCa, &ca, &pck, CertificateName::Pck),
-        ] {
-            let mut current = Err(TdxError::MissingEndorsements { fmspc: hex::encode(self.facts.fmspc) });
-            for given in lists {
-                let der = match which {
-                    CrlName::Root => &given.root_ca_crl,
-                    CrlName::PckCa => &given.pck_crl,
-                };
-                // Lists of other platforms' CAs are given too.
-                let Ok(list) = RevocationList::authenticate(der, issuer) else { continue };
-                if list.lists(below) {
-                    return Err(TdxError::Revoked { which: name });
-                }
-                if current.is_err() {
-                    current = list.check_fresh(today).map_err(|error| TdxError::Crl { which, error });
-                }
-            }
-            if rule == Revocation::CrlRequired {
-                current?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn fresh_crl(
-    which: CrlName,
-    der: &[u8],
-    issuer: &Certificate<'_>,
-    now: Timestamp,
-) -> Result<RevocationList, TdxError> {
-    let refused = |error| TdxError::Crl { which, error };
-    let crl = RevocationList::authenticate(der, issuer).map_err(refused)?;
-    crl.check_fresh(now).map_err(refused)?;
-    Ok(crl)
-}
-
-/// Authenticates a quote with the endorsements that came with it, or with those of `extra` that are of its platform.
-///
-/// Today what is given beside the Evidence comes first: it is given because what came with the Evidence has aged. At a
-/// proven time of the past what came with it was current; then every revocation list at hand is looked at as well.
+/// Authenticates a quote, and finds what Intel says about its platform among the endorsements that came with it and those
+/// given (`extra`), which may be of other platforms too.
 pub(crate) fn authenticate(
     quote: &[u8],
     endorsements: &[u8],
@@ -333,19 +233,8 @@ pub(crate) fn authenticate(
     anchors: &Anchors,
     moment: Moment,
 ) -> Result<AuthenticQuote, TdxError> {
+    check_count("endorsements of TDX platforms", extra.len(), MAX_TDX)?;
     let signed = authenticate_signatures(quote, anchors, moment.at())?;
-    let fmspc = signed.facts.fmspc;
-    let extra = extra.iter().take(MAX_ENDORSEMENTS);
-    let mut given = extra.clone().filter(|given| TcbInfo::names_fmspc(given, fmspc));
     let own = TdxEndorsements::parse(endorsements)?;
-    let chosen = match moment.is_past() {
-        false => given.next().or(own.as_ref()),
-        true => own.as_ref().or(given.next()),
-    };
-    let endorsements = chosen.ok_or(TdxError::MissingEndorsements { fmspc: hex::encode(fmspc) })?;
-    if moment.is_past() {
-        let lists: Vec<_> = extra.chain(own.as_ref()).collect();
-        signed.check_revocation_today(&lists, anchors.revocation(), moment.today())?;
-    }
-    signed.endorse(endorsements, moment.at())
+    signed.endorse_with_best(extra, own.as_ref(), anchors.revocation(), moment)
 }
