@@ -45,17 +45,21 @@ impl FileSyncService {
 }
 
 /// Values of a metadata key; Docker query-escapes them all when one is not ASCII, and says so.
-pub(super) fn metadata_values(metadata: &MetadataMap, key: &str) -> Vec<Vec<u8>> {
+pub(super) fn metadata_values(metadata: &MetadataMap, key: &str) -> Result<Vec<Vec<u8>>, Status> {
+    // Never only the first of them: what an exclude pattern keeps out must not get in.
+    let got = metadata.get_all(key).iter().count();
+    if got > MAX_PATTERNS {
+        let text = format!("{got} values of {key:?} are sent, at most {MAX_PATTERNS} are read");
+        return Err(Status::resource_exhausted(text));
+    }
     let encoded = metadata
         .get(format!("{key}-encoded"))
         .is_some_and(|v| matches!(v.as_encoded_bytes(), b"1" | b"true"));
-    let values = metadata.get_all(key).iter().take(MAX_PATTERNS);
-    values
-        .map(|value| {
-            let bytes = value.as_encoded_bytes();
-            if encoded { query_unescape(bytes) } else { bytes.to_vec() }
-        })
-        .collect()
+    let unescaped = metadata.get_all(key).iter().map(|value| {
+        let bytes = value.as_encoded_bytes();
+        if encoded { query_unescape(bytes) } else { bytes.to_vec() }
+    });
+    Ok(unescaped.collect())
 }
 
 fn query_unescape(text: &[u8]) -> Vec<u8> {
@@ -174,10 +178,10 @@ impl FileSync for FileSyncService {
         request: Request<Streaming<Packet>>,
     ) -> Result<Response<Self::DiffCopyStream>, Status> {
         let metadata = request.metadata();
-        let name = metadata_values(metadata, "dir-name").pop().unwrap_or_default();
-        let include = metadata_values(metadata, "include-patterns");
-        let exclude = metadata_values(metadata, "exclude-patterns");
-        let follow = metadata_values(metadata, "followpaths");
+        let name = metadata_values(metadata, "dir-name")?.pop().unwrap_or_default();
+        let include = metadata_values(metadata, "include-patterns")?;
+        let exclude = metadata_values(metadata, "exclude-patterns")?;
+        let follow = metadata_values(metadata, "followpaths")?;
         let name = String::from_utf8(name).map_err(|_| Status::not_found("directory name is not UTF-8"))?;
         let tree = self.trees.0.get(&name).cloned();
         let tree = tree.ok_or_else(|| Status::not_found(format!("no access allowed to dir {name:?}")))?;
@@ -249,5 +253,30 @@ async fn serve_requests(
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "exclude-patterns";
+
+    #[test]
+    fn patterns_are_read_all_or_refused() {
+        let mut metadata = MetadataMap::new();
+        for index in 0..MAX_PATTERNS {
+            metadata.append(KEY, format!("file-{index}").parse().expect("ASCII"));
+        }
+        let all = metadata_values(&metadata, KEY).expect("as many as are read");
+        assert_eq!((all.len(), all.last()), (MAX_PATTERNS, Some(&b"file-99999".to_vec())));
+        metadata.append(KEY, "secret".parse().expect("ASCII"));
+        let refused = metadata_values(&metadata, KEY).expect_err("one more");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(
+            refused.message(),
+            "100001 values of \"exclude-patterns\" are sent, at most 100000 are read"
+        );
+        assert_eq!(metadata_values(&metadata, "include-patterns").expect("none"), Vec::<Vec<u8>>::new());
     }
 }
