@@ -64,7 +64,13 @@ impl AuthenticationError {
     /// Whether more endorsements are given than are looked at, so that nothing is said about the Evidence.
     #[must_use]
     pub fn concerns_number_given(&self) -> bool {
-        matches!(self, Self::Tdx(TdxError::TooMany(_)) | Self::Azure(AzureError::Tdx(TdxError::TooMany(_))))
+        matches!(
+            self,
+            Self::Snp(SnpError::TooMany(_))
+                | Self::Tdx(TdxError::TooMany(_))
+                | Self::SecureExecution(SeError::HostKey(HostKeyError::TooMany(_)))
+                | Self::Azure(AzureError::Snp(SnpError::TooMany(_)) | AzureError::Tdx(TdxError::TooMany(_)))
+        )
     }
 
     /// Whether the Evidence may well be genuine, but the policy or the verifier accepts nothing of its kind.

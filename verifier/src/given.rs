@@ -44,3 +44,11 @@ pub struct TooManyEndorsements {
 pub(crate) fn check_count(what: &'static str, got: usize, limit: usize) -> Result<(), TooManyEndorsements> {
     if got > limit { Err(TooManyEndorsements { what, got, limit }) } else { Ok(()) }
 }
+
+impl Endorsements {
+    /// Checks how many certificates and lists there are, with so many more of each allowed.
+    pub(crate) fn check_certificates_and_lists(&self, more: usize) -> Result<(), TooManyEndorsements> {
+        check_count("certificates", self.certificates.len(), MAX_CERTIFICATES + more)?;
+        check_count("revocation lists", self.crls.len(), MAX_LISTS + more)
+    }
+}

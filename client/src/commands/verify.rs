@@ -16,6 +16,7 @@ use proto::v1::RegistryCredential;
 use provenance::digest::Sha256Digest;
 use provenance::tdx_endorsements::TdxEndorsements;
 use serde_json::json;
+use verifier::given::MAX_FILES;
 use verifier::image::{Blob, BlobChecks, BlobError, BlobHasher, CheckedBlob, ImageInput};
 use verifier::secure_execution::OwnRequest;
 use verifier::verdict::Report;
@@ -32,9 +33,6 @@ use super::setup::{Setup, read_file, variable};
 const READ_SIZE: usize = 1 << 20;
 /// Largest endorsement file in bytes.
 const MAX_ENDORSEMENT: usize = 4 << 20;
-
-/// Most files of a folder of endorsements.
-const MAX_ENDORSEMENT_FILES: usize = 64;
 
 /// What an argument names.
 pub(crate) enum Target {
@@ -326,8 +324,8 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
         if path.is_file() && !hidden {
             files.push(path);
         }
-        if files.len() > MAX_ENDORSEMENT_FILES {
-            let problem = format!("folder has more than {MAX_ENDORSEMENT_FILES} files of endorsements");
+        if files.len() > MAX_FILES {
+            let problem = format!("folder has more than {MAX_FILES} files of endorsements");
             return Err(Failure::usage(problem).at(folder.display()));
         }
     }

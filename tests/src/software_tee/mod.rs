@@ -185,6 +185,16 @@ impl SoftwareTee {
         Ok(self)
     }
 
+    /// Another certificate of the persistent chip's key, DER.
+    pub fn reissued(&self, alter: impl FnOnce(&mut VekContents)) -> Vec<u8> {
+        let Chip { key, product, tcb, .. } = &self.chip;
+        let point = key.public_key().as_ref();
+        let owner = VekOwner::Chip { hwid: product.hwid(point) };
+        let mut contents = VekContents::new(product.name_of_vcek(), *tcb, validity_of_a_vcek(), &owner);
+        alter(&mut contents);
+        contents.issue(&self.pki.ask, point)
+    }
+
     /// The same chip with another guest on it.
     #[must_use]
     pub fn with_measurement(mut self, measurement: [u8; 48]) -> Self {
@@ -219,6 +229,11 @@ impl SoftwareTee {
     #[must_use]
     pub fn revocation_list_of_the_ask(&self, revoked: &[u32], updates: Validity) -> Vec<u8> {
         certificate::revocation_list(&self.pki.ask, revoked, updates)
+    }
+
+    /// Another ASK and another ARK of the same names, under keys of their own, DER.
+    pub fn impostors(&self) -> Result<[Vec<u8>; 2]> {
+        pki::impostors()
     }
 
     /// The persistent Milan chip with its VCEK.

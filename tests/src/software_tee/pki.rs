@@ -145,6 +145,19 @@ impl FixturePki {
     }
 }
 
+/// Another ASK and ARK of the names of the fixture's.
+pub(super) fn impostors() -> Result<[Vec<u8>; 2]> {
+    let key = || {
+        RsaKeyPair::from_pkcs8(&new_rsa_key(2048)?).map_err(|e| anyhow::anyhow!("RSA key of openssl: {e}"))
+    };
+    let (ark_key, ask_key) = (key()?, key()?);
+    let ark = NewAuthority { common_name: AUTHORITIES[0].1, key: &ark_key };
+    let certificate = |(_, name, serial): (&str, &str, u32), key: &RsaKeyPair| {
+        certificate::authority_certificate(&ark, serial, name, validity_of_a_vcek(), key.public().as_ref())
+    };
+    Ok([certificate(AUTHORITIES[1], &ask_key), certificate(AUTHORITIES[0], &ark_key)])
+}
+
 pub(super) fn p384_key(pkcs8: &[u8]) -> Result<EcdsaKeyPair> {
     EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P384_SHA384_FIXED_SIGNING, pkcs8, &SystemRandom::new())
         .map_err(|error| anyhow::anyhow!("P-384 fixture key: {error}"))

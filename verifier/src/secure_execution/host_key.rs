@@ -22,11 +22,15 @@ use der::asn1::ObjectIdentifier;
 use provenance::digest::Sha256Digest;
 use provenance::timestamp::Timestamp;
 
-use crate::snp::{Endorsements, MAX_ENDORSEMENTS};
+use crate::evidence::{Endorsements, TooManyEndorsements};
 use crate::x509::{
     Certificate, CertificateError, DIGITAL_SIGNATURE, DistinguishedName, KEY_AGREEMENT, Profile,
     UnauthenticatedList,
 };
+
+/// Most certificates, and most revocation lists, that are looked at of those that came with the Evidence: beside those
+/// given, which have limits of their own.
+pub const MAX_SENT: usize = 64;
 
 /// SHA-256 of the SPKI of DigiCert Trusted Root G4, which the certificates of IBM's signing keys lead to, as the CA
 /// bundle of Mozilla has it.
@@ -84,6 +88,9 @@ impl fmt::Display for CertificateName {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostKeyError {
+    /// More certificates or revocation lists than are looked at.
+    #[error(transparent)]
+    TooMany(TooManyEndorsements),
     /// A certificate is refused.
     #[error("{which} certificate {error}")]
     Certificate {
@@ -170,7 +177,10 @@ impl HostKeyError {
     #[must_use]
     pub fn concerns_endorsements(&self) -> bool {
         match self {
-            Self::MissingCertificate { .. } | Self::Issuer { .. } | Self::CrlMissing { .. } => true,
+            Self::TooMany(_)
+            | Self::MissingCertificate { .. }
+            | Self::Issuer { .. }
+            | Self::CrlMissing { .. } => true,
             Self::Certificate { error, .. } | Self::Crl { error, .. } => {
                 matches!(error, CertificateError::Expired { .. } | CertificateError::NotYetValid { .. })
             }
@@ -346,12 +356,8 @@ fn find_chain<'a>(
 ) -> Result<Chain<'a>, HostKeyError> {
     let missing = |which| HostKeyError::MissingCertificate { which };
     // What does not parse is of another vendor, or of no use.
-    let at_hand: Vec<Certificate<'_>> = extra
-        .certificates
-        .iter()
-        .take(MAX_ENDORSEMENTS)
-        .filter_map(|der| Certificate::parse(der, Profile::Ibm).ok())
-        .collect();
+    let at_hand: Vec<Certificate<'_>> =
+        extra.certificates.iter().filter_map(|der| Certificate::parse(der, Profile::Ibm).ok()).collect();
     let issuer = document.issuer_name().map_err(refused(CertificateName::HostKey))?;
     let signing_keys: Vec<(&Certificate<'_>, DistinguishedName)> = at_hand
         .iter()
@@ -409,6 +415,7 @@ pub fn authenticate(
     anchors: &HostKeyAnchors,
     now: Timestamp,
 ) -> Result<AuthenticHostKey, HostKeyError> {
+    extra.check_certificates_and_lists(MAX_SENT).map_err(HostKeyError::TooMany)?;
     // Step 1.
     let (document, public) = host_key(document)?;
 
@@ -502,7 +509,6 @@ fn check_revocation(
     });
     let lists = crls
         .iter()
-        .take(MAX_ENDORSEMENTS)
         .map(|der| Ok((der.as_slice(), signer_of_list(der, &issuers)?)))
         .collect::<Result<Vec<_>, _>>()?;
     issuers.iter().try_for_each(|issuer| check_lists_of(issuer, &lists, now))

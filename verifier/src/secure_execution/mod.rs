@@ -110,6 +110,14 @@ pub enum SeError {
         /// Tag of the image's header, hex.
         tag: String,
     },
+    /// More certificates or revocation lists came with the Evidence than are looked at.
+    #[error("{got} {what} came with the Evidence, at most {} are looked at", host_key::MAX_SENT)]
+    TooManySent {
+        /// `certificates` or `revocation lists`.
+        what: &'static str,
+        /// How many there are.
+        got: usize,
+    },
     /// Too many host key documents.
     #[error("{got} host key documents are given, at most {MAX_HOST_KEYS} are read")]
     TooManyHostKeys {
@@ -413,6 +421,15 @@ fn check_host_keys(claims: &Claims, own: &OwnRequest, known: &[Sha256Digest]) ->
     Ok(())
 }
 
+fn check_sent(sent: &SecureExecutionEndorsements) -> Result<(), SeError> {
+    for (what, got) in [("certificates", sent.certificates.len()), ("revocation lists", sent.crls.len())] {
+        if got > host_key::MAX_SENT {
+            return Err(SeError::TooManySent { what, got });
+        }
+    }
+    Ok(())
+}
+
 /// Authenticates Evidence of a bundle: as the answer to an own request where it is one, otherwise by an Attestation
 /// Result that speaks for it.
 ///
@@ -430,7 +447,13 @@ pub(crate) fn authenticate(
     let measurement = match (own, grounds.attestation_result) {
         (Some(own), _) => {
             let sent = SecureExecutionEndorsements::parse(&evidence.endorsements)?;
-            let given = extra.certificates.iter().filter(|der| host_key::is_document(der)).cloned();
+            extra.check_certificates_and_lists(0).map_err(HostKeyError::TooMany)?;
+            check_sent(&sent)?;
+            // Documents of other machines are given too; whether those are in order is no matter here.
+            let claims = open(&response, &header, own)?;
+            let needed = |hash| own.host_key_hashes().contains(&hash) || claims.image_host_key() == hash;
+            let given =
+                extra.certificates.iter().filter(|der| host_key::hash(der).is_ok_and(needed)).cloned();
             let documents: Vec<_> = given.chain(sent.host_keys).collect();
             // What was given may be for other platforms too; what came with the Evidence is for this one.
             let lists = extra.crls.iter().filter(|der| host_key::is_list(der)).cloned();

@@ -73,6 +73,12 @@ pub fn host_keys_for_request(
         _ => {}
     }
     let anchors = HostKeyAnchors::vendor().dangerous_with_roots(policy.anchors().dangerous());
+    // What is no list of this kind is of other vendors, or a certificate.
+    let given = &Endorsements {
+        certificates: given.certificates.clone(),
+        crls: given.crls.iter().filter(|der| host_key::is_list(der)).cloned().collect(),
+        ..Endorsements::default()
+    };
     let mut host_keys: Vec<AuthenticHostKey> = Vec::new();
     let mut others = Vec::new();
     for document in documents {

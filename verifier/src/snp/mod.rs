@@ -11,6 +11,7 @@
 //! 8. the certificate is of this product, of REPORTED_TCB and (VCEK) of this chip.
 
 mod appraise;
+mod chain;
 mod facts;
 pub mod report;
 mod tcb;
@@ -25,12 +26,14 @@ use ring::signature;
 
 pub use self::appraise::{SnpAppraisal, SnpRefusal};
 pub(crate) use self::appraise::{appraise_guest, appraise_hardware};
+use self::chain::{AtHand, Chain};
 pub use self::report::{Report, ReportError, SigningKey};
 pub use self::tcb::{Product, Tcb};
 pub use crate::evidence::Endorsements;
+use crate::given::TooManyEndorsements;
 use crate::roots::{Anchors, Revocation, Root, amd_root};
 use crate::time::Moment;
-use crate::x509::{Certificate, CertificateError, Profile, RevocationList};
+use crate::x509::{Certificate, CertificateError, Profile, RevocationList, UnauthenticatedList};
 
 /// A place in the certificate chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,9 @@ pub enum SnpError {
     /// The report is malformed.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// More endorsements than are looked at.
+    #[error(transparent)]
+    TooMany(#[from] TooManyEndorsements),
     /// The certificate table is malformed.
     #[error(transparent)]
     CertificateTable(#[from] InvalidTable),
@@ -213,7 +219,9 @@ impl SnpError {
     #[must_use]
     pub fn concerns_endorsements(&self) -> bool {
         match self {
-            Self::MissingCertificate { .. } | Self::CrlMissing | Self::OtherTcb { .. } => true,
+            Self::TooMany(_) | Self::MissingCertificate { .. } | Self::CrlMissing | Self::OtherTcb { .. } => {
+                true
+            }
             Self::Certificate { error, .. } | Self::Crl(error) => {
                 matches!(error, CertificateError::Expired { .. } | CertificateError::NotYetValid { .. })
             }
@@ -221,9 +229,6 @@ impl SnpError {
         }
     }
 }
-
-/// Most extra endorsements that are looked at.
-pub const MAX_ENDORSEMENTS: usize = 64;
 
 /// A report whose signature chain ends in an accepted root. Made only by [`authenticate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -288,53 +293,6 @@ impl AuthenticReport {
     }
 }
 
-/// The DER of each certificate of the chain.
-struct Chain {
-    ark: Vec<u8>,
-    intermediate: Vec<u8>,
-    vek: Vec<u8>,
-    crls: Vec<Vec<u8>>,
-}
-
-/// Finds the chain: the Evidence's own table first, then the endorsements by common name.
-fn find_chain(table: &[u8], extra: &Endorsements, key: SigningKey) -> Result<Chain, SnpError> {
-    let mut table = certificate_table::parse(table)?;
-    let named = |matches: &dyn Fn(&str) -> bool| {
-        extra
-            .certificates
-            .iter()
-            .take(MAX_ENDORSEMENTS)
-            .find(|der| Certificate::parse(der, Profile::Amd).is_ok_and(|c| matches(&c.common_name())))
-            .cloned()
-    };
-    let (vek_guid, vek_name) = match key {
-        SigningKey::Vcek => (certificate_table::VCEK, "SEV-VCEK"),
-        SigningKey::Vlek => (certificate_table::VLEK, "SEV-VLEK"),
-    };
-    let prefix = if key == SigningKey::Vlek { "SEV-VLEK-" } else { "SEV-" };
-    let is_intermediate = |name: &str| named_product(name, prefix).is_some();
-    let missing = |which| SnpError::MissingCertificate { which };
-    Ok(Chain {
-        vek: table
-            .remove(&vek_guid)
-            .or_else(|| named(&|name| name == vek_name))
-            .ok_or(missing(CertificateName::of(key)))?,
-        intermediate: table
-            .remove(&certificate_table::ASK)
-            .or_else(|| named(&is_intermediate))
-            .ok_or(missing(CertificateName::issuer_of(key)))?,
-        ark: table
-            .remove(&certificate_table::ARK)
-            .or_else(|| named(&|name| name.starts_with("ARK-")))
-            .ok_or(missing(CertificateName::Ark))?,
-        crls: table
-            .remove(&certificate_table::CRL)
-            .into_iter()
-            .chain(extra.crls.iter().take(MAX_ENDORSEMENTS).cloned())
-            .collect(),
-    })
-}
-
 /// Checks the common names that AMD gives to each place of the chain, so that no certificate stands in for another.
 fn check_names(
     root: Root,
@@ -392,22 +350,12 @@ pub(crate) fn authenticate(
     let report = Report::parse(report)?;
     let key = report.signing_key();
     let (vek_which, issuer_which) = (CertificateName::of(key), CertificateName::issuer_of(key));
-    let chain = find_chain(table, extra, key)?;
-    let parse = |which, der| {
-        Certificate::parse(der, Profile::Amd).map_err(|error| SnpError::Certificate { which, error })
-    };
-    let ark = parse(CertificateName::Ark, &chain.ark)?;
-    let intermediate = parse(issuer_which, &chain.intermediate)?;
-    let vek = parse(vek_which, &chain.vek)?;
+    extra.check_certificates_and_lists(0)?;
+    let table = certificate_table::parse(table)?;
+    let Chain { ark, intermediate, vek } = AtHand::new(&table, extra).choose(&report, anchors, moment)?;
 
     // Steps 2 to 4.
-    let spki = ark.spki_sha256();
-    let root = match amd_root(&spki) {
-        Some(product) if anchors.amd().contains(&product) => Root::Amd(product),
-        _ if anchors.dangerous().contains(&spki) => Root::Dangerous(spki),
-        Some(got) => return Err(SnpError::RootNotAccepted { got }),
-        None => return Err(SnpError::UnknownRoot { got: spki }),
-    };
+    let root = accepted_root(&ark.spki_sha256(), anchors)?;
     for (which, certificate, issuer) in [
         (CertificateName::Ark, &ark, &ark),
         (issuer_which, &intermediate, &ark),
@@ -433,13 +381,14 @@ pub(crate) fn authenticate(
     check_names(root, product, key, [&ark, &intermediate, &vek])?;
 
     // Step 5.
-    check_revocation(&chain.crls, &ark, (issuer_which, &intermediate), anchors.revocation(), moment.today())?;
+    let lists = table.get(&certificate_table::CRL).into_iter().chain(&extra.crls);
+    check_revocation(lists, &ark, (issuer_which, &intermediate), anchors.revocation(), moment.today())?;
 
     // Step 6. A stale or foreign endorsement also fails here; say so where the report itself says it.
-    let point = vek.p384_point().ok_or(SnpError::KeyKind { which: vek_which })?;
-    let signed = signature::UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point)
-        .verify(report.signed_bytes(), &report.signature());
-    if signed.is_err() {
+    if vek.p384_point().is_none() {
+        return Err(SnpError::KeyKind { which: vek_which });
+    }
+    if !is_signed_by(&report, &vek) {
         check_chip(&report, &endorsed)?;
         check_tcb(&report, &endorsed, vek_which)?;
         return Err(SnpError::Signature { which: vek_which });
@@ -447,22 +396,7 @@ pub(crate) fn authenticate(
 
     // Steps 7 and 8.
     report.check_signed_form()?;
-    if report.version() >= 3 {
-        let [family, model, _] = *report.cpuid();
-        let of_report = Product::from_cpuid(family, model);
-        if of_report != Some(product) {
-            let got = of_report.map_or_else(
-                || format!("an unknown product (family {family:#x}, model {model:#x})"),
-                |p| p.to_string(),
-            );
-            return Err(SnpError::Product {
-                what: "report (CPUID, offset 0x188)",
-                got,
-                which: vek_which,
-                wanted: product,
-            });
-        }
-    }
+    check_product(&report, product, vek_which)?;
     check_chip(&report, &endorsed)?;
     let reported = check_tcb(&report, &endorsed, vek_which)?;
     Ok(AuthenticReport {
@@ -479,6 +413,44 @@ pub(crate) fn authenticate(
         launch: tcb_field("LAUNCH_TCB", report.launch_tcb(), report::offset::LAUNCH_TCB, product)?,
         csp_id: endorsed.csp_id,
         report,
+    })
+}
+
+/// The root with this SPKI, when it is one of `anchors`.
+fn accepted_root(spki: &Sha256Digest, anchors: &Anchors) -> Result<Root, SnpError> {
+    match amd_root(spki) {
+        Some(product) if anchors.amd().contains(&product) => Ok(Root::Amd(product)),
+        _ if anchors.dangerous().contains(spki) => Ok(Root::Dangerous(*spki)),
+        Some(got) => Err(SnpError::RootNotAccepted { got }),
+        None => Err(SnpError::UnknownRoot { got: *spki }),
+    }
+}
+
+/// Whether the report is signed with the P-384 key of a certificate.
+fn is_signed_by(report: &Report, vek: &Certificate<'_>) -> bool {
+    vek.p384_point().is_some_and(|point| {
+        signature::UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point)
+            .verify(report.signed_bytes(), &report.signature())
+            .is_ok()
+    })
+}
+
+/// From version 3 on a report shows its CPU, which is of the certificate's product.
+fn check_product(report: &Report, product: Product, which: CertificateName) -> Result<(), SnpError> {
+    if report.version() < 3 {
+        return Ok(());
+    }
+    let [family, model, _] = *report.cpuid();
+    let of_report = Product::from_cpuid(family, model);
+    if of_report == Some(product) {
+        return Ok(());
+    }
+    let unknown = || format!("an unknown product (family {family:#x}, model {model:#x})");
+    Err(SnpError::Product {
+        what: "report (CPUID, offset 0x188)",
+        got: of_report.map_or_else(unknown, |product| product.to_string()),
+        which,
+        wanted: product,
     })
 }
 
@@ -515,8 +487,10 @@ fn check_chip(report: &Report, endorsed: &vek::Endorsed) -> Result<(), SnpError>
     }
 }
 
-fn check_revocation(
-    crls: &[Vec<u8>],
+/// Believes every list that names this root as its issuer. What is of another issuer, or no list at all, says nothing
+/// about this chain.
+fn check_revocation<'a>(
+    lists: impl Iterator<Item = &'a Vec<u8>>,
     ark: &Certificate<'_>,
     (which, intermediate): (CertificateName, &Certificate<'_>),
     rule: Revocation,
@@ -524,7 +498,12 @@ fn check_revocation(
 ) -> Result<(), SnpError> {
     let mut fresh = false;
     let mut stale = None;
-    for der in crls {
+    for der in lists {
+        let of_root =
+            UnauthenticatedList::parse(der, Profile::Amd).is_ok_and(|list| list.names_as_issuer(ark));
+        if !of_root {
+            continue;
+        }
         let list = RevocationList::authenticate(der, ark).map_err(SnpError::Crl)?;
         // The root signs this list, so it speaks of what the root issued: the intermediate. AMD gives every VCEK
         // serial number 0, so a list of theirs could not name one.

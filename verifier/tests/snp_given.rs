@@ -1,0 +1,94 @@
+//! AMD's own certificates as a folder that `endorsements fetch` filled for several machines: a genuine report is authentic
+//! with whatever stands beside its chain.
+
+mod se_support;
+
+use provenance::evidence::{Evidence, Platform, certificate_table};
+use provenance::timestamp::Timestamp;
+use se_support::{cases, der, input, now, vectors};
+use verifier::Endorsements;
+use verifier::evidence::AuthenticationError;
+use verifier::roots::{Anchors, Revocation};
+use verifier::snp::{CertificateName, Product, SnpError};
+
+/// A genuine report and certificates, DER.
+struct World {
+    report: Vec<u8>,
+    vcek: Vec<u8>,
+    /// ASK and ARK.
+    chain: Vec<Vec<u8>>,
+    another_vcek: Vec<u8>,
+    genoa: Vec<Vec<u8>>,
+    now: Timestamp,
+}
+
+fn chain(pem: &[u8]) -> Vec<Vec<u8>> {
+    let text = std::str::from_utf8(pem).expect("PEM");
+    let blocks = text.split_inclusive("-----END CERTIFICATE-----").filter(|part| part.contains("BEGIN"));
+    blocks.map(|block| der(block.trim().as_bytes())).collect()
+}
+
+impl World {
+    fn new() -> Option<Self> {
+        let dir = vectors()?;
+        let all = cases(&dir, "snp");
+        let of = |id: &str| all.iter().find(|case| case["id"] == id).expect("the case");
+        let case = of("snp-milan-v3");
+        Some(Self {
+            report: input(&dir, case, "report"),
+            vcek: der(&input(&dir, case, "vek")),
+            chain: chain(&input(&dir, case, "chain")),
+            another_vcek: der(&input(&dir, of("snp-neg-swapped-vcek"), "vek")),
+            genoa: chain(&input(&dir, of("snp-genoa-v3"), "chain")),
+            now: now(case),
+        })
+    }
+
+    fn table(&self, vcek: &[u8]) -> Vec<u8> {
+        certificate_table::encode(&[
+            (certificate_table::VCEK, vcek),
+            (certificate_table::ASK, &self.chain[0]),
+            (certificate_table::ARK, &self.chain[1]),
+        ])
+    }
+
+    fn judge(&self, table: Vec<u8>, certificates: &[&Vec<u8>], crls: &[&Vec<u8>]) -> Result<(), SnpError> {
+        let owned = |all: &[&Vec<u8>]| all.iter().map(|der| (*der).clone()).collect();
+        let given =
+            Endorsements { certificates: owned(certificates), crls: owned(crls), ..Endorsements::default() };
+        let evidence =
+            Evidence { platform: Platform::SevSnp, report: self.report.clone(), endorsements: table };
+        let anchors = Anchors::vendor(&Product::ALL, Revocation::CrlIfPresent);
+        match verifier::authenticate(&evidence, &given, &anchors, self.now) {
+            Ok(_) => Ok(()),
+            Err(AuthenticationError::Snp(error)) => Err(error),
+            Err(other) => panic!("not an error of SEV-SNP: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_genuine_report_is_authentic_with_its_chain_among_those_of_other_machines() {
+    let Some(world) = World::new() else { return };
+    let [ask, ark] = &world.chain[..] else { panic!("two certificates") };
+    let [genoa_ask, genoa_ark] = &world.genoa[..] else { panic!("two certificates") };
+    let mut folder = vec![genoa_ask, genoa_ark, &world.another_vcek, &world.vcek, ask, ark];
+    assert_eq!(world.judge(Vec::new(), &folder, &[]), Ok(()));
+    folder.reverse();
+    assert_eq!(world.judge(Vec::new(), &folder, &[]), Ok(()));
+    // A bare DER file is offered as certificate and as list.
+    assert_eq!(world.judge(world.table(&world.vcek), &folder, &folder), Ok(()));
+    // A table that is another chip's is healed by the right VCEK alone.
+    let other = world.table(&world.another_vcek);
+    let refused = world.judge(other.clone(), &[], &[]);
+    assert!(matches!(refused, Err(SnpError::OtherChip { .. })), "{refused:?}");
+    assert_eq!(world.judge(other, &[&world.vcek], &[]), Ok(()));
+    // Only what is missing is missing.
+    let missing = |which| Err(SnpError::MissingCertificate { which });
+    let without = |left_out: &Vec<u8>| -> Vec<&Vec<u8>> {
+        folder.iter().copied().filter(|der| *der != left_out).collect()
+    };
+    assert_eq!(world.judge(Vec::new(), &without(&world.vcek), &[]), missing(CertificateName::Vcek));
+    assert_eq!(world.judge(Vec::new(), &without(ask), &[]), missing(CertificateName::Ask));
+    assert_eq!(world.judge(Vec::new(), &without(ark), &[]), missing(CertificateName::Ark));
+}
