@@ -154,21 +154,8 @@ impl ReleasableImage {
 
     /// Repositories the image is named in, without tags, each once; `image` when the request names none.
     #[must_use]
-    pub fn repositories(&self) -> Vec<String> {
-        let Output::Image { names, .. } = &self.signed.request().output else {
-            return vec!["image".to_owned()];
-        };
-        let mut repositories = Vec::new();
-        for name in names {
-            let repository = repository_of(name).to_owned();
-            if !repositories.contains(&repository) {
-                repositories.push(repository);
-            }
-        }
-        if repositories.is_empty() {
-            repositories.push("image".to_owned());
-        }
-        repositories
+    pub fn repositories(&self) -> Vec<&str> {
+        self.signed.request().output.repositories()
     }
 
     /// Subjects of the statement: root first, then platform manifests, each under every repository.
@@ -176,31 +163,13 @@ impl ReleasableImage {
     pub fn subjects(&self) -> Vec<(String, Sha256Digest)> {
         let images = std::iter::once(&self.image.root).chain(&self.image.platform_manifests);
         let repositories = self.repositories();
-        images.flat_map(|image| repositories.iter().map(|name| (name.clone(), image.digest))).collect()
-    }
-}
-
-/// The repository of an image name: without tag and digest.
-#[must_use]
-pub fn repository_of(name: &str) -> &str {
-    let name = name.split_once('@').map_or(name, |(before, _)| before);
-    match name.rsplit_once(':') {
-        // A colon before the last slash belongs to the registry's port.
-        Some((before, tag)) if !tag.contains('/') => before,
-        _ => name,
+        images.flat_map(|image| repositories.iter().map(|name| ((*name).to_owned(), image.digest))).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn repository_drops_tag_and_digest_but_not_the_port() {
-        assert_eq!(repository_of("127.0.0.1:5000/a/b:1.4"), "127.0.0.1:5000/a/b");
-        assert_eq!(repository_of("127.0.0.1:5000/a/b"), "127.0.0.1:5000/a/b");
-        assert_eq!(repository_of("docker.io/library/x:1@sha256:00"), "docker.io/library/x");
-    }
 
     #[test]
     fn a_prefix_matches_whole_components_only() {

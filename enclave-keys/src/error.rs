@@ -9,10 +9,12 @@ use provenance::instance::InvalidInstance;
 use provenance::key::InvalidPublicKey;
 use provenance::request::InvalidRequest;
 use provenance::statement::{InvalidStatement, MAX_SUBJECTS};
+use provenance::timestamp::Timestamp;
 
 use crate::attester::{AttesterError, ChallengeKind};
 use crate::certificates::CertificateError;
 use crate::own_report::OwnReportError;
+use crate::releases::MAX_RELEASES;
 use crate::sealing::EpochError;
 use crate::secret::NoRandom;
 use crate::tls::NotCertificateVerify;
@@ -119,6 +121,45 @@ pub enum KeyError {
         expected: String,
         /// The id stated.
         got: String,
+    },
+    /// A subject of the statement is in a repository that the signed request does not name.
+    #[error("statement names a subject `{got}`, the signed request asks for {expected:?}")]
+    SubjectName {
+        /// Repositories of the names in the signed request.
+        expected: Vec<String>,
+        /// Name of the subject.
+        got: String,
+    },
+    /// The request was signed long before this instance began.
+    #[error(
+        "request was issued at {got}, and this instance signs none from before {oldest}; sign it again, or start the \
+         guest anew if its clock was ahead when it started"
+    )]
+    IssuedBefore {
+        /// The earliest time accepted.
+        oldest: Timestamp,
+        /// When it was issued, by the caller's clock.
+        got: Timestamp,
+    },
+    /// The request was signed before others that are no longer remembered, of which it may be one.
+    #[error(
+        "request was issued at {got}; the last {limit} released ones are remembered, none of {at} or before: sign it again"
+    )]
+    Forgotten {
+        /// Requests remembered.
+        limit: usize,
+        /// When the last one that was forgotten was issued.
+        at: Timestamp,
+        /// When this one was issued.
+        got: Timestamp,
+    },
+    /// The request has been released too often.
+    #[error(
+        "request {request} has been released {MAX_RELEASES} times in this boot; sign it again for another build"
+    )]
+    ReleasedTooOften {
+        /// SHA-256 of the request document.
+        request: Sha256Digest,
     },
     /// More images than a statement has subjects.
     #[error("{got} images to sign, at most {MAX_SUBJECTS} are allowed")]

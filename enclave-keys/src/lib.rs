@@ -23,6 +23,7 @@ mod interface;
 mod own_report;
 pub mod process;
 mod release;
+mod releases;
 mod sealing;
 mod secret;
 mod secure_execution;
@@ -45,6 +46,7 @@ pub use own_report::{
     MEASUREMENT_LEN, Measurement, OwnReportError, SNP_NEWEST_VERSION, SNP_OLDEST_VERSION, SNP_REPORT_LEN,
     TDX_MAX_QUOTE,
 };
+pub use releases::{MAX_AGE_AT_START, MAX_RELEASES};
 pub use sealing::{
     EpochError, EpochStart, InvalidRootMeasurement, RootChange, RootKind, RootMeasurement, SealedFileError,
     SealedHeader, SealedUnder, SealingRoot, StoreError,

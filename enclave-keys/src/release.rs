@@ -16,6 +16,7 @@ use provenance::statement::{MAX_SUBJECTS, Statement};
 use crate::batch::{Batcher, BoundLeaf};
 use crate::error::KeyError;
 use crate::interface::{ImageName, ReleaseRequest, Released, SignedImage};
+use crate::releases::{Counted, Releases};
 use crate::secret::SigningKey;
 
 /// This instance, as statements must name it.
@@ -26,20 +27,27 @@ pub(crate) struct OwnInstance {
 }
 
 /// A statement of this instance about the caller's own request, and images it names.
-pub(crate) struct CheckedRelease {
+pub(crate) struct CheckedRelease<'a> {
     request: ReleaseRequest,
     challenge: Challenge,
+    counted: Counted<'a>,
 }
 
 /// The same with Evidence over key, nonce and statement.
-pub(crate) struct BoundRelease {
+pub(crate) struct BoundRelease<'a> {
     request: ReleaseRequest,
     evidence: Vec<u8>,
+    counted: Counted<'a>,
 }
 
-impl CheckedRelease {
-    /// Checks that statement, signed request, images and this instance belong together.
-    pub(crate) fn check(request: ReleaseRequest, own: &OwnInstance) -> Result<Self, KeyError> {
+impl<'a> CheckedRelease<'a> {
+    /// Checks that statement, signed request, images and this instance belong together, and that the request may be
+    /// released once more.
+    pub(crate) fn check(
+        request: ReleaseRequest,
+        own: &OwnInstance,
+        releases: &'a Releases,
+    ) -> Result<Self, KeyError> {
         let statement = Statement::parse(&request.statement)?;
         let definition = &statement.predicate.build_definition;
         let run = &statement.predicate.run_details;
@@ -76,6 +84,11 @@ impl CheckedRelease {
             return Err(KeyError::Invocation { expected, got: run.metadata.invocation_id.clone() });
         }
 
+        let repositories = signed.request().output.repositories();
+        if let Some(got) = statement.subject.iter().find(|it| !repositories.contains(&it.name.as_str())) {
+            let expected = repositories.into_iter().map(str::to_owned).collect();
+            return Err(KeyError::SubjectName { expected, got: got.name.clone() });
+        }
         if request.images.len() > MAX_SUBJECTS {
             return Err(KeyError::TooManyImages { got: request.images.len() });
         }
@@ -83,7 +96,8 @@ impl CheckedRelease {
             check_image(image, &statement)?;
         }
         let challenge = signed.request().attestation_request.clone().into();
-        Ok(Self { request, challenge })
+        let counted = releases.count(&signed)?;
+        Ok(Self { request, challenge, counted })
     }
 
     /// The project whose key signs.
@@ -97,8 +111,8 @@ impl CheckedRelease {
         key: &SigningKey,
         own: &OwnInstance,
         batcher: &Batcher,
-    ) -> Result<BoundRelease, KeyError> {
-        let Self { request, challenge } = self;
+    ) -> Result<BoundRelease<'a>, KeyError> {
+        let Self { request, challenge, counted } = self;
         let body = LeafBody::Build {
             spki_sha256: key.public().spki_sha256(),
             nonce: request.nonce,
@@ -116,13 +130,14 @@ impl CheckedRelease {
             attestation_result: None,
             timestamp: None,
         };
-        Ok(BoundRelease { request, evidence: bundle.to_json() })
+        Ok(BoundRelease { request, evidence: bundle.to_json(), counted })
     }
 }
 
-impl BoundRelease {
+impl BoundRelease<'_> {
     /// Signs statement and images.
     pub(crate) fn sign(self, key: &SigningKey) -> Released {
+        self.counted.done();
         let images = self.request.images.into_iter().map(|ImageName { repository, digest }| {
             let payload = simple_signing_payload(&repository, &digest);
             let signature = key.sign(&payload);

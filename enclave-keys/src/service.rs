@@ -20,6 +20,7 @@ use crate::certificates;
 use crate::error::{KeyError, StartError};
 use crate::interface::{Authority, Health, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released};
 use crate::release::{CheckedRelease, OwnInstance};
+use crate::releases::Releases;
 use crate::sealing::{Epoch, EpochStart};
 use crate::secret::{SigningKey, random};
 use crate::secure_execution::SecureExecutionHeader;
@@ -60,6 +61,7 @@ struct Inner {
     epoch: Epoch,
     tls: TlsIdentity,
     batcher: Batcher,
+    releases: Releases,
     projects: Mutex<BTreeMap<ProjectId, Arc<ProjectSlot>>>,
     authority_key: SigningKey,
     authority: Mutex<Option<Arc<AuthoritySlot>>>,
@@ -118,6 +120,7 @@ impl KeyService {
         let own = OwnInstance { sha256: Sha256Digest::of(&document), document, parsed };
         let tls = TlsIdentity::generate(own.parsed.started_at)?;
         let batcher = Batcher::start(attester, own.sha256, inputs.secure_execution_header)?;
+        let releases = Releases::since(own.parsed.started_at);
         let authority_key =
             epoch.secret.authority_key(epoch.number, &authority_scope(&own.parsed.builder_id));
         Ok(Self(Arc::new(Inner {
@@ -125,6 +128,7 @@ impl KeyService {
             epoch,
             tls,
             batcher,
+            releases,
             projects: Mutex::default(),
             authority_key,
             authority: Mutex::default(),
@@ -284,7 +288,7 @@ impl Inner {
     }
 
     fn release(&self, request: ReleaseRequest) -> Result<Released, KeyError> {
-        let checked = CheckedRelease::check(request, &self.own)?;
+        let checked = CheckedRelease::check(request, &self.own, &self.releases)?;
         let slot = self.slot(checked.project());
         Ok(checked.bind(&slot.key, &self.own, &self.batcher)?.sign(&slot.key))
     }

@@ -25,6 +25,7 @@ pub mod key;
 pub mod layout;
 pub mod materials;
 pub mod project;
+pub mod repository;
 pub mod request;
 pub mod se_exchange;
 pub mod secure_execution;

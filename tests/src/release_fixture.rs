@@ -144,6 +144,18 @@ impl Release {
         Self::of_instance(keys.instance(), build_id)
     }
 
+    /// A release whose caller asks for an image in these repositories; the statement names it [`REPOSITORY`].
+    #[must_use]
+    pub fn of_names(keys: &KeyService, build_id: &str, repositories: &[&str]) -> Self {
+        let mut release = Self::of(keys, build_id);
+        if let Output::Image { names, .. } = &mut release.request.output {
+            *names = repositories.iter().map(|repository| format!("{repository}:1")).collect();
+        }
+        let subjects = [Subject::new(REPOSITORY, &release.image)];
+        release.statement = statement(keys, &release.request, &release.caller.public, &subjects);
+        release
+    }
+
     /// A release that the key service of `instance` accepts.
     #[must_use]
     pub fn of_instance(instance: &InstanceDocument, build_id: &str) -> Self {

@@ -1,8 +1,8 @@
 //! What the key service signs, and everything it refuses to sign.
 
 use enclave_keys::{
-    AttesterError, ImageName, KeyError, KeyRequest, KeyResponse, KeyService, Measurement, OwnReportError,
-    StartError,
+    AttesterError, ImageName, KeyError, KeyRequest, KeyResponse, KeyService, MAX_AGE_AT_START, MAX_RELEASES,
+    Measurement, OwnReportError, StartError,
 };
 use provenance::binding::{KeyRole, Leaf, LeafBody, Nonce};
 use provenance::challenge::Challenge;
@@ -10,10 +10,12 @@ use provenance::digest::Sha256Digest;
 use provenance::dsse::{DsseError, IN_TOTO_PAYLOAD_TYPE};
 use provenance::evidence::{EvidenceBundle, Platform};
 use provenance::key::SignatureInvalid;
+use provenance::repository::UNNAMED;
 use provenance::request::InvalidRequest;
 use provenance::sigstore::{cosign_sign_statement, simple_signing_payload};
 use provenance::statement::{InvalidStatement, Subject};
-use sealwright_tests::release_fixture::{FixtureKey, REPOSITORY, Release, instance_inputs};
+use provenance::timestamp::Timestamp;
+use sealwright_tests::release_fixture::{FixtureKey, REPOSITORY, Release, instance_inputs, statement};
 use sealwright_tests::software_tee::{
     DANGEROUS_SOFTWARE_MEASUREMENT, Product, ScriptedTee, SoftwareTee, Tcb,
 };
@@ -284,7 +286,7 @@ fn an_image_under_another_repository_is_refused() {
 #[test]
 fn an_image_in_two_repositories_is_signed_for_each() {
     let keys = service();
-    let mut release = Release::of(&keys, "build");
+    let mut release = Release::of_names(&keys, "build", &[REPOSITORY, "registry.example/second"]);
     release.statement.subject.push(Subject::new("registry.example/second", &release.image));
     let mut request = release.to_request();
     request
@@ -293,6 +295,67 @@ fn an_image_in_two_repositories_is_signed_for_each() {
     let images = keys.release(request).expect("released").images;
     let repositories: Vec<_> = images.iter().map(|image| image.repository.as_str()).collect();
     assert_eq!(repositories, [REPOSITORY, "registry.example/second"]);
+}
+
+#[test]
+fn an_image_without_names_is_signed_as_image_and_as_nothing_else() {
+    let keys = service();
+    let mut release = Release::of_names(&keys, "build", &[]);
+    let refused = keys.release(release.to_request()).expect_err("refused");
+    let expected = vec![UNNAMED.to_owned()];
+    assert_eq!(refused, KeyError::SubjectName { expected, got: REPOSITORY.to_owned() });
+
+    release.statement.subject = vec![Subject::new(UNNAMED, &release.image)];
+    let mut request = release.to_request();
+    request.images[0].repository = UNNAMED.to_owned();
+    assert_eq!(keys.release(request).expect("released").images[0].repository, UNNAMED);
+}
+
+#[test]
+fn a_subject_in_a_repository_that_the_caller_did_not_name_is_refused() {
+    let got = "registry.example/other".to_owned();
+    let refused = refusal(|_, release| {
+        release.statement.subject.push(Subject::new(&got, &Sha256Digest::of(b"another image")));
+    });
+    assert_eq!(refused, KeyError::SubjectName { expected: vec![REPOSITORY.to_owned()], got });
+}
+
+#[test]
+fn a_request_of_long_before_the_instance_is_refused() {
+    let keys = service();
+    let oldest = keys.instance().started_at.unix() - MAX_AGE_AT_START;
+    let issued = |seconds| {
+        let mut release = Release::of(&keys, "build");
+        release.request.issued_at = Timestamp::from_unix(seconds).expect("a time");
+        release.statement = statement(
+            &keys,
+            &release.request,
+            &release.caller.public,
+            &[Subject::new(REPOSITORY, &release.image)],
+        );
+        keys.release(release.to_request())
+    };
+    issued(oldest).expect("released");
+    let time = |seconds| Timestamp::from_unix(seconds).expect("a time");
+    let wanted = KeyError::IssuedBefore { oldest: time(oldest), got: time(oldest - 1) };
+    assert_eq!(issued(oldest - 1), Err(wanted));
+}
+
+#[test]
+fn one_request_is_released_a_few_times_and_failures_do_not_count() {
+    let (tee, keys) = scripted();
+    let release = Release::of(&keys, "build");
+    tee.script(|_| Err(AttesterError::Device("no".to_owned())));
+    for _ in 0..3 {
+        keys.release(release.to_request()).expect_err("no Evidence");
+    }
+    tee.script(Ok);
+    for _ in 0..MAX_RELEASES {
+        keys.release(release.to_request()).expect("a build that was taken up again");
+    }
+    let request = Sha256Digest::of(&release.request.document());
+    assert_eq!(keys.release(release.to_request()), Err(KeyError::ReleasedTooOften { request }));
+    keys.release(Release::of(&keys, "another").to_request()).expect("another request");
 }
 
 #[test]

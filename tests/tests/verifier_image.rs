@@ -23,13 +23,6 @@ use verifier::{Class, Reason};
 
 use world::{MANIFEST_TYPE, Made, World, image_manifest, index};
 
-/// Makes a build whose statement is altered before the leaf and the signature are made over it.
-fn with_statement(world: &World, alter: impl FnOnce(&mut Statement)) -> Made {
-    let mut statement = world.statement();
-    alter(&mut statement);
-    world.make_of(statement, |_| (), |_| ())
-}
-
 /// Replaces the provenance among the envelopes.
 fn with_provenance(mut made: Made, envelope: &Envelope, key: &FixtureKey) -> Made {
     made.input.envelopes[0] = bundle_with_key_hint(envelope, &key.public);
@@ -284,19 +277,19 @@ fn only_the_statement_that_the_report_covers_is_looked_at() {
 #[test]
 fn the_statement_contradicts_neither_itself_nor_its_instance() {
     let world = World::new();
-    let made = with_statement(&world, |statement| statement.predicate.build_definition.build_type.push('x'));
+    let made = world.make_stating(|statement| statement.predicate.build_definition.build_type.push('x'));
     assert!(matches!(
         made.refused(),
         Reason::Statement(StatementError::Statement(InvalidStatement::Fixed { field: "buildType", .. }))
     ));
-    let made = with_statement(&world, |statement| {
+    let made = world.make_stating(|statement| {
         statement.predicate.build_definition.external_parameters.request.no_cache = true;
     });
     assert!(matches!(
         made.refused(),
         Reason::Statement(StatementError::Statement(InvalidStatement::RequestDigest { .. }))
     ));
-    let made = with_statement(&world, |statement| {
+    let made = world.make_stating(|statement| {
         statement.predicate.build_definition.internal_parameters.instance.version.push('1');
     });
     assert!(matches!(
@@ -304,13 +297,13 @@ fn the_statement_contradicts_neither_itself_nor_its_instance() {
         Reason::Statement(StatementError::Statement(InvalidStatement::InstanceDigest { .. }))
     ));
     // Of another instance altogether: consistent in itself, but not the one that the leaf names.
-    let made = with_statement(&world, |statement| {
+    let made = world.make_stating(|statement| {
         let internal = &mut statement.predicate.build_definition.internal_parameters;
         internal.instance.version.push('1');
         internal.instance_digest = Sha256Digest::of(&internal.instance.document());
     });
     assert!(matches!(made.refused(), Reason::Statement(StatementError::Instance { .. })));
-    let made = with_statement(&world, |statement| statement.predicate.run_details.builder.id.push('x'));
+    let made = world.make_stating(|statement| statement.predicate.run_details.builder.id.push('x'));
     assert!(matches!(made.refused(), Reason::Statement(StatementError::Builder { .. })));
 }
 
@@ -375,7 +368,7 @@ fn the_statement_answers_exactly_the_signed_request() {
     assert_eq!(made.refused(), RequestRefusal::Nonce { got: nonce, wanted: world.request.nonce }.into());
 
     let made =
-        with_statement(&world, |statement| statement.predicate.run_details.metadata.invocation_id.push('x'));
+        world.make_stating(|statement| statement.predicate.run_details.metadata.invocation_id.push('x'));
     assert!(matches!(made.refused(), Reason::Request(RequestRefusal::Invocation { .. })));
 }
 

@@ -137,6 +137,13 @@ impl World {
         self.make_of(self.statement(), |_| (), |_| ())
     }
 
+    /// Makes a build whose statement is altered before the leaf and the signature are made over it.
+    pub(crate) fn make_stating(&self, alter: impl FnOnce(&mut Statement)) -> Made {
+        let mut statement = self.statement();
+        alter(&mut statement);
+        self.make_of(statement, |_| (), |_| ())
+    }
+
     /// Makes everything from a statement, with leaf and report altered before they are signed.
     pub(crate) fn make_of(
         &self,

@@ -72,6 +72,14 @@ pub enum ImageRefusal {
         /// Digests that the statement names.
         wanted: Vec<Sha256Digest>,
     },
+    /// The statement names something that the caller did not ask for.
+    #[error("statement names a subject `{got}`, the caller signed a request for {}", .wanted.join(", "))]
+    NotRequested {
+        /// Name of the subject.
+        got: String,
+        /// Repositories of the names in the signed request.
+        wanted: Vec<String>,
+    },
     /// The statement names the image in other repositories.
     #[error("image was asked for as `{got}`, it was built for {}", .wanted.join(", "))]
     Repository {
@@ -272,7 +280,7 @@ fn judge(
     bound::appraise_rules(statement.bound().instance(), policy)?;
     accept_rules(report, statement.bound(), policy);
 
-    let blobs = check_manifests(input, statement, documents)?;
+    let blobs = check_manifests(input, &requested, documents)?;
     let signatures = signatures::check(input, envelopes, statement.signing_key())?;
     accept_image(report, &blobs, &signatures);
     Ok(blobs.into_iter().filter(|blob| !documents.contains_key(&blob.digest)).collect())
@@ -366,13 +374,15 @@ fn accept_image(report: &mut Report, blobs: &[Blob], signatures: &str) {
     report.set_blobs(blobs.to_vec());
 }
 
-/// Checks target, repository and manifests against the statement's subjects, and lists the blobs.
+/// Checks target, repository and manifests against the statement's subjects, these against the names that the caller
+/// signed, and lists the blobs.
 fn check_manifests(
     input: &ImageInput,
-    statement: &BoundStatement,
+    requested: &RequestedStatement,
     documents: &BTreeMap<Sha256Digest, &[u8]>,
 ) -> Result<Vec<Blob>, ImageRefusal> {
-    let subjects = statement.statement().subject_digests();
+    let statement = requested.bound_statement().statement();
+    let subjects = statement.subject_digests();
     let check_subject = |got: Sha256Digest| {
         if subjects.contains(&got) {
             Ok(())
@@ -381,9 +391,14 @@ fn check_manifests(
         }
     };
     check_subject(input.target)?;
+    let wanted = requested.request().request().output.repositories();
+    if let Some(subject) = statement.subject.iter().find(|it| !wanted.contains(&it.name.as_str())) {
+        let wanted = wanted.into_iter().map(str::to_owned).collect();
+        return Err(ImageRefusal::NotRequested { got: subject.name.clone(), wanted });
+    }
     if let Some(got) = &input.repository {
         let target = input.target.hex();
-        let named = statement.statement().subject.iter().filter(|subject| subject.digest.sha256 == target);
+        let named = statement.subject.iter().filter(|subject| subject.digest.sha256 == target);
         let wanted: Vec<_> = named.map(|subject| subject.name.clone()).collect();
         if !wanted.contains(got) {
             return Err(ImageRefusal::Repository { got: got.clone(), wanted });
