@@ -5,7 +5,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use provenance::evidence::{EvidenceBundle, Platform};
+use provenance::evidence::{EvidenceBundle, MAX_COLLECTION, Platform};
 use provenance::tdx_endorsements::{InvalidTdxEndorsements, MAX_TDX_ENDORSEMENTS, TdxEndorsements};
 
 /// Why a file of endorsements is not used.
@@ -20,6 +20,12 @@ enum Unusable {
     /// Nothing stands in it.
     #[error("is empty")]
     Empty,
+    /// No verifier would read Evidence with it.
+    #[error("makes Evidence of {got} bytes, of which verifiers read {MAX_COLLECTION}")]
+    CollectionTooLong {
+        /// Bytes of the collection.
+        got: usize,
+    },
 }
 
 /// The file of TDX endorsements that the operations configuration names, if it names one.
@@ -42,11 +48,14 @@ impl TdxEndorsementsFile {
         if bundle.evidence.platform != Platform::Tdx || !bundle.evidence.endorsements.is_empty() {
             return evidence;
         }
-        match read(path) {
-            Ok(endorsements) => {
-                bundle.evidence.endorsements = endorsements;
-                bundle.to_json()
-            }
+        let completed = read(path).and_then(|endorsements| {
+            bundle.evidence.endorsements = endorsements;
+            let completed = bundle.to_json();
+            let got = completed.len();
+            if got > MAX_COLLECTION { Err(Unusable::CollectionTooLong { got }) } else { Ok(completed) }
+        });
+        match completed {
+            Ok(completed) => completed,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "Evidence goes out without TDX endorsements");
                 evidence
@@ -126,6 +135,25 @@ mod tests {
         }
         let bare = evidence(Platform::Tdx, b"");
         assert_eq!(TdxEndorsementsFile::new(None).complete(bare.clone()), bare);
+    }
+
+    #[test]
+    fn evidence_that_no_verifier_would_read_any_more_stays_bare() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("endorsements");
+        std::fs::write(&path, endorsements(b"file")).expect("written");
+        let file = TdxEndorsementsFile::new(Some(&path));
+        let with_request = |length| {
+            let mut bundle = EvidenceBundle::parse(&evidence(Platform::Tdx, b"")).expect("a collection");
+            bundle.request = Some(vec![0; length]);
+            bundle.to_json()
+        };
+        // Base64: four bytes for three.
+        let room = MAX_COLLECTION - file.complete(with_request(0)).len();
+        let (fits, too_long) = (with_request(room / 4 * 3), with_request((room / 4 + 1) * 3));
+        assert!(file.complete(fits.clone()).len() > fits.len());
+        assert!(too_long.len() <= MAX_COLLECTION);
+        assert_eq!(file.complete(too_long.clone()), too_long);
     }
 
     #[test]

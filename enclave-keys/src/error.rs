@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use provenance::binding::Nonce;
 use provenance::digest::Sha256Digest;
-use provenance::evidence::Platform;
+use provenance::evidence::{MAX_COLLECTION, Platform};
 use provenance::instance::InvalidInstance;
 use provenance::key::InvalidPublicKey;
 use provenance::request::InvalidRequest;
@@ -182,6 +182,15 @@ pub enum KeyError {
         expected: Vec<String>,
         /// The repository handed in.
         got: String,
+    },
+    /// The Evidence with all that belongs to it is longer than verifiers read.
+    #[error(
+        "Evidence with endorsements, request and instance document has {got} bytes, verifiers read {MAX_COLLECTION}: \
+         shorten what the request or the trust configuration says"
+    )]
+    CollectionTooLong {
+        /// Bytes of the collection.
+        got: usize,
     },
     /// The platform answers a challenge of another kind.
     #[error(

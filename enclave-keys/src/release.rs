@@ -5,7 +5,7 @@ use provenance::binding::LeafBody;
 use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE, pre_authentication_encoding};
-use provenance::evidence::EvidenceBundle;
+use provenance::evidence::{EvidenceBundle, MAX_COLLECTION};
 use provenance::instance::InstanceDocument;
 use provenance::key::PublicKey;
 use provenance::project::ProjectId;
@@ -130,7 +130,7 @@ impl<'a> CheckedRelease<'a> {
             attestation_result: None,
             timestamp: None,
         };
-        Ok(BoundRelease { request, evidence: bundle.to_json(), counted })
+        Ok(BoundRelease { request, evidence: readable(&bundle)?, counted })
     }
 }
 
@@ -151,6 +151,15 @@ impl BoundRelease<'_> {
         let images = images.collect();
         Released { evidence: self.evidence, provenance: sign_in_toto(key, self.request.statement), images }
     }
+}
+
+/// The collection as JSON (CMW), unless no verifier would read it.
+pub(crate) fn readable(bundle: &EvidenceBundle) -> Result<Vec<u8>, KeyError> {
+    let json = bundle.to_json();
+    if json.len() > MAX_COLLECTION {
+        return Err(KeyError::CollectionTooLong { got: json.len() });
+    }
+    Ok(json)
 }
 
 fn check_image(image: &ImageName, statement: &Statement) -> Result<(), KeyError> {

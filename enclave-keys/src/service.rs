@@ -19,7 +19,7 @@ use crate::batch::{Batcher, BoundLeaf};
 use crate::certificates;
 use crate::error::{KeyError, StartError};
 use crate::interface::{Authority, Health, KeyRequest, KeyResponse, ProjectKey, ReleaseRequest, Released};
-use crate::release::{CheckedRelease, OwnInstance};
+use crate::release::{CheckedRelease, OwnInstance, readable};
 use crate::releases::Releases;
 use crate::sealing::{Epoch, EpochStart};
 use crate::secret::{SigningKey, random};
@@ -284,7 +284,7 @@ impl Inner {
     ) -> Result<Vec<u8>, KeyError> {
         let body = LeafBody::Key { role, scope_sha256, spki_sha256: key.public().spki_sha256() };
         let signing_key = Some(key.public().spki_der().to_vec());
-        Ok(self.bundle(self.batcher.bind(body, challenge)?, signing_key))
+        self.bundle(self.batcher.bind(body, challenge)?, signing_key)
     }
 
     fn release(&self, request: ReleaseRequest) -> Result<Released, KeyError> {
@@ -301,11 +301,11 @@ impl Inner {
     ) -> Result<Vec<u8>, KeyError> {
         let tls_spki_sha256 = self.tls.public().spki_sha256();
         let body = LeafBody::Session { tls_spki_sha256, tls_exporter: exporter, nonce };
-        Ok(self.bundle(self.batcher.bind(body, challenge)?, None))
+        self.bundle(self.batcher.bind(body, challenge)?, None)
     }
 
-    fn bundle(&self, bound: BoundLeaf, signing_key: Option<Vec<u8>>) -> Vec<u8> {
-        EvidenceBundle {
+    fn bundle(&self, bound: BoundLeaf, signing_key: Option<Vec<u8>>) -> Result<Vec<u8>, KeyError> {
+        readable(&EvidenceBundle {
             evidence: bound.evidence,
             instance: self.own.document.clone(),
             leaf: bound.leaf,
@@ -315,7 +315,6 @@ impl Inner {
             caller_key: None,
             attestation_result: None,
             timestamp: None,
-        }
-        .to_json()
+        })
     }
 }

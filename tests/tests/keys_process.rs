@@ -6,15 +6,17 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use enclave_keys::InstanceInputs;
-use enclave_keys::process::{KeyClient, KeyFailure, KeyProcess, MAX_REQUEST};
+use enclave_keys::process::{KeyClient, KeyFailure, KeyProcess, MAX_ANSWER, MAX_OPEN_BYTES, MAX_REQUEST};
+use enclave_keys::{ImageName, InstanceInputs, KeyRequest};
 use provenance::binding::Nonce;
 use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::IN_TOTO_PAYLOAD_TYPE;
 use provenance::project::ProjectId;
-use sealwright_tests::release_fixture::{Release, instance_inputs};
-use sealwright_tests::software_tee::SoftwareTee;
+use provenance::request::Output;
+use provenance::statement::{MAX_SUBJECTS, Subject};
+use sealwright_tests::release_fixture::{Release, instance_inputs, statement_of};
+use sealwright_tests::software_tee::{ScriptedTee, SoftwareTee};
 
 /// Generous: two cores may be busy.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -43,6 +45,10 @@ fn frame(number: u64, json: &[u8]) -> Vec<u8> {
 /// Sends a frame and reads one.
 fn exchange(stream: &mut UnixStream, bytes: &[u8]) -> (u64, serde_json::Value) {
     stream.write_all(bytes).expect("the process reads");
+    answer(stream)
+}
+
+fn answer(stream: &mut UnixStream) -> (u64, serde_json::Value) {
     let (mut length, mut number) = ([0; 4], [0; 8]);
     stream.read_exact(&mut length).expect("an answer");
     stream.read_exact(&mut number).expect("a number");
@@ -136,6 +142,59 @@ fn a_frame_with_a_wrong_length_ends_its_connection_and_no_other() {
     }
     let (_, answer) = exchange(&mut stream, &frame(1, br#"{"health":{}}"#));
     assert!(answer["ok"].is_object(), "{answer}");
+}
+
+#[test]
+fn questions_that_wait_are_bounded_in_bytes() {
+    let tee = ScriptedTee::new(SoftwareTee::shared().expect("the software TEE opens"));
+    let mut stream = started(&KeyProcess::new(Box::new(tee.clone()), None));
+    let question =
+        KeyRequest::SessionEvidence { exporter: [1; 32], nonce: Nonce([2; 32]), challenge: Challenge::Nonce };
+    let question = serde_json::to_vec(&question).expect("JSON");
+    // White space at the end is no error.
+    let mut longest = question.clone();
+    longest.resize(MAX_REQUEST, b' ');
+    let fit = u64::try_from(MAX_OPEN_BYTES / MAX_REQUEST).expect("few");
+    tee.hold();
+    for number in 1..=fit {
+        stream.write_all(&frame(number, &longest)).expect("the process reads");
+    }
+    let (number, refused) = exchange(&mut stream, &frame(fit + 1, &question));
+    assert_eq!(number, fit + 1);
+    assert!(refused["failed"]["busy"]["retry_after_millis"].is_u64(), "{refused}");
+    let (_, health) = exchange(&mut stream, &frame(fit + 2, br#"{"health":{}}"#));
+    assert!(health["ok"].is_object(), "what does not wait is answered: {health}");
+
+    tee.release();
+    for _ in 1..=fit {
+        let (number, answered) = answer(&mut stream);
+        assert!(answered["ok"].is_object(), "{number}: {answered}");
+    }
+    // The last place is given back after its answer is sent, so a question may still find it taken.
+    let mut again = (1..1000).map(|number| exchange(&mut stream, &frame(fit + 2 + number, &question)).1);
+    assert!(again.any(|answered| answered["ok"].is_object()), "room again");
+}
+
+#[test]
+fn an_answer_longer_than_is_read_is_a_failure_and_not_silence() {
+    let keys = client(&process(), &instance_inputs()).expect("connects");
+    let long = |length: usize| {
+        let repository = format!("registry.example/{}", "a".repeat(length));
+        let mut release = Release::of_instance(keys.instance(), "long");
+        let Output::Image { names, .. } = &mut release.request.output else { panic!("an image") };
+        *names = vec![format!("{repository}:1")];
+        let subjects = [Subject::new(&repository, &release.image)];
+        release.statement =
+            statement_of(keys.instance(), &release.request, &release.caller.public, &subjects);
+        let mut request = release.to_request();
+        request.images = vec![ImageName { repository, digest: release.image }; MAX_SUBJECTS];
+        keys.release(request).map(|released| released.images.len())
+    };
+    assert_eq!(long(1000), Ok(MAX_SUBJECTS));
+    let refused = long(226_000).expect_err("an answer of more than 32 MiB");
+    let KeyFailure::AnswerTooLong { got } = refused else { panic!("{refused}") };
+    assert!(got > MAX_ANSWER as u64, "{got}");
+    keys.health().expect("the connection goes on");
 }
 
 #[test]

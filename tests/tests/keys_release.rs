@@ -8,7 +8,7 @@ use provenance::binding::{KeyRole, Leaf, LeafBody, Nonce};
 use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::{DsseError, IN_TOTO_PAYLOAD_TYPE};
-use provenance::evidence::{EvidenceBundle, Platform};
+use provenance::evidence::{Evidence, EvidenceBundle, MAX_COLLECTION, Platform};
 use provenance::key::SignatureInvalid;
 use provenance::repository::UNNAMED;
 use provenance::request::InvalidRequest;
@@ -422,7 +422,7 @@ fn a_changed_launch_measurement_gets_nothing_signed() {
 #[test]
 fn a_report_of_another_length_version_or_platform_gets_nothing_signed() {
     let (tee, keys) = scripted();
-    let refused_with = |change: fn(&mut provenance::evidence::Evidence)| {
+    let refused_with = |change: fn(&mut Evidence)| {
         tee.script(move |mut evidence| {
             change(&mut evidence);
             Ok(evidence)
@@ -445,6 +445,31 @@ fn a_report_of_another_length_version_or_platform_gets_nothing_signed() {
     );
     let platform = OwnReportError::Platform { expected: Platform::SevSnp, got: Platform::Tdx };
     assert_eq!(refused_with(|e| e.platform = Platform::Tdx), own(platform));
+}
+
+#[test]
+fn evidence_that_no_verifier_would_read_gets_nothing_signed() {
+    let (tee, keys) = scripted();
+    // Signed once: signatures differ in length.
+    let request = Release::of(&keys, "build").to_request();
+    let endorsed = |bytes: usize| {
+        tee.script(move |evidence| Ok(Evidence { endorsements: vec![0; bytes], ..evidence }));
+        let released = keys.release(request.clone());
+        released.map(|released| released.evidence.len())
+    };
+    let without = endorsed(0).expect("released");
+    // Base64: four bytes for three.
+    let room = (MAX_COLLECTION - without) / 4 * 3;
+    let got = without + room / 3 * 4;
+    assert_eq!(endorsed(room), Ok(got));
+    assert_eq!(endorsed(room + 3), Err(KeyError::CollectionTooLong { got: got + 4 }));
+    let session = keys.session_evidence([0; 32], Nonce([0; 32]), Challenge::Nonce);
+    session.expect("shorter, since no request is in it");
+    tee.script(|evidence| Ok(Evidence { endorsements: vec![0; MAX_COLLECTION], ..evidence }));
+    let session = keys.session_evidence([0; 32], Nonce([0; 32]), Challenge::Nonce);
+    assert!(matches!(session, Err(KeyError::CollectionTooLong { .. })), "{session:?}");
+    let key = keys.project_key(&FixtureKey::new().project("new").id(), Challenge::Nonce);
+    assert!(matches!(key, Err(KeyError::CollectionTooLong { .. })), "{key:?}");
 }
 
 #[test]

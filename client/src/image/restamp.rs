@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use provenance::digest::Sha256Digest;
 use provenance::dsse::Envelope;
-use provenance::evidence::{CMW_MEDIA_TYPE, EvidenceBundle};
+use provenance::evidence::{CMW_MEDIA_TYPE, EvidenceBundle, MAX_COLLECTION};
 use provenance::sigstore::{MAX_BUNDLE, parse_bundle};
 use serde_json::{Value, json};
 
@@ -39,6 +39,12 @@ pub enum RestampError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// No verifier would read the collection with the timestamp in it.
+    #[error("Evidence with the timestamp has {got} bytes, verifiers read {MAX_COLLECTION}")]
+    TooLong {
+        /// Bytes of the collection.
+        got: usize,
     },
     /// A manifest or the index is not of the shape that was read. Our bug, or somebody changes the layout meanwhile.
     #[error("{what} has no entry {digest} any more")]
@@ -95,6 +101,9 @@ pub fn stampable(image: &LocalImage) -> Result<Vec<Stampable>, ImageError> {
 pub fn put_timestamp(layout: &Path, place: &Stampable, timestamp: Vec<u8>) -> Result<(), RestampError> {
     let bundle = EvidenceBundle { timestamp: Some(timestamp), ..place.bundle.clone() };
     let collection = bundle.to_json();
+    if collection.len() > MAX_COLLECTION {
+        return Err(RestampError::TooLong { got: collection.len() });
+    }
     write_blob(layout, &collection)?;
     let manifest = edit(&blob_path(layout, &place.manifest), "manifest", "layers", place.layer, &collection)?;
     write_blob(layout, &manifest)?;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::frame::MAX_ANSWER;
 use crate::error::{KeyError, StartError};
 
-/// Why the key process gave no answer. Nothing was signed then.
+/// Why the key process gave no answer. Nothing was signed then, or nothing that went out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 #[non_exhaustive]
@@ -46,6 +47,14 @@ pub enum KeyFailure {
     NotStarted {
         /// What was seen and wanted.
         message: String,
+    },
+    /// The answer is longer than is read. Signatures in it have not gone out.
+    #[error(
+        "the answer has {got} bytes, at most {MAX_ANSWER} are read: too many images under too long names"
+    )]
+    AnswerTooLong {
+        /// Its length in bytes.
+        got: u64,
     },
     /// A message that is none of ours.
     #[error("between build-server and the key process: {message}")]

@@ -22,7 +22,9 @@ pub use client::KeyClient;
 pub use failure::KeyFailure;
 pub use frame::{Frame, FrameError, MAX_ANSWER, MAX_REQUEST};
 pub use harden::{NotHardened, confine, protect};
-pub use server::{ControlEnded, KeyProcess, hand_over, own_socket, receive, wait_until_ready};
+pub use server::{
+    ControlEnded, KeyProcess, MAX_OPEN_BYTES, hand_over, own_socket, receive, wait_until_ready,
+};
 
 /// Reads frames until the end: the inputs of the instance, then requests. Each is written as it was understood and read
 /// again. For [`crate::fuzzing`].

@@ -5,8 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -24,6 +23,9 @@ use crate::service::{InstanceInputs, KeyService};
 
 /// Most questions that wait for the device at a time, over all connections; the batches' own limits come first.
 const MAX_OPEN: usize = MAX_WAITING_BUILDS + MAX_WAITING_SESSIONS;
+/// Most bytes of JSON of the questions that wait, over all connections: sixteen of the longest. What becomes of one
+/// while it is answered takes a few times as much.
+pub const MAX_OPEN_BYTES: usize = 16 * MAX_REQUEST;
 /// Bytes of stack of a thread that waits for the device.
 const STACK: usize = 512 << 10;
 /// What the launcher is told once a TEE was found.
@@ -83,7 +85,14 @@ enum Instance {
 struct Shared {
     sealed: Option<PathBuf>,
     instance: Mutex<Instance>,
-    open: AtomicUsize,
+    open: Mutex<Open>,
+}
+
+/// Questions that wait.
+#[derive(Default)]
+struct Open {
+    questions: usize,
+    bytes: usize,
 }
 
 /// The side that holds the keys. Cheap to clone.
@@ -96,7 +105,7 @@ impl KeyProcess {
     #[must_use]
     pub fn new(attester: Box<dyn Attester>, sealed: Option<PathBuf>) -> Self {
         let instance = Mutex::new(Instance::Waiting(Some(attester)));
-        Self(Arc::new(Shared { sealed, instance, open: AtomicUsize::new(0) }))
+        Self(Arc::new(Shared { sealed, instance, open: Mutex::default() }))
     }
 
     /// Tells the launcher that a TEE was found, then answers the connections that it hands over, until it ends.
@@ -186,12 +195,12 @@ impl KeyProcess {
             return answer(keys.handle(request).map_err(KeyFailure::from), writer);
         }
         let busy = || Err(KeyError::Busy { retry_after: RETRY_AFTER }.into());
-        let Some(place) = Place::take(&self.0) else { return answer(busy(), writer) };
+        let Some(place) = Place::take(&self.0, frame.json.len()) else { return answer(busy(), writer) };
         let (keys, shared) = (keys.clone(), Arc::clone(writer));
         let wait = move || {
-            let result = keys.handle(request).map_err(KeyFailure::from);
+            answer(keys.handle(request).map_err(KeyFailure::from), &shared);
+            // Only now, since an answer takes memory until it is read.
             drop(place);
-            answer(result, &shared);
         };
         let thread = std::thread::Builder::new().name("question".to_owned()).stack_size(STACK);
         if thread.spawn(wait).is_err() {
@@ -200,26 +209,48 @@ impl KeyProcess {
     }
 }
 
-/// One of the [`MAX_OPEN`] places.
-struct Place(Arc<Shared>);
+/// One of the [`MAX_OPEN`] places, and its share of the [`MAX_OPEN_BYTES`].
+struct Place {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
 
 impl Place {
-    fn take(shared: &Arc<Shared>) -> Option<Self> {
-        let taken = shared
-            .open
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < MAX_OPEN).then_some(open + 1));
-        taken.ok().map(|_| Self(Arc::clone(shared)))
+    fn take(shared: &Arc<Shared>, bytes: usize) -> Option<Self> {
+        let mut open = shared.open();
+        if open.questions >= MAX_OPEN || open.bytes + bytes > MAX_OPEN_BYTES {
+            return None;
+        }
+        open.questions += 1;
+        open.bytes += bytes;
+        Some(Self { shared: Arc::clone(shared), bytes })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        let mut open = self.shared.open();
+        open.questions -= 1;
+        open.bytes -= self.bytes;
     }
 }
 
+impl Shared {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        // Nothing panics while it is held.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends an answer; where it is longer than the other side reads, that it is.
 fn send(writer: &Mutex<UnixStream>, frame: &Frame) -> io::Result<()> {
-    frame.write(&mut *writer.lock().unwrap_or_else(PoisonError::into_inner), MAX_ANSWER)
+    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+    let got = frame.json.len();
+    if got <= MAX_ANSWER {
+        return frame.write(&mut *writer, MAX_ANSWER);
+    }
+    let failed = Answer::<()>::Failed(KeyFailure::AnswerTooLong { got: got as u64 });
+    Frame::of(frame.number, &failed).write(&mut *writer, MAX_ANSWER)
 }
 
 /// The started process's side: the socket that the launcher gave it as stdin. The process ends with the launcher.
