@@ -3,16 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use enclave_keys::devices::uv::Ultravisor;
 use enclave_keys::{
-    AttesterError, EpochStart, InstanceInputs, KeyService, SecureExecution, SecureExecutionHeader, detect,
+    Attester, AttesterError, EpochStart, InstanceInputs, KeyService, SecureExecutionHeader, detect,
 };
 use provenance::binding::ReportData;
 use provenance::challenge::{AttestationRequest, Challenge};
 use provenance::digest::Sha256Digest;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
-use provenance::se_exchange::{ExchangeRequest, ExchangeResponse};
+use provenance::se_exchange::ExchangeResponse;
 use provenance::secure_execution::SecureExecutionEvidence;
 use provenance::timestamp::Timestamp;
 use ring::aead;
@@ -36,9 +35,19 @@ fn machine(header: Vec<u8>, host_key_hash: [u8; 32]) -> Machine {
     Machine { protection_key: PROTECTION_KEY, header, host_key_hash, config_uid: CONFIG_UID, supported: 0x3f }
 }
 
-fn mounted(machine: Machine) -> (Ultravisor, FakeDevices) {
-    let devices = FakeDevices::mount(vec![("uv", Box::new(FakeUltravisor::new(machine)))]);
-    (Ultravisor::open(Path::new("/dev/uv")).expect("opened"), devices)
+/// A guest of Secure Execution with this Ultravisor at the kernel's own paths.
+fn mounted(fake: &FakeUltravisor) -> FakeDevices {
+    let firmware = Path::new("/sys/firmware");
+    mount("tmpfs", firmware, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>).expect("mounted");
+    fs::create_dir(firmware.join("uv")).expect("made");
+    fs::write(firmware.join("uv/prot_virt_guest"), "1\n").expect("written");
+    FakeDevices::mount(vec![("uv", Box::new(fake.clone()))])
+}
+
+/// The Attester that detection finds on this machine: nothing else opens the device.
+fn found(machine: Machine) -> (Box<dyn Attester>, FakeDevices) {
+    let devices = mounted(&FakeUltravisor::new(machine));
+    (detect().expect("found"), devices)
 }
 
 /// An attestation request for the host key with this hash. All integers are big-endian.
@@ -72,13 +81,10 @@ fn the_verifier_authenticates_what_the_device_answers() {
         let now = Timestamp::parse("2026-07-01T00:00:00Z").expect("a time");
         let (header, document) = (read("se_header.bin"), der(&read("hkd.crt")));
         let hash = *host_key::dangerous_unchecked(&document, now).expect("a host key").hash().as_bytes();
-        let (ultravisor, _devices) = mounted(machine(header.clone(), hash));
-
-        let attester = SecureExecution::new(ultravisor, "/nowhere".into()).expect("it attests");
+        let (attester, _devices) = found(machine(header.clone(), hash));
         let request = attestation_request(&hash);
-        let exchange = exchange_request(&request);
-        let parsed = ExchangeRequest::parse(&exchange).expect("a request");
-        let evidence = attester.answer(&parsed, &DATA).expect("Evidence");
+        let parsed = AttestationRequest::parse(&exchange_request(&request)).expect("a request");
+        let evidence = attester.answer_request(&parsed, &DATA).expect("Evidence");
 
         let own = OwnRequest::open(&request, &ProtectionKey::new(PROTECTION_KEY)).expect("the key opens it");
         let judge = |response: &[u8]| {
@@ -95,7 +101,7 @@ fn the_verifier_authenticates_what_the_device_answers() {
         let authentic = judge(&response(&evidence)).expect("authentic");
         assert_eq!(authentic.claims().user_data(), DATA.0);
         assert_eq!(*authentic.claims().config_uid(), CONFIG_UID);
-        let other = attester.answer(&parsed, &ReportData([8; 64])).expect("Evidence");
+        let other = attester.answer_request(&parsed, &ReportData([8; 64])).expect("Evidence");
         let mut mixed = response(&evidence);
         let user_data = mixed.len() - 16 - 64;
         mixed[user_data..user_data + 64].copy_from_slice(&[8; 64]);
@@ -117,12 +123,10 @@ fn der(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_request_that_the_ultravisor_cannot_open_is_refused_with_its_codes() {
     isolated("a_request_that_the_ultravisor_cannot_open_is_refused_with_its_codes", || {
-        let (ultravisor, _devices) = mounted(machine(vec![0; 1040], [5; 32]));
-        let attester = SecureExecution::new(ultravisor, "/nowhere".into()).expect("it attests");
+        let (attester, _devices) = found(machine(vec![0; 1040], [5; 32]));
         let refused = |request: &[u8]| {
-            let exchange = exchange_request(request);
-            let parsed = ExchangeRequest::parse(&exchange).expect("a request");
-            attester.answer(&parsed, &DATA)
+            let parsed = AttestationRequest::parse(&exchange_request(request)).expect("a request");
+            attester.answer_request(&parsed, &DATA)
         };
         let request = attestation_request(&[5; 32]);
         let good = refused(&request).expect("Evidence");
@@ -135,29 +139,6 @@ fn a_request_that_the_ultravisor_cannot_open_is_refused_with_its_codes() {
             let wanted = AttesterError::Ultravisor { path: path(), call: "attest", code: 0x010a, reason: 0 };
             assert_eq!(refused(&altered), Err(wanted), "byte {at}");
         }
-    });
-}
-
-#[test]
-fn secrets_are_added_listed_retrieved_and_locked() {
-    isolated("secrets_are_added_listed_retrieved_and_locked", || {
-        let (ultravisor, _devices) = mounted(machine(vec![0; 1040], [5; 32]));
-        assert_eq!(ultravisor.list_secrets(), Ok(vec![]));
-        for secret in 0..100 {
-            ultravisor.add_secret(&[[secret; 32].as_slice(), &[secret; 48]].concat()).expect("added");
-        }
-        let listed = ultravisor.list_secrets().expect("two pages");
-        assert_eq!((listed.len(), listed[99].index, listed[99].length), (100, 99, 48));
-        assert_eq!((listed[99].id, listed[99].kind), ([99; 32], 0x03));
-        let secret = ultravisor.retrieve_secret(&listed[99]).expect("retrieved");
-        assert_eq!(**secret, [99; 48]);
-
-        ultravisor.lock_secrets().expect("locked");
-        let locked =
-            |call| AttesterError::Ultravisor { path: "/dev/uv".into(), call, code: 0x0102, reason: 0 };
-        assert_eq!(ultravisor.add_secret(&[1; 33]), Err(locked("add secret")));
-        assert_eq!(ultravisor.lock_secrets(), Err(locked("lock secrets")));
-        assert_eq!(ultravisor.list_secrets().expect("still there").len(), 100);
     });
 }
 
@@ -174,19 +155,19 @@ fn started(directory: &Path) -> KeyService {
 fn detection_finds_the_guest_and_seals_its_keys_under_the_owners_secret() {
     isolated("detection_finds_the_guest_and_seals_its_keys_under_the_owners_secret", || {
         let directory = tempfile::tempdir().expect("a directory");
-        let firmware = Path::new("/sys/firmware");
-        mount("tmpfs", firmware, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>).expect("mounted");
-        fs::create_dir(firmware.join("uv")).expect("made");
-        fs::write(firmware.join("uv/prot_virt_guest"), "1\n").expect("written");
         let fake = FakeUltravisor::new(machine(vec![0; 1040], [5; 32]));
-        let _devices = FakeDevices::mount(vec![("uv", Box::new(fake))]);
+        let _devices = mounted(&fake);
         let boot = tempfile::tempdir().expect("a directory");
         assert_eq!(started(boot.path()).instance().key_origin, KeyOrigin::BootEphemeral);
 
-        let ultravisor = Ultravisor::open(Path::new("/dev/uv")).expect("opened");
+        // The list takes a second page.
+        for other in 0..99 {
+            fake.keep([other; 32], vec![other; 48]);
+        }
+        assert_eq!(started(boot.path()).instance().key_origin, KeyOrigin::BootEphemeral);
         let id = *Sha256Digest::of(b"sealwright-sealing-root-v1").as_bytes();
         // 46 bytes, which with their length are three blocks.
-        ultravisor.add_secret(&[id.as_slice(), &[0, 46], &[7; 46]].concat()).expect("added");
+        fake.keep(id, [[0, 46].as_slice(), &[7; 46]].concat());
         let project = FixtureKey::new().project("one").id();
         let key = |keys: &KeyService| {
             let request = AttestationRequest::parse(&exchange_request(&attestation_request(&[5; 32])));

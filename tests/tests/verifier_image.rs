@@ -44,7 +44,7 @@ fn a_whole_build_is_trusted_once_every_blob_was_read() {
     for blob in &world.blobs {
         let mut hasher = checks.hasher(&Sha256Digest::of(blob)).expect("a blob of the image");
         hasher.update(blob).expect("not too long");
-        checks.accept(hasher.finish().expect("the right bytes"));
+        checks.accept(hasher.finish().expect("the right bytes")).expect("of this size");
     }
     let trusted = checks.finish().expect("everything was checked");
     assert_eq!(trusted.digest(), world.target());
@@ -84,6 +84,27 @@ fn blobs_are_compared_with_the_manifest() {
     assert_eq!((report.exit_code(), report.outcome()), (4, Outcome::Refused));
     let checks = world.make().verdict().into_blob_checks().expect("accepted");
     assert!(checks.hasher(&Sha256Digest::of(b"another image's layer")).is_none());
+}
+
+#[test]
+fn a_blob_that_was_checked_for_another_image_has_the_size_that_this_manifest_says() {
+    let mut world = World::new();
+    let digest = Sha256Digest::of(&world.blobs[1]);
+    let checked = |world: &World| {
+        let mut hasher =
+            world.make().verdict().into_blob_checks().expect("accepted").hasher(&digest).expect("the layer");
+        hasher.update(&world.blobs[1]).and_then(|()| hasher.finish()).expect("the layer")
+    };
+    let (same, other) = (checked(&world), checked(&world));
+    let mut checks = world.make().verdict().into_blob_checks().expect("accepted");
+    checks.accept(same).expect("the same size");
+    assert_eq!(checks.pending().count(), 1);
+
+    let manifest = String::from_utf8(world.manifest.clone()).expect("JSON");
+    world.manifest = manifest.replace("\"size\":7", "\"size\":8").into_bytes();
+    let mut checks = world.make().verdict().into_blob_checks().expect("accepted");
+    assert_eq!(checks.accept(other), Err(BlobError::OtherSize { digest, got: 7, wanted: 8 }));
+    assert_eq!(checks.pending().count(), 2);
 }
 
 #[test]

@@ -188,9 +188,9 @@ fn remote(
         let pending: Vec<Blob> = checks.pending().cloned().collect();
         for blob in pending {
             let hasher = checks.hasher(&blob.digest).expect("the blob is pending");
-            match image.check_blob(blob.digest, blob.size, hasher).await? {
-                Ok(checked) => checks.accept(checked),
-                Err(error) => return Ok(checks.refuse(error)),
+            let checked = image.check_blob(blob.digest, blob.size, hasher).await?;
+            if let Err(error) = checked.and_then(|checked| checks.accept(checked)) {
+                return Ok(checks.refuse(error));
             }
         }
         Ok(finish(Ok(checks)))
@@ -265,9 +265,8 @@ fn check_local(
         all
     });
     for result in results {
-        match result {
-            Ok(checked) => checks.accept(checked),
-            Err(error) => return Err(Box::new((checks, error))),
+        if let Err(error) = result.and_then(|checked| checks.accept(checked)) {
+            return Err(Box::new((checks, error)));
         }
     }
     Ok(checks)

@@ -148,8 +148,8 @@ pub struct Ultravisor {
 }
 
 impl Ultravisor {
-    /// Opens the kernel's device.
-    pub fn open(path: &Path) -> Result<Self, AttesterError> {
+    /// Opens the kernel's device. Only this crate may: secrets of the store come back from it.
+    pub(crate) fn open(path: &Path) -> Result<Self, AttesterError> {
         match KernelDevice::open(path) {
             Ok(device) => Ok(Self::new(path, Box::new(device))),
             Err(error) => Err(io_error("open", path, &error)),

@@ -1,7 +1,7 @@
 //! A driver for a faked `/dev/uv`, and the Ultravisor behind it. NOT HARDWARE.
 //!
 //! It opens attestation requests with the protection key that it is told: a real one gets it from the key slots, with
-//! the host's private key. Requests to add a secret are in the clear: an id of 32 bytes and the secret.
+//! the host's private key.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -16,8 +16,6 @@ const EXECUTED: u16 = 0x0001;
 const MORE_DATA: u16 = 0x0100;
 /// Attestation request that does not open.
 const BAD_REQUEST: u16 = 0x010a;
-/// Secret store is locked.
-const LOCKED: u16 = 0x0102;
 /// No such secret.
 const NO_SECRET: u16 = 0x0109;
 /// Type of all secrets here.
@@ -42,7 +40,6 @@ pub struct Machine {
 struct State {
     machine: Machine,
     secrets: Vec<([u8; 32], Vec<u8>)>,
-    locked: bool,
 }
 
 /// The faked device. Cheap to clone; the test keeps one handle.
@@ -56,7 +53,12 @@ impl FakeUltravisor {
     /// A guest on this machine.
     #[must_use]
     pub fn new(machine: Machine) -> Self {
-        Self(Arc::new(Mutex::new(State { machine, secrets: Vec::new(), locked: false })))
+        Self(Arc::new(Mutex::new(State { machine, secrets: Vec::new() })))
+    }
+
+    /// The guest's owner gives it this secret, with its length in front and filled up as the Ultravisor keeps it.
+    pub fn keep(&self, id: [u8; 32], secret: Vec<u8>) {
+        self.state().secrets.push((id, secret));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -134,7 +136,7 @@ impl State {
         Ok((if stored < self.secrets.len() { MORE_DATA } else { EXECUTED }, 0))
     }
 
-    fn call(&mut self, number: u32, argument: &[u8], memory: &Memory) -> Answered {
+    fn call(&self, number: u32, argument: &[u8], memory: &Memory) -> Answered {
         let (at, length) =
             (u64::from_ne_bytes(bytes(argument, 8)), u32::from_ne_bytes(bytes(argument, 0x10)) as usize);
         if argument[..4] != [0; 4] || argument[0x14..] != [0; 0x2c] {
@@ -146,20 +148,7 @@ impl State {
                 Ok((EXECUTED, 0))
             }
             0xc040_7501 if length == 0x138 => self.attest(at, memory),
-            0xc040_7502 if (1..=0x10_0000).contains(&length) => {
-                let request = memory.read(at, length)?;
-                if self.locked {
-                    return Ok((LOCKED, 0));
-                }
-                let Some((id, secret)) = request.split_first_chunk() else { return Ok((BAD_REQUEST, 2)) };
-                self.secrets.push((*id, secret.to_vec()));
-                Ok((EXECUTED, 0))
-            }
             0xc040_7503 => self.list(at, length, memory),
-            0xc040_7504 if at == 0 && length == 0 => {
-                let locked = std::mem::replace(&mut self.locked, true);
-                Ok((if locked { LOCKED } else { EXECUTED }, 0))
-            }
             0xc040_7505 if (2..=0x2000).contains(&length) => {
                 let index = usize::from(u16::from_ne_bytes(bytes(&memory.read(at, 2)?, 0)));
                 let Some((_, secret)) = self.secrets.get(index).filter(|(_, secret)| secret.len() <= length)

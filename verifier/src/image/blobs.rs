@@ -61,6 +61,16 @@ pub enum BlobError {
         /// What the reader saw.
         problem: String,
     },
+    /// The blob was checked against another manifest, which states another size.
+    #[error("blob {digest} was checked to have {got} bytes, this image's manifest says {wanted}")]
+    OtherSize {
+        /// Its digest.
+        digest: Sha256Digest,
+        /// Bytes checked.
+        got: u64,
+        /// Size in the manifest.
+        wanted: u64,
+    },
     /// Blobs are left that nobody checked.
     #[error("{left} blobs of the image were not checked, the first is {first}")]
     Unchecked {
@@ -96,13 +106,21 @@ impl BlobHasher {
             return Err(BlobError::Size { digest, got: self.seen, wanted: size });
         }
         let got = self.hasher.finish();
-        if got == digest { Ok(CheckedBlob(digest)) } else { Err(BlobError::Digest { got, wanted: digest }) }
+        if got == digest {
+            Ok(CheckedBlob { digest, size })
+        } else {
+            Err(BlobError::Digest { got, wanted: digest })
+        }
     }
 }
 
-/// Proof that the bytes of one blob were seen and are right. Made only by [`BlobHasher::finish`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckedBlob(Sha256Digest);
+/// Proof that the bytes of one blob were seen and are right. Made only by [`BlobHasher::finish`], and used once: neither
+/// `Copy` nor `Clone`, so that nobody keeps one for another image.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CheckedBlob {
+    digest: Sha256Digest,
+    size: u64,
+}
 
 /// An image about which everything but its blobs is accepted.
 #[derive(Debug)]
@@ -128,9 +146,16 @@ impl BlobChecks {
         Some(BlobHasher { blob, hasher: Sha256Hasher::new(), seen: 0 })
     }
 
-    /// Takes note of a checked blob.
-    pub fn accept(&mut self, checked: CheckedBlob) {
-        self.pending.remove(&checked.0);
+    /// Takes note of a checked blob. One that is not pending changes nothing.
+    pub fn accept(&mut self, checked: CheckedBlob) -> Result<(), BlobError> {
+        let CheckedBlob { digest, size: got } = checked;
+        match self.pending.get(&digest).map(|blob| blob.size) {
+            Some(wanted) if wanted != got => Err(BlobError::OtherSize { digest, got, wanted }),
+            _ => {
+                self.pending.remove(&digest);
+                Ok(())
+            }
+        }
     }
 
     /// Ends with a refusal because of one blob.
