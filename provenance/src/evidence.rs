@@ -354,13 +354,39 @@ impl EvidenceBundle {
     /// sha256(DSSE payload)(32) ‖ F(signature)`. Endorsements are not in it: whoever signs them dates them.
     #[must_use]
     pub fn timestamp_message(&self, statement: &Envelope) -> Vec<u8> {
-        let (evidence_type, _) = self.evidence.platform.media_types();
+        self.stamped().message(&Sha256Digest::of(&statement.payload), &statement.signature)
+    }
+
+    /// What of this collection a timestamp is over, to be held against several statements.
+    #[must_use]
+    pub fn stamped(&self) -> Stamped {
+        Stamped {
+            evidence_type: self.evidence.platform.media_types().0,
+            evidence_sha256: Sha256Digest::of(&self.evidence.report),
+            leaf_sha256: Sha256Digest::of(&self.leaf),
+        }
+    }
+}
+
+/// What of a collection a timestamp is over. Made by [`EvidenceBundle::stamped`].
+#[derive(Debug, Clone)]
+pub struct Stamped {
+    evidence_type: &'static str,
+    evidence_sha256: Sha256Digest,
+    leaf_sha256: Sha256Digest,
+}
+
+impl Stamped {
+    /// [`EvidenceBundle::timestamp_message`] with the signed statement of which these are SHA-256 of the payload and
+    /// signature.
+    #[must_use]
+    pub fn message(&self, payload_sha256: &Sha256Digest, signature: &[u8]) -> Vec<u8> {
         FrameWriter::new(TIMESTAMP_LABEL)
-            .framed(evidence_type.as_bytes())
-            .fixed(Sha256Digest::of(&self.evidence.report).as_bytes())
-            .fixed(Sha256Digest::of(&self.leaf).as_bytes())
-            .fixed(Sha256Digest::of(&statement.payload).as_bytes())
-            .framed(&statement.signature)
+            .framed(self.evidence_type.as_bytes())
+            .fixed(self.evidence_sha256.as_bytes())
+            .fixed(self.leaf_sha256.as_bytes())
+            .fixed(payload_sha256.as_bytes())
+            .framed(signature)
             .finish()
     }
 }

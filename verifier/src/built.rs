@@ -3,13 +3,14 @@
 
 use provenance::binding::{KeyRole, LeafBody, Nonce};
 use provenance::digest::Sha256Digest;
-use provenance::dsse::{DsseError, Envelope, IN_TOTO_PAYLOAD_TYPE};
+use provenance::dsse::{DsseError, IN_TOTO_PAYLOAD_TYPE};
 use provenance::evidence::EvidenceBundle;
 use provenance::key::{InvalidPublicKey, PublicKey};
 use provenance::materials::{Completeness, MaterialClass};
 use provenance::request::{InvalidRequest, SignedRequest, authenticate_request};
 use provenance::statement::{InvalidStatement, Statement};
 
+use crate::attached::{HashedEnvelope, Work};
 use crate::bound::{self, BindingError, BoundLeaf};
 use crate::policy::{Caller, Policy};
 use crate::rejection::Reason;
@@ -150,7 +151,7 @@ impl BoundStatement {
 pub(crate) fn bind_statement(
     bound: BoundLeaf,
     bundle: &EvidenceBundle,
-    envelopes: &[&Envelope],
+    (envelopes, work): (&[&HashedEnvelope], &Work),
     target: Sha256Digest,
     policy: &Policy,
 ) -> Result<BoundStatement, Reason> {
@@ -158,7 +159,7 @@ pub(crate) fn bind_statement(
     let (coverage, statement, statement_sha256, signing_key) = match bound.leaf().body {
         LeafBody::Build { spki_sha256, nonce, statement_sha256 } => {
             let key = bundled_key(bundle, spki_sha256)?;
-            let statement = authentic_statement(envelopes, &key, statement_sha256)?;
+            let statement = authentic_statement(envelopes, work, &key, statement_sha256)?;
             (Coverage::Build { nonce }, statement, statement_sha256, key)
         }
         LeafBody::Key { role, scope_sha256, spki_sha256 } if by_result => {
@@ -167,7 +168,7 @@ pub(crate) fn bind_statement(
                 return Err(BindingError::KeyRole.into());
             }
             let key = bundled_key(bundle, spki_sha256)?;
-            let (statement, digest) = statement_of_key(envelopes, &key, target)?;
+            let (statement, digest) = statement_of_key(envelopes, work, &key, target)?;
             (Coverage::Key { project: scope_sha256 }, statement, digest, key)
         }
         ref other => {
@@ -197,39 +198,38 @@ fn bundled_key(bundle: &EvidenceBundle, spki_sha256: Sha256Digest) -> Result<Pub
 
 /// A statement about `target` that the key signed.
 fn statement_of_key(
-    envelopes: &[&Envelope],
+    envelopes: &[&HashedEnvelope],
+    work: &Work,
     key: &PublicKey,
     target: Sha256Digest,
-) -> Result<(Statement, Sha256Digest), StatementError> {
-    let signed =
-        envelopes.iter().filter_map(|envelope| envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, key).ok());
-    // Other documents of the key may be attached too, such as cosign's signatures: those are no provenance.
-    signed
-        .filter_map(|payload| Some((Statement::parse(payload).ok()?, Sha256Digest::of(payload))))
-        .find(|(statement, _)| statement.subject_digests().contains(&target))
-        .ok_or(StatementError::NoStatementOfKey {
-            target,
-            key: key.spki_sha256(),
-            looked_at: envelopes.len(),
-        })
+) -> Result<(Statement, Sha256Digest), Reason> {
+    for envelope in envelopes {
+        let signed = envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, key, work).ok_or(Reason::TooMuchWork)?;
+        // Other documents of the key may be attached too, such as cosign's signatures: those are no provenance.
+        let statement = signed.ok().and_then(|payload| Statement::parse(payload).ok());
+        if let Some(statement) = statement.filter(|it| it.subject_digests().contains(&target)) {
+            return Ok((statement, envelope.payload_sha256()));
+        }
+    }
+    Err(StatementError::NoStatementOfKey { target, key: key.spki_sha256(), looked_at: envelopes.len() }
+        .into())
 }
 
 fn authentic_statement(
-    envelopes: &[&Envelope],
+    envelopes: &[&HashedEnvelope],
+    work: &Work,
     key: &PublicKey,
     statement_sha256: Sha256Digest,
-) -> Result<Statement, StatementError> {
+) -> Result<Statement, Reason> {
     let mut error = StatementError::NoStatement { wanted: statement_sha256, looked_at: envelopes.len() };
-    for envelope in
-        envelopes.iter().filter(|envelope| Sha256Digest::of(&envelope.payload) == statement_sha256)
-    {
+    for envelope in envelopes.iter().filter(|envelope| envelope.payload_sha256() == statement_sha256) {
         // The same statement may be attached more than once, also signed by others.
-        match envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, key) {
-            Ok(payload) => return Ok(Statement::parse(payload)?),
+        match envelope.authenticate(IN_TOTO_PAYLOAD_TYPE, key, work).ok_or(Reason::TooMuchWork)? {
+            Ok(payload) => return Ok(Statement::parse(payload).map_err(StatementError::from)?),
             Err(problem) => error = problem.into(),
         }
     }
-    Err(error)
+    Err(error.into())
 }
 
 /// Why the request behind a build is refused.

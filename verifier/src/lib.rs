@@ -11,7 +11,7 @@
 //! 2. the target digest is fixed: [`ImageInput::target`]
 //! 3. one whole bundle: [`provenance::evidence::EvidenceBundle::parse`]
 //!    and its timestamp, if it has one: [`time::examine`] → [`time::Examined`]
-//! 4. Evidence authenticated to a pinned root: [`evidence::authenticate`] → [`evidence::AuthenticEvidence`]
+//! 4. Evidence authenticated to a pinned root: [`time::Examined::authenticate`] → [`evidence::AuthenticEvidence`]
 //! 5. appraised: [`evidence::appraise`] → [`evidence::AttestationResult`]
 //! 6. instance, leaf, proof, report data: [`bound::bind`] → [`bound::BoundLeaf`]
 //! 7. statement and its signature → [`built::BoundStatement`]
@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod appraisal;
+pub mod attached;
 pub mod azure;
 pub mod bound;
 pub mod built;

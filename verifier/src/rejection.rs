@@ -7,6 +7,7 @@ use provenance::digest::Sha256Digest;
 use provenance::evidence::EvidenceError;
 use serde::Serialize;
 
+use crate::attached::MAX_WORK;
 use crate::azure::{AzureError, AzureRefusal};
 use crate::bound::{BindingError, RulesRefusal};
 use crate::built::{MaterialsRefusal, RequestRefusal, StatementError};
@@ -78,6 +79,11 @@ pub enum Reason {
         /// The limit.
         limit: usize,
     },
+    /// What is attached takes too long to look at.
+    #[error(
+        "what is attached to the image takes the hashing of more than {MAX_WORK} bytes to judge; the rest was not looked at"
+    )]
+    TooMuchWork,
     /// The collection is malformed.
     #[error(transparent)]
     Bundle(#[from] EvidenceError),
@@ -142,6 +148,7 @@ impl Reason {
             Self::Appraisal(error) if error.concerns_key() => Link::Key,
             Self::NoEvidence { .. }
             | Self::TooMany { .. }
+            | Self::TooMuchWork
             | Self::Bundle(_)
             | Self::Time(_)
             | Self::Authentication(_)

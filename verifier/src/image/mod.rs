@@ -18,13 +18,13 @@ pub use self::blobs::{Blob, BlobChecks, BlobError, BlobHasher, CheckedBlob, Trus
 pub use self::oci::MAX_MANIFEST;
 use self::oci::{Descriptor, Manifest};
 pub use self::signatures::SimpleSignature;
+use crate::attached::{HashedEnvelope, MAX_SIGNATURE, Work};
 use crate::bound;
 use crate::built::{self, BoundStatement, Coverage, RequestedStatement};
 use crate::evidence;
 use crate::links::{accept_guest, accept_hardware, accept_rules};
 use crate::policy::Policy;
 use crate::rejection::{Reason, Rejection};
-use crate::reliance::Grounds;
 use crate::secure_execution::OwnRequest;
 use crate::snp::Endorsements;
 use crate::time::{self, SigningTime};
@@ -185,11 +185,12 @@ pub fn verify_image_with_own_requests(
     let documents: BTreeMap<_, _> =
         input.documents.iter().map(|bytes| (Sha256Digest::of(bytes), bytes.as_slice())).collect();
     let envelopes: Vec<_> = input.envelopes.iter().filter_map(|bytes| Attached::parse(bytes)).collect();
+    let work = Work::default();
     let mut furthest: Option<Report> = None;
     for collection in &input.evidence {
         let mut report = fresh();
         let collection = Collection { bytes: collection, own_requests };
-        match judge(policy, input, collection, &envelopes, &documents, now, &mut report) {
+        match judge(policy, input, collection, (&envelopes, &work), &documents, now, &mut report) {
             Ok(blobs) => {
                 return Verdict { report: report.with_outcome(Outcome::BlobsNotChecked), blobs: Some(blobs) };
             }
@@ -197,6 +198,9 @@ pub fn verify_image_with_own_requests(
                 let report = refuse(report, reason);
                 if furthest.as_ref().is_none_or(|best| best.accepted_links() < report.accepted_links()) {
                     furthest = Some(report);
+                }
+                if work.is_spent() {
+                    return refused(refuse(fresh(), Reason::TooMuchWork));
                 }
             }
         }
@@ -206,16 +210,17 @@ pub fn verify_image_with_own_requests(
 
 /// An envelope beside the image, and the key that it is said to be of.
 struct Attached {
-    envelope: Envelope,
+    envelope: HashedEnvelope,
     key: Option<Sha256Digest>,
 }
 
 impl Attached {
     fn parse(bytes: &[u8]) -> Option<Self> {
-        match parse_bundle(bytes) {
-            Ok(KeyedBundle { envelope, key }) => Some(Self { envelope, key: Some(key) }),
-            Err(_) => Some(Self { envelope: Envelope::parse(bytes, MAX_BUNDLE).ok()?, key: None }),
-        }
+        let (envelope, key) = match parse_bundle(bytes) {
+            Ok(KeyedBundle { envelope, key }) => (envelope, Some(key)),
+            Err(_) => (Envelope::parse(bytes, MAX_BUNDLE).ok()?, None),
+        };
+        (envelope.signature.len() <= MAX_SIGNATURE).then(|| Self { envelope: envelope.into(), key })
     }
 }
 
@@ -231,33 +236,23 @@ fn judge(
     policy: &Policy,
     input: &ImageInput,
     collection: Collection<'_>,
-    attached: &[Attached],
+    (attached, work): (&[Attached], &Work),
     documents: &BTreeMap<Sha256Digest, &[u8]>,
     now: Timestamp,
     report: &mut Report,
 ) -> Result<Vec<Blob>, Reason> {
     let bundle = EvidenceBundle::parse(collection.bytes)?;
-    let grounds = Grounds {
-        own_requests: collection.own_requests,
-        attestation_result: bundle.attestation_result.as_deref(),
-    };
     // What names another key is somebody else's business.
     let key = bundle.signing_key.as_deref().map(Sha256Digest::of);
-    let envelopes: Vec<&Envelope> = attached
+    let envelopes: Vec<&HashedEnvelope> = attached
         .iter()
         .filter(|attached| attached.key.is_none() || attached.key == key)
         .map(|attached| &attached.envelope)
         .collect();
     let envelopes = envelopes.as_slice();
-    let examined = time::examine(&bundle, envelopes, policy.time(), now)?;
-    report.facts_mut().judged_as_of = examined.moment().is_past().then(|| examined.moment().at());
-    let authentic = evidence::authenticate_with_grounds(
-        &bundle.evidence,
-        &input.endorsements,
-        grounds,
-        policy.anchors(),
-        examined.moment(),
-    )?;
+    let examined = time::examine(&bundle, envelopes, policy, now)?;
+    report.facts_mut().judged_as_of = examined.judged_as_of();
+    let authentic = examined.authenticate(&input.endorsements, collection.own_requests, policy.anchors())?;
 
     let hardware = evidence::appraise_hardware(authentic, policy)?;
     accept_hardware(report, &hardware, examined.line(policy.file()));
@@ -266,7 +261,7 @@ fn judge(
     accept_guest(report, &result, policy);
 
     let bound = bound::bind(result, &bundle)?;
-    let statement = built::bind_statement(bound, &bundle, envelopes, input.target, policy)?;
+    let statement = built::bind_statement(bound, &bundle, (envelopes, work), input.target, policy)?;
     let signing_time = examined.signing_time(&statement)?;
     accept_key(report, &statement, signing_time);
 
@@ -281,7 +276,7 @@ fn judge(
     accept_rules(report, statement.bound(), policy);
 
     let blobs = check_manifests(input, &requested, documents)?;
-    let signatures = signatures::check(input, envelopes, statement.signing_key())?;
+    let signatures = signatures::check(input, (envelopes, work), statement.signing_key())?;
     accept_image(report, &blobs, &signatures);
     Ok(blobs.into_iter().filter(|blob| !documents.contains_key(&blob.digest)).collect())
 }

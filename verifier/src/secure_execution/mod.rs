@@ -28,6 +28,8 @@ mod requester;
 mod result;
 mod vouch;
 
+use std::collections::BTreeSet;
+
 use provenance::digest::Sha256Digest;
 use provenance::evidence::Evidence;
 use provenance::secure_execution::{InvalidSeBytes, SecureExecutionEndorsements, SecureExecutionEvidence};
@@ -324,8 +326,11 @@ pub fn authenticate_own_request(
 
     // Step 5.
     check_count(documents)?;
+    // Tracing one is dear, and anybody can send it many times.
+    let mut traced = BTreeSet::new();
     let host_keys = documents
         .iter()
+        .filter(|document| traced.insert(Sha256Digest::of(document)))
         .map(|document| host_key::authenticate(document, extra, anchors, now))
         .collect::<Result<Vec<_>, _>>()?;
 

@@ -28,8 +28,13 @@ use serde::Serialize;
 pub use self::error::TimeError;
 pub use self::token::MAX_TIMESTAMP;
 use self::token::Token;
+use crate::attached::HashedEnvelope;
 use crate::built::BoundStatement;
-use crate::policy::{JudgedAt, Placed, TimePolicy, TimeProof};
+use crate::evidence::{self, AuthenticEvidence, AuthenticationError, Endorsements};
+use crate::policy::{JudgedAt, Placed, Policy, TimePolicy, TimeProof};
+use crate::reliance::Grounds;
+use crate::roots::Anchors;
+use crate::secure_execution::OwnRequest;
 
 /// When a build was signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,7 +54,8 @@ pub enum SigningTime {
     },
 }
 
-/// The time to judge at: today, or a proven time of the past. What is revoked is asked as of today in any case.
+/// The time to judge at: today, or a proven time of the past, which [`Examined::authenticate`] alone uses, and only with the
+/// Evidence that it is proven for. What is revoked is asked as of today in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     at: Timestamp,
@@ -89,27 +95,38 @@ struct Proof {
     authority: String,
 }
 
-/// What was found about a collection's timestamp. Made only by [`examine`].
+/// A collection, and what was found about its timestamp. Made only by [`examine`].
 #[derive(Debug, Clone)]
-pub struct Examined {
+pub struct Examined<'a> {
+    bundle: &'a EvidenceBundle,
     proof: Option<Proof>,
     /// The time of a timestamp that holds in itself, which the policy believes nobody about.
     not_believed: Option<Timestamp>,
     /// The stamped envelope.
-    stamped: Option<Envelope>,
+    stamped: Option<&'a HashedEnvelope>,
     judged_at: JudgedAt,
     line: usize,
     today: Timestamp,
 }
 
 /// Examines the timestamp of a collection, if it has one, against the statements attached to the image.
-pub fn examine(
-    bundle: &EvidenceBundle,
-    envelopes: &[&Envelope],
+pub fn examine<'a>(
+    bundle: &'a EvidenceBundle,
+    envelopes: &[&'a HashedEnvelope],
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Examined<'a>, TimeError> {
+    examine_by(bundle, envelopes, policy.time(), now)
+}
+
+fn examine_by<'a>(
+    bundle: &'a EvidenceBundle,
+    envelopes: &[&'a HashedEnvelope],
     rules: &Placed<TimePolicy>,
     now: Timestamp,
-) -> Result<Examined, TimeError> {
+) -> Result<Examined<'a>, TimeError> {
     let mut examined = Examined {
+        bundle,
         proof: None,
         not_believed: None,
         stamped: None,
@@ -128,13 +145,16 @@ pub fn examine(
     let signer = chain::signer(&token)?;
 
     // Step 4.
-    let of =
-        |envelope: &&&Envelope| token.info.hash.of(&bundle.timestamp_message(envelope)) == token.info.imprint;
-    let stamped = envelopes.iter().find(of).ok_or_else(|| TimeError::Imprint {
+    let over = bundle.stamped();
+    let of = |envelope: &HashedEnvelope| {
+        let message = over.message(&envelope.payload_sha256(), &envelope.envelope().signature);
+        token.info.hash.of(&message) == token.info.imprint
+    };
+    let stamped = envelopes.iter().copied().find(|envelope| of(envelope));
+    examined.stamped = Some(stamped.ok_or_else(|| TimeError::Imprint {
         got: hex::encode(token.info.imprint),
         looked_at: envelopes.len(),
-    })?;
-    examined.stamped = Some((*stamped).clone());
+    })?);
 
     // Step 5.
     if token.info.made > now {
@@ -180,7 +200,8 @@ pub fn examine_in_itself(
         authorities: Placed { value: Vec::new(), line: 0 },
         judged_at: JudgedAt::Today,
     };
-    let examined = examine(bundle, &[statement], &Placed { value: rules, line: 0 }, now)?;
+    let statement = HashedEnvelope::from(statement.clone());
+    let examined = examine_by(bundle, &[&statement], &Placed { value: rules, line: 0 }, now)?;
     examined.not_believed.ok_or(TimeError::Missing { line: 0 })
 }
 
@@ -190,10 +211,28 @@ pub(crate) fn read_timestamp(bytes: &[u8]) -> bool {
     Token::parse(bytes).is_ok_and(|token| chain::signer(&token).is_ok())
 }
 
-impl Examined {
-    /// The time to judge at: today, unless the policy says otherwise and an earlier time is proven.
+impl Examined<'_> {
+    /// Authenticates the collection's Evidence as of today, or of a proven earlier time if the policy says so: the same as
+    /// [`evidence::authenticate_with_grounds`] otherwise, with the Attestation Result in the collection.
+    pub fn authenticate(
+        &self,
+        extra: &Endorsements,
+        own_requests: &[OwnRequest],
+        anchors: &Anchors,
+    ) -> Result<AuthenticEvidence, AuthenticationError> {
+        let EvidenceBundle { evidence, attestation_result, .. } = self.bundle;
+        let grounds = Grounds { own_requests, attestation_result: attestation_result.as_deref() };
+        evidence::authenticate_with_grounds(evidence, extra, grounds, anchors, self.moment())
+    }
+
+    /// The time of the past that it is judged as of; `None`: today.
     #[must_use]
-    pub fn moment(&self) -> Moment {
+    pub fn judged_as_of(&self) -> Option<Timestamp> {
+        Some(self.moment()).filter(|moment| moment.is_past()).map(Moment::at)
+    }
+
+    /// The time to judge at: today, unless the policy says otherwise and an earlier time is proven.
+    fn moment(&self) -> Moment {
         match &self.proof {
             Some(proof) if self.judged_at == JudgedAt::Signing && proof.time < self.today => {
                 Moment { at: proof.time, today: self.today }
@@ -204,9 +243,10 @@ impl Examined {
 
     /// Checks that the stamped statement and signature are the accepted ones, and says when that was.
     pub(crate) fn signing_time(&self, statement: &BoundStatement) -> Result<SigningTime, TimeError> {
-        if let Some(stamped) = &self.stamped {
-            let same = Sha256Digest::of(&stamped.payload) == statement.statement_sha256();
-            if !same || stamped.authenticate(IN_TOTO_PAYLOAD_TYPE, statement.signing_key()).is_err() {
+        if let Some(stamped) = self.stamped {
+            let same = stamped.payload_sha256() == statement.statement_sha256();
+            let key = statement.signing_key();
+            if !same || stamped.envelope().authenticate(IN_TOTO_PAYLOAD_TYPE, key).is_err() {
                 return Err(TimeError::OtherStatement);
             }
         }
