@@ -209,6 +209,8 @@ fn read(bytes: &[u8]) -> Option<(Node, &[u8])> {
     };
     let (contents, rest) = rest.split_at_checked(length)?;
     let (before, inner) = match (tag, contents) {
+        // Points of P-256 and P-384 (SEC 1: 04, x, y), whose x may begin like a length.
+        (0x03, [0, 0x04, point @ ..]) if matches!(point.len(), 64 | 96) => (vec![0], None),
         (0x03, [0, inner @ ..]) => (vec![0], Some(inner)),
         // Hashes and ids of these lengths are random bytes, which may look like anything.
         (0x04, inner) => (vec![], (!matches!(inner.len(), 20 | 64)).then_some(inner)),
