@@ -80,6 +80,8 @@ lint: prerequisites
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cd tests/peers && cargo fmt --check
+	cd tests/fuzz && cargo fmt --check
+	cd tests/mutants && cargo fmt --check
 
 bench: tools binaries
 	@scripts/bench.sh
