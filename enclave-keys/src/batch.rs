@@ -84,6 +84,13 @@ impl State {
         self.since_session = self.since_session.saturating_add(1);
         self.builds.pop_front()
     }
+
+    /// What shares the next report: builds first, and room for some sessions.
+    fn next_share(&mut self) -> Vec<Waiting> {
+        let builds = self.builds.len().min(MAX_LEAVES - SESSIONS_PER_BATCH);
+        let sessions = self.sessions.len().min(SESSIONS_PER_BATCH);
+        self.builds.drain(..builds).chain(self.sessions.drain(..sessions)).collect()
+    }
 }
 
 struct Shared {
@@ -262,11 +269,7 @@ impl Dispatcher {
             } else if ChallengeKind::of(self.attester.platform()) == ChallengeKind::AttestationRequest {
                 return Some(vec![state.next_request().expect("one of the queues is not empty")]);
             } else {
-                let builds = state.builds.len().min(MAX_LEAVES - SESSIONS_PER_BATCH);
-                let sessions = state.sessions.len().min(SESSIONS_PER_BATCH);
-                let mut batch: Vec<_> = state.builds.drain(..builds).collect();
-                batch.extend(state.sessions.drain(..sessions));
-                return Some(batch);
+                return Some(state.next_share());
             };
         }
     }
@@ -336,5 +339,29 @@ impl Dispatcher {
             }
             _ => Err(KeyError::Challenge { platform, wanted: ChallengeKind::of(platform) }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_full_queues_a_batch_is_as_large_as_a_tree_and_each_queue_has_its_share() {
+        let waiting = || {
+            let body = LeafBody::Session {
+                tls_spki_sha256: Sha256Digest::of(b"a key"),
+                tls_exporter: [0; 32],
+                nonce: provenance::binding::Nonce([0; 32]),
+            };
+            Waiting { body, challenge: Challenge::Nonce, reply: sync_channel(1).0 }
+        };
+        let mut state = State::default();
+        state.builds.extend((0..MAX_WAITING_BUILDS).map(|_| waiting()));
+        state.sessions.extend((0..MAX_WAITING_SESSIONS).map(|_| waiting()));
+        assert_eq!(state.next_share().len(), MAX_LEAVES);
+        assert_eq!(state.builds.len(), SESSIONS_PER_BATCH);
+        assert_eq!(state.sessions.len(), MAX_WAITING_SESSIONS - SESSIONS_PER_BATCH);
+        assert_eq!(state.next_share().len(), 2 * SESSIONS_PER_BATCH);
     }
 }

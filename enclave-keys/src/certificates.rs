@@ -196,6 +196,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn serial_numbers_are_positive_and_of_full_length() {
+        let key = crate::secret::SigningKey::random().expect("a key");
+        let started_at = Timestamp::from_unix(0).expect("1970");
+        let first_bytes: std::collections::BTreeSet<u8> = (0..256)
+            .map(|_| {
+                let params =
+                    params(key.public(), "name", &Sha256Digest::of(b""), started_at).expect("parameters");
+                let serial = params.serial_number.expect("a serial number");
+                assert_eq!(serial.as_ref().len(), SERIAL_LEN);
+                serial.as_ref()[0]
+            })
+            .collect();
+        assert!(first_bytes.len() > 1, "random");
+        assert!(first_bytes.iter().all(|byte| (0x40..=0x7f).contains(byte)), "{first_bytes:?}");
+    }
+
+    #[test]
     fn texts_are_der_of_each_length_form() {
         for (length, header) in [
             (0, "0c00"),

@@ -203,3 +203,30 @@ impl Attester for ConfigfsTsm {
         Err(AttesterError::Raced { attempts: RACE_ATTEMPTS, got: last.0, wanted: last.1 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_busy_is_tried_a_number_of_times() {
+        let path = Path::new("/report/outblob");
+        let mut tried = 0;
+        let busy = while_busy("read", path, || {
+            tried += 1;
+            Err::<(), _>(io::Error::from_raw_os_error(libc::EBUSY))
+        });
+        assert_eq!(busy, Err(AttesterError::Busy { path: path.to_owned(), attempts: BUSY_ATTEMPTS }));
+        assert_eq!(tried, BUSY_ATTEMPTS);
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_told_apart() {
+        let path = Path::new("/report/outblob");
+        let told = |code| failed("read", path, &io::Error::from_raw_os_error(code));
+        assert_eq!(told(libc::ENXIO), AttesterError::NoProvider { path: path.to_owned() });
+        let wiped = AttesterError::KeyWiped { path: path.to_owned(), by: WipedBy::Before };
+        assert_eq!(told(libc::ENOTTY), wiped);
+        assert!(matches!(told(libc::EIO), AttesterError::Io { operation: "read", .. }));
+    }
+}

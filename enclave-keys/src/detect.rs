@@ -277,6 +277,33 @@ mod tests {
     }
 
     #[test]
+    fn what_only_the_key_process_opens_is_named() {
+        let wanted = [
+            "/sys/kernel/config/tsm/report",
+            "/dev/sev-guest",
+            "/dev/tdx_guest",
+            "/dev/uv",
+            "/etc/sealwright/image-secret",
+        ];
+        assert_eq!(device_paths(), wanted.map(PathBuf::from));
+    }
+
+    #[test]
+    fn reports_of_another_provider_are_not_taken() {
+        let give = |name: &str| give_reports(Provider::SevGuest, Ok(name.to_owned()));
+        assert_eq!(give("sev_guest"), Ok(()));
+        assert_eq!(give("tdx_guest"), Err("its provider is `tdx_guest`".to_owned()));
+    }
+
+    #[test]
+    fn a_privilege_level_that_cannot_be_read_is_not_guessed() {
+        let root = tempfile::tempdir().expect("a directory");
+        assert_eq!(own_vmpl(&root.path().join("missing")), Ok(0));
+        let error = own_vmpl(root.path()).expect_err("a directory");
+        assert!(matches!(error, AttesterError::Io { operation: "read", .. }), "{error}");
+    }
+
+    #[test]
     fn without_configfs_the_sev_guest_device_serves() {
         for vmpl in [None, Some("0\n"), Some("3\n")] {
             let root = tempfile::tempdir().expect("a directory");

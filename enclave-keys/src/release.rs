@@ -180,3 +180,41 @@ fn sign_in_toto(key: &SigningKey, payload: Vec<u8>) -> Envelope {
     let signature = key.sign(&pre_authentication_encoding(IN_TOTO_PAYLOAD_TYPE, &payload));
     Envelope { payload_type: IN_TOTO_PAYLOAD_TYPE.to_owned(), payload, signature }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use provenance::binding::InclusionProof;
+    use provenance::evidence::{Evidence, Platform};
+
+    #[test]
+    fn a_collection_is_as_long_as_is_read_and_not_longer() {
+        let with = |report: usize, instance: usize| EvidenceBundle {
+            evidence: Evidence {
+                platform: Platform::SevSnp,
+                report: vec![0; report],
+                endorsements: Vec::new(),
+            },
+            instance: vec![0; instance],
+            leaf: Vec::new(),
+            proof: InclusionProof { leaf_index: 0, tree_size: 1, hashes: Vec::new() },
+            request: None,
+            signing_key: None,
+            caller_key: None,
+            attestation_result: None,
+            timestamp: None,
+        };
+        // Base64 takes four characters for three bytes; two fields together reach every length.
+        let longest = (MAX_COLLECTION - with(0, 0).to_json().len()) / 4 * 3;
+        let lengths: Vec<_> = (0..3)
+            .flat_map(|instance| (longest - 4..longest + 4).map(move |report| (report, instance)))
+            .map(|(report, instance)| readable(&with(report, instance)))
+            .collect();
+        let accepted = lengths.iter().filter_map(|json| json.as_ref().ok()).map(Vec::len).max();
+        let refused = lengths.iter().filter_map(|json| match json {
+            Err(KeyError::CollectionTooLong { got }) => Some(*got),
+            _ => None,
+        });
+        assert_eq!((accepted, refused.min()), (Some(MAX_COLLECTION), Some(MAX_COLLECTION + 1)));
+    }
+}

@@ -136,6 +136,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_signed_takes_back_its_own_count_alone() {
+        let releases = Releases::since(at(0));
+        let one = request(5, "one");
+        drop(releases.count_issued(one).unwrap());
+        assert!(releases.state().counts.is_empty(), "nothing to remember");
+        for _ in 0..15 {
+            released(&releases, one).unwrap();
+        }
+        drop(releases.count_issued(one).unwrap());
+        released(&releases, one).unwrap();
+        assert_eq!(released(&releases, one), Err(KeyError::ReleasedTooOften { request: one.1 }));
+    }
+
+    #[test]
     fn releases_under_way_count() {
         let releases = Releases::since(at(0));
         let one = request(5, "one");

@@ -185,6 +185,14 @@ mod tests {
     }
 
     #[test]
+    fn the_store_is_asked_only_where_device_and_ultravisor_give_secrets_back() {
+        for (device, ultravisor) in [(2, 2), (2 | SECRETS, 2), (2, 2 | SECRETS), (2 | 1 << 4, 2 | SECRETS)] {
+            let root = attester(device, ultravisor).expect("attests").sealing_root();
+            assert!(matches!(root, Ok(None)), "{device:#x} {ultravisor:#x}");
+        }
+    }
+
+    #[test]
     fn evidence_is_the_answer_to_a_request_over_the_report_data() {
         for additional in [0, 32] {
             let bytes = request(64, additional);

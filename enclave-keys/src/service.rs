@@ -199,12 +199,6 @@ impl KeyService {
         self.0.tls.certificate().to_vec()
     }
 
-    /// Signs the input of a TLS 1.3 server CertificateVerify (RFC 8446 §4.4.3): ECDSA P-256 with SHA-256,
-    /// ASN.1 DER. Everything else is refused.
-    pub fn sign_tls(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        Ok(self.0.tls.sign(message)?)
-    }
-
     /// How the device does.
     #[must_use]
     pub fn health(&self) -> Health {

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test that includes it uses its own part")]
 
+use provenance::digest::Sha256Digest;
 use verifier::Policy;
 
 /// The digest of nothing in particular.
@@ -30,6 +31,37 @@ ssh = "none"
 engine = "observed"
 "#;
 
+const OWN_REQUESTS: &str = r#"format = "sealwright-policy/1"
+judged_at = "today"
+
+[time]
+proof = "none"
+authorities = []
+
+[hardware]
+platforms = ["secure-execution"]
+evidence = ["own-request"]
+roots = []
+dangerous_roots = ["ROOT"]
+revocation = "crl-if-present"
+
+[secure-execution]
+image_host_keys = ["HOST-KEY"]
+attestation_host_keys = ["ACCEPTED"]
+config_uids = "any-run"
+verifiers = []
+allow_key_only = false
+
+[[reference_values]]
+name = "image"
+guest_version = 1
+platform = "secure-execution"
+page_list_digest = "DIGEST"
+address_list_digest = "DIGEST"
+tweak_list_digest = "DIGEST"
+tag = "TAG"
+"#;
+
 /// The text of a complete policy that a test may change.
 #[derive(Clone)]
 pub struct PolicyText(pub String);
@@ -49,6 +81,24 @@ impl PolicyText {
             .with("TRUST", NOBODY)
             .with("RULES", NOBODY)
             .with("CALLER", NOBODY)
+    }
+
+    /// For answers to own Secure Execution requests: the root that signs host key documents, the host keys of image and
+    /// answer, and the byte in hex of which the digests and the tag of the image consist.
+    #[must_use]
+    pub fn of_own_requests(
+        root: &Sha256Digest,
+        image: &Sha256Digest,
+        answer: &Sha256Digest,
+        byte: &str,
+    ) -> Self {
+        let platform = OWN_REQUESTS
+            .replace("ROOT", &root.to_string())
+            .replace("HOST-KEY", &image.to_string())
+            .replace("ACCEPTED", &answer.to_string())
+            .replace("DIGEST", &byte.repeat(64))
+            .replace("TAG", &byte.repeat(16));
+        Self::of_nobody(&platform)
     }
 
     /// Replaces the one place where `from` stands.

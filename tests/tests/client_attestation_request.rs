@@ -29,48 +29,13 @@ use verifier::{
     appraise_session_with,
 };
 
-const POLICY: &str = r#"format = "sealwright-policy/1"
-judged_at = "today"
-
-[time]
-proof = "none"
-authorities = []
-
-[hardware]
-platforms = ["secure-execution"]
-evidence = ["own-request"]
-roots = []
-dangerous_roots = ["ROOT"]
-revocation = "crl-if-present"
-
-[secure-execution]
-image_host_keys = ["HOST-KEY"]
-attestation_host_keys = ["ACCEPTED"]
-config_uids = "any-run"
-verifiers = []
-allow_key_only = false
-
-[[reference_values]]
-name = "image"
-guest_version = 1
-platform = "secure-execution"
-page_list_digest = "DIGEST"
-address_list_digest = "DIGEST"
-tweak_list_digest = "DIGEST"
-tag = "21212121212121212121212121212121"
-"#;
-
 fn machine() -> SoftwareSe {
     SoftwareSe::shared().expect("a machine")
 }
 
 fn policy_text(machine: &SoftwareSe, accepted: &Sha256Digest) -> PolicyText {
-    let text = POLICY
-        .replace("ROOT", &machine.documents.root.to_string())
-        .replace("HOST-KEY", &machine.ultravisor().host_key().hash().to_string())
-        .replace("ACCEPTED", &accepted.to_string())
-        .replace("DIGEST", &"21".repeat(64));
-    PolicyText::of_nobody(&text)
+    let image = machine.ultravisor().host_key().hash();
+    PolicyText::of_own_requests(&machine.documents.root, &image, accepted, "21")
 }
 
 fn policy(machine: &SoftwareSe) -> Policy {

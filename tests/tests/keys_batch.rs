@@ -1,9 +1,9 @@
 //! Leaves that are ready together share one report, and strangers cannot starve builds.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use enclave_keys::{Health, KeyError, KeyService, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH};
+use enclave_keys::{DEVICE_INTERVAL, Health, KeyError, KeyService, MAX_WAITING_SESSIONS, SESSIONS_PER_BATCH};
 use provenance::binding::{Leaf, Nonce};
 use provenance::challenge::Challenge;
 use provenance::evidence::EvidenceBundle;
@@ -119,6 +119,19 @@ fn a_flood_of_sessions_is_refused_beyond_its_queue_and_builds_go_before_it() {
     }
     let batches = (MAX_WAITING_SESSIONS / SESSIONS_PER_BATCH) as u64;
     assert_eq!(tee.calls(), HELD + batches, "the build cost no call of its own");
+}
+
+/// Measures how long at least: however slow a machine is, it cannot be faster.
+#[test]
+fn calls_of_the_device_keep_their_distance() {
+    let tee = ScriptedTee::new(SoftwareTee::shared().expect("a software TEE"));
+    let keys = KeyService::start(Box::new(tee.clone()), instance_inputs(), None).expect("started");
+    let began = Instant::now();
+    for call in 0..10 {
+        keys.session_evidence([1; 32], Nonce([2; 32]), Challenge::Nonce).expect("Evidence");
+        assert_eq!(tee.calls(), 2 + call);
+        assert!(began.elapsed() >= DEVICE_INTERVAL * u32::try_from(call).expect("few"), "call {call}");
+    }
 }
 
 #[test]

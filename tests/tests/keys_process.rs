@@ -12,6 +12,8 @@ use provenance::binding::Nonce;
 use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
 use provenance::dsse::IN_TOTO_PAYLOAD_TYPE;
+use provenance::instance::InstanceDocument;
+use provenance::key::PublicKey;
 use provenance::project::ProjectId;
 use provenance::request::Output;
 use provenance::statement::{MAX_SUBJECTS, Subject};
@@ -97,6 +99,8 @@ fn an_instance_outlives_its_connections_and_no_other_takes_its_place() {
     later.started_at = provenance::timestamp::Timestamp::from_unix(4_000_000_000).expect("in range");
     let second = client(&process, &later).expect("connects");
     assert_eq!(second.instance_document(), document);
+    assert_eq!(InstanceDocument::parse(&document).expect("a document"), *second.instance());
+    assert_eq!(second.epoch_start(), "new, for this boot: nowhere to keep it");
     assert_eq!(second.project_key(&project, Challenge::Nonce).expect("a key").public, key);
 
     let mut other = instance_inputs();
@@ -205,6 +209,47 @@ fn inputs_that_are_none_start_nothing() {
     assert!(answer["failed"]["protocol"]["message"].is_string(), "{answer}");
     assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
     client(&process, &instance_inputs()).expect("an instance can still start");
+}
+
+#[test]
+fn a_question_longer_than_is_read_is_not_sent_and_the_next_one_is_answered() {
+    let keys = client(&process(), &instance_inputs()).expect("connects");
+    let mut request = Release::of_instance(keys.instance(), "long").to_request();
+    request.statement = vec![b' '; MAX_REQUEST];
+    let refused = keys.release(request).expect_err("longer than a question");
+    assert!(matches!(refused, KeyFailure::Protocol { .. }), "{refused}");
+    keys.health().expect("the connection goes on");
+}
+
+#[test]
+fn a_connection_ends_with_its_last_client() {
+    let (ended, end) = mpsc::channel();
+    let ended = move || ended.send(()).expect("somebody waits");
+    let keys = KeyClient::connect(connection(&process()), &instance_inputs(), ended).expect("connects");
+    let other = keys.clone();
+    drop(keys);
+    other.health().expect("one is left");
+    drop(other);
+    end.recv_timeout(LIMIT).expect("the end is told");
+}
+
+/// The input of a server's CertificateVerify over this transcript hash (RFC 8446 §4.4.3).
+fn certificate_verify(transcript: &[u8]) -> Vec<u8> {
+    [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify\0", transcript].concat()
+}
+
+#[test]
+fn the_key_of_the_certificate_signs_what_tls_signs_and_nothing_else() {
+    use der::{Decode as _, Encode as _};
+    let keys = client(&process(), &instance_inputs()).expect("connects");
+    let certificate = x509_cert::Certificate::from_der(keys.tls_certificate()).expect("a certificate");
+    let spki = certificate.tbs_certificate().subject_public_key_info().to_der().expect("encoded");
+    let message = certificate_verify(&[7; 32]);
+    let signature = keys.sign_tls(&message).expect("signed");
+    let key = PublicKey::from_spki_der(&spki).expect("P-256");
+    key.check_signature(&message, &signature).expect("its signature");
+    let refused = keys.sign_tls(&certificate_verify(&[7; 31])).expect_err("no transcript hash");
+    assert!(matches!(refused, KeyFailure::Refused { .. }), "{refused}");
 }
 
 #[test]

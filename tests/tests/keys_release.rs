@@ -105,6 +105,7 @@ fn a_projects_key_is_bound_to_the_project_and_its_evidence_is_obtained_once() {
 
     let other = keys.project_key(&FixtureKey::new().project("two").id(), Challenge::Nonce).expect("a key");
     assert_ne!(other.public, first.public);
+    assert_eq!(keys.project_key(&project, Challenge::Nonce).expect("the same"), first, "beside the other");
     assert_ne!(
         service().project_key(&project, Challenge::Nonce).expect("a key").public,
         first.public,

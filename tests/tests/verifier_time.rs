@@ -35,9 +35,10 @@ fn stamped(world: &World) -> Made {
 /// A build with TSTInfo of a test's own, changed before it is signed.
 fn made_info(world: &World, change: impl FnOnce(&mut Info)) -> Made {
     let made = world.make();
+    // Before the clock is read: its certificates are valid from when they were made.
+    let (authority, signer) = authority();
     let mut info = Info::new(imprint(&made).as_bytes(), now());
     change(&mut info);
-    let (authority, signer) = authority();
     let timestamp = authority.sign(signer, &info.encode(), &["-cades"]).expect("a timestamp");
     with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"))
 }

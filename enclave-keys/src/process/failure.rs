@@ -106,3 +106,35 @@ impl From<StartError> for KeyFailure {
         Self::NotStarted { message: error.to_string() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attester::{AttesterError, ChallengeKind};
+    use provenance::evidence::Platform;
+
+    #[test]
+    fn every_kind_of_error_travels_as_its_own() {
+        let no_evidence = AttesterError::NoProvider { path: "/sys/kernel/config/tsm".into() };
+        let wanted = ChallengeKind::AttestationRequest;
+        let challenge = KeyError::Challenge { platform: Platform::SecureExecution, wanted };
+        for (error, kind) in [
+            (KeyError::Busy { retry_after: Duration::from_millis(7) }, "Busy"),
+            (KeyError::Stopped, "Stopped"),
+            (KeyError::Attester(no_evidence), "NoEvidence"),
+            (KeyError::DeviceTimeout { after: Duration::from_secs(1) }, "NoEvidence"),
+            (challenge, "Challenge"),
+            (KeyError::TooManyImages { got: 65 }, "Refused"),
+        ] {
+            let message = error.to_string();
+            let failure = KeyFailure::from(error);
+            let shown = format!("{failure:?}");
+            assert_eq!(shown.split([' ', '{']).next(), Some(kind), "{shown}");
+            let delay = (kind == "Busy").then_some(Duration::from_millis(7));
+            assert_eq!(failure.retry_after(), delay, "{shown}");
+            if !matches!(kind, "Busy" | "Stopped") {
+                assert_eq!(failure.to_string(), message);
+            }
+        }
+    }
+}

@@ -129,6 +129,36 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_may_be_empty() {
+        let read = Frame::read(&mut bytes(8, &[0; 8]).as_slice(), 5).expect("a frame");
+        assert_eq!(read, Some(Frame { number: 0, json: Vec::new() }));
+    }
+
+    /// Fails once with this error, then goes on.
+    struct Fails(Option<io::ErrorKind>, io::Cursor<Vec<u8>>);
+
+    impl Read for Fails {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.take() {
+                Some(kind) => Err(kind.into()),
+                None => self.1.read(buffer),
+            }
+        }
+    }
+
+    #[test]
+    fn a_signal_interrupts_no_frame_and_an_error_does() {
+        let fails =
+            |kind| Frame::read(&mut Fails(Some(kind), io::Cursor::new(bytes(9, b"\0\0\0\0\0\0\0\x011"))), 5);
+        assert!(matches!(fails(io::ErrorKind::Interrupted), Ok(Some(Frame { number: 1, .. }))));
+        let reset = fails(io::ErrorKind::ConnectionReset);
+        assert!(
+            matches!(&reset, Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset),
+            "{reset:?}"
+        );
+    }
+
+    #[test]
     fn a_frame_that_ends_early_is_an_error_at_every_length() {
         let whole = bytes(10, b"\0\0\0\0\0\0\0\x0142");
         for length in 1..whole.len() {

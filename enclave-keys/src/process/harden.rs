@@ -146,20 +146,51 @@ mod tests {
 
     const CHILD: &str = "SEALWRIGHT_TEST_CONFINED";
 
-    /// Runs in a process of its own, because the filter is for good. qemu's user emulation has no seccomp(2).
+    /// Whether this is a process of its own for the test of this name, which changes its process for good; where it is
+    /// not, the test has run in one.
+    fn in_own_process(name: &str) -> bool {
+        if std::env::var_os(CHILD).is_some() {
+            return true;
+        }
+        let name = format!("process::harden::tests::{name}");
+        let child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", &name, "--test-threads", "1", "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .expect("it starts");
+        let said =
+            String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        false
+    }
+
+    #[test]
+    fn a_protected_process_dumps_no_core_takes_no_debugger_and_is_not_swapped() {
+        if !in_own_process("a_protected_process_dumps_no_core_takes_no_debugger_and_is_not_swapped") {
+            return;
+        }
+        protect().expect("protected");
+        let dumpable = rustix::process::dumpable_behavior().expect("a flag");
+        assert_eq!(dumpable, DumpableBehavior::NotDumpable);
+        let core = rustix::process::getrlimit(Resource::Core);
+        assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
+        // Of memory from before and from after.
+        let locked = || {
+            let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+            let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("a line");
+            line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number")
+        };
+        let before = locked();
+        assert!(before > 0, "what was there is locked");
+        let more = std::hint::black_box(vec![7_u8; 8 << 20]);
+        assert!(locked() >= before + (8 << 10), "what came is locked");
+        drop(more);
+    }
+
+    /// qemu's user emulation has no seccomp(2).
     #[test]
     fn a_confined_process_has_threads_and_files_and_no_socket_program_or_code() {
-        let name =
-            "process::harden::tests::a_confined_process_has_threads_and_files_and_no_socket_program_or_code";
-        if std::env::var_os(CHILD).is_none() {
-            let child = Command::new(std::env::current_exe().expect("this program"))
-                .args(["--exact", name, "--test-threads", "1", "--nocapture"])
-                .env(CHILD, "1")
-                .output()
-                .expect("it starts");
-            let said =
-                String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
-            assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        if !in_own_process("a_confined_process_has_threads_and_files_and_no_socket_program_or_code") {
             return;
         }
         let other = std::thread::spawn(|| {

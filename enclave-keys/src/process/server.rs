@@ -303,3 +303,54 @@ pub fn receive(control: &UnixStream) -> io::Result<Option<UnixStream>> {
         io::Error::new(io::ErrorKind::InvalidData, "the launcher sent a byte without a connection")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared() -> Arc<Shared> {
+        let instance = Mutex::new(Instance::Failed(KeyFailure::Stopped {}));
+        Arc::new(Shared { sealed: None, instance, open: Mutex::default() })
+    }
+
+    #[test]
+    fn places_are_given_back_with_their_bytes() {
+        let shared = shared();
+        let places: Vec<_> = (0..MAX_OPEN).map_while(|_| Place::take(&shared, 3)).collect();
+        assert_eq!(places.len(), MAX_OPEN);
+        assert!(Place::take(&shared, 0).is_none(), "all are taken");
+        drop(places);
+        let all = Place::take(&shared, MAX_OPEN_BYTES).expect("no byte is taken any more");
+        assert!(Place::take(&shared, 1).is_none());
+        assert!(Place::take(&shared, 0).is_some());
+        drop(all);
+        let open = shared.open();
+        assert_eq!((open.questions, open.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_connection_is_handed_over_and_the_launchers_end_is_seen() {
+        let (launcher, process) = UnixStream::pair().expect("a socket pair");
+        let (mut ours, theirs) = UnixStream::pair().expect("a socket pair");
+        hand_over(&launcher, theirs).expect("handed over");
+        let mut received = receive(&process).expect("no error").expect("a connection");
+        ours.write_all(b"x").expect("written");
+        let mut byte = [0];
+        received.read_exact(&mut byte).expect("read");
+        assert_eq!(&byte, b"x");
+        (&launcher).write_all(&[READY]).expect("written");
+        assert_eq!(receive(&process).expect_err("no connection").kind(), io::ErrorKind::InvalidData);
+        drop(launcher);
+        assert!(receive(&process).expect("the end").is_none());
+    }
+
+    #[test]
+    fn a_process_is_ready_when_it_has_said_so_and_in_no_other_case() {
+        for (said, ready) in [(&b"k"[..], true), (b"x", false), (b"", false)] {
+            let (mut launcher, mut process) = UnixStream::pair().expect("a socket pair");
+            process.write_all(said).expect("written");
+            drop(process);
+            assert_eq!(wait_until_ready(&mut launcher), ready, "{said:?}");
+        }
+    }
+}

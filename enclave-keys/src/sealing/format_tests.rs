@@ -111,8 +111,10 @@ fn each_cut_is_truncated() {
 
 #[test]
 fn bytes_after_the_end_are_refused() {
-    let file = [snp().file(), vec![0]].concat();
-    assert_eq!(refusal(&file), SealedFileError::Trailing { extra: 1 });
+    for extra in [1, 2] {
+        let file = [snp().file(), vec![0; extra]].concat();
+        assert_eq!(refusal(&file), SealedFileError::Trailing { extra });
+    }
 }
 
 #[test]

@@ -130,12 +130,6 @@ impl RootMeasurement {
             Err(InvalidRootMeasurement::Length { got: bytes.len() })
         }
     }
-
-    /// The bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 impl TryFrom<String> for RootMeasurement {

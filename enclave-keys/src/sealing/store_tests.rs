@@ -224,3 +224,19 @@ fn failures_name_the_operation_and_the_file() {
         "{refused}"
     );
 }
+
+#[test]
+fn what_the_system_refuses_is_an_error() {
+    let root = tempfile::tempdir().expect("a directory");
+    let null = File::open("/dev/null").expect("opened");
+    SystemFiles.sync(&null).expect_err("a device that cannot be synced");
+    SystemFiles.sync_directory(&root.path().join("missing")).expect_err("no directory");
+    SystemFiles.remove(&root.path().join("missing")).expect("nothing to remove");
+    SystemFiles.remove(root.path()).expect_err("a directory is no file");
+
+    let store = Store::open(&root.path().join("store")).expect("free");
+    fs::remove_dir_all(root.path().join("store")).expect("removed");
+    fs::write(root.path().join("store"), "").expect("written");
+    let read = store.read().expect_err("a file where the directory was");
+    assert!(matches!(read, StoreError::Io { .. }), "{read}");
+}

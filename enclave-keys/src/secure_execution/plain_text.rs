@@ -50,6 +50,7 @@ mod tests {
             ("shorter, so that a byte of it stands behind it", altered(&|bytes| bytes[1] = 9)),
             ("no whole block", altered(&|bytes| bytes.truncate(15))),
             ("a block of zeros too many", altered(&|bytes| bytes.resize(32, 0))),
+            ("nothing but a block of zeros behind it", [&[0, 14][..], &[7; 14], &[0; 16]].concat()),
             ("no length at all", vec![0x20; 32]),
         ] {
             assert_eq!(secret(&other), None, "{why}");

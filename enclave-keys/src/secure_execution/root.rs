@@ -159,6 +159,16 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_of_the_image_that_cannot_be_opened_is_an_error_and_not_missing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert!(matches!(find(None, &directory.path().join("missing")), Ok(None)));
+        let file = directory.path().join("file");
+        fs::write(&file, "").expect("written");
+        let below = find(None, &file.join("secret")).map(|_| ()).expect_err("no directory");
+        assert!(matches!(below, AttesterError::Io { operation: "open", .. }), "{below}");
+    }
+
+    #[test]
     fn a_retrievable_secret_of_the_right_name_and_type_comes_before_that_of_the_image() {
         let (secret, image) = (vec![7; 48], [8; 32]);
         let own = (PLAIN_TEXT, own_id(), framed(&secret));

@@ -163,8 +163,8 @@ fn holds_let(expression: &Expr) -> bool {
 impl<'ast> Visit<'ast> for Finder<'_> {
     fn visit_expr_binary(&mut self, node: &'ast ExprBinary) {
         let mutants = self.of(node.op.span(), Genre::BinaryOperator);
-        let whole = holds_let(&node.left) || holds_let(&node.right);
-        if !mutants.is_empty() && !whole {
+        let in_let_chain = holds_let(&node.left) || holds_let(&node.right);
+        if !mutants.is_empty() && !in_let_chain {
             let operator = self.source[self.range(node.op.span())].to_owned();
             let kind = match node.op {
                 BinOp::And(_) | BinOp::Or(_) => Kind::Lazy,

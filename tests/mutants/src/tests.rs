@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::build::Program;
 use crate::listed::Mutant;
@@ -114,6 +114,7 @@ pub fn reached(programs: &[Program], work: &Path, jobs: usize) -> Result<Vec<Tes
     let _ = fs::remove_dir_all(&records);
     fs::create_dir_all(&records)?;
     let tests = Mutex::new(Vec::new());
+    let failing = Mutex::new(Vec::new());
     in_parallel(jobs, names.len(), |index| {
         let (program, name) = &names[index];
         let record = records.join(index.to_string());
@@ -123,7 +124,8 @@ pub fn reached(programs: &[Program], work: &Path, jobs: usize) -> Result<Vec<Tes
         let status = run(command, Duration::from_secs(600))?;
         let took = started.elapsed();
         if !status.is_some_and(|status| status.success()) {
-            bail!("{} {name} fails without a mutant", program.path.display());
+            failing.lock().expect("no thread panics").push(format!("{} {name}", program.path.display()));
+            return Ok(());
         }
         let bytes = fs::read(&record).unwrap_or_default();
         let reached = bytes
@@ -139,6 +141,8 @@ pub fn reached(programs: &[Program], work: &Path, jobs: usize) -> Result<Vec<Tes
         });
         Ok(())
     })?;
+    let failing = failing.into_inner().expect("no thread panics");
+    ensure!(failing.is_empty(), "these fail without a mutant:\n{}", failing.join("\n"));
     let mut tests = tests.into_inner().expect("no thread panics");
     tests.sort_by_key(|test| test.took);
     for test in tests.iter().rev().take(10) {

@@ -206,23 +206,19 @@ fn documents_signing_keys_and_lists_of_every_recording_together_are_judged_alike
                 below: vec![intermediate.clone(), signing.clone()],
                 crls: above.chain.crls.clone(),
             };
+            let fewer = |name: &str, left_out: usize| Chosen {
+                name: format!("{} without {name} {left_out}", all.name),
+                below: all.below.clone(),
+                crls: all.crls.clone(),
+                ..all
+            };
             for left_out in 0..above.chain.crls.len() {
-                let mut fewer = Chosen {
-                    name: format!("{} without list {left_out}", all.name),
-                    below: all.below.clone(),
-                    crls: all.crls.clone(),
-                    ..all
-                };
+                let mut fewer = fewer("list", left_out);
                 fewer.crls.remove(left_out);
                 judged.push(fewer.judged());
             }
             for left_out in 0..2 {
-                let mut fewer = Chosen {
-                    name: format!("{} without certificate {left_out}", all.name),
-                    below: all.below.clone(),
-                    crls: all.crls.clone(),
-                    ..all
-                };
+                let mut fewer = fewer("certificate", left_out);
                 fewer.below.remove(left_out);
                 judged.push(fewer.judged());
             }
@@ -382,49 +378,13 @@ fn requests_made_here_are_opened_by_the_crate() {
     setting.judge(&made.request, made.protection_key, &answer.exchange(&made.request, &DATA));
 }
 
-const POLICY: &str = r#"format = "sealwright-policy/1"
-judged_at = "today"
-
-[time]
-proof = "none"
-authorities = []
-
-[hardware]
-platforms = ["secure-execution"]
-evidence = ["own-request"]
-roots = []
-dangerous_roots = ["ROOT"]
-revocation = "crl-if-present"
-
-[secure-execution]
-image_host_keys = ["HOST-KEY"]
-attestation_host_keys = ["ACCEPTED"]
-config_uids = "any-run"
-verifiers = []
-allow_key_only = false
-
-[[reference_values]]
-name = "image"
-guest_version = 1
-platform = "secure-execution"
-page_list_digest = "DIGEST"
-address_list_digest = "DIGEST"
-tweak_list_digest = "DIGEST"
-tag = "66666666666666666666666666666666"
-"#;
-
 /// The command's own request, as it is kept in two files, and an answer whose measurement the crate computed.
 #[test]
 fn requests_of_the_command_are_opened_by_the_crate_and_its_measurement_convinces_here() {
     let setting = Setting::new();
     let host_key = setting.machine.host_key();
-    let policy = PolicyText::of_nobody(
-        &POLICY
-            .replace("ROOT", &setting.documents.root.to_string())
-            .replace("HOST-KEY", &host_key.hash().to_string())
-            .replace("ACCEPTED", &host_key.hash().to_string())
-            .replace("DIGEST", &"66".repeat(64)),
-    );
+    let accepted = host_key.hash();
+    let policy = PolicyText::of_own_requests(&setting.documents.root, &accepted, &accepted, "66");
     let made = NewAttestationRequest::make(&policy.parse(), &setting.given(), now()).expect("a request");
     let folder = tempfile::tempdir().expect("a folder");
     let files = ["request", "key"].map(|name| folder.path().join(name));
