@@ -261,12 +261,10 @@ impl InclusionProof {
         let (mut index, mut last) = (leaf_index, tree_size - 1);
         let mut root = leaf.hash();
         for sibling in &self.hashes {
+            // The last node of a level has no sibling to the right, nor has any that is made with it; levels at which it
+            // has none at all have no hash in the path.
             if index & 1 == 1 || index == last {
                 root = node_hash(sibling, &root);
-                while index & 1 == 0 && index != 0 {
-                    index >>= 1;
-                    last >>= 1;
-                }
             } else {
                 root = node_hash(&root, sibling);
             }
@@ -339,7 +337,8 @@ impl LeafTree {
         let leaf_index = u32::try_from(index).ok().filter(|i| *i < self.size())?;
         let mut position = index;
         let mut hashes = Vec::new();
-        for level in &self.levels[..self.levels.len() - 1] {
+        // The root, which is the last level, has no sibling.
+        for level in &self.levels {
             if let Some(sibling) = level.get(position ^ 1) {
                 hashes.push(*sibling);
             }
@@ -384,6 +383,7 @@ mod tests {
             let tree = LeafTree::new(&leaves).expect("in range");
             for (index, leaf) in leaves.iter().enumerate().step_by(1 + size as usize / 50) {
                 let proof = tree.proof(index).expect("in range");
+                assert_eq!(tree.proof(leaves.len()), None);
                 assert_eq!(proof.report_data(leaf), Ok(tree.report_data()), "{index} of {size}");
                 assert!(proof.hashes.len() <= MAX_PROOF_HASHES);
                 let mut wrong = proof.clone();
@@ -412,6 +412,19 @@ mod tests {
             let longer = [&bytes[..], &[0]].concat();
             assert!(matches!(Leaf::parse(&longer), Err(LeafError::Frame(FrameError::Trailing { .. }))));
         }
+        let good = leaf(0).encode();
+        let (start, body) = good.split_at(good.len() - 65 - 4);
+        let with_length =
+            |length: u32, body: &[u8]| Leaf::parse(&[start, &length.to_be_bytes(), body].concat());
+        assert_eq!(with_length(65, &body[4..]), Ok(leaf(0)));
+        let offset = good.len();
+        let longer = [&body[4..], &[0; 2]].concat();
+        assert_eq!(with_length(67, &longer), Err(FrameError::Trailing { offset, extra: 2 }.into()));
+        let (offset, wanted) = (offset - 65, 65);
+        assert_eq!(
+            with_length(64, &body[4..]),
+            Err(FrameError::Truncated { offset, wanted, got: 64 }.into())
+        );
         let mut unknown = leaf(0).encode();
         unknown[4 + LEAF_LABEL.len()] = 9;
         assert_eq!(Leaf::parse(&unknown), Err(LeafError::Type { got: 9 }));

@@ -51,3 +51,23 @@ pub fn from_canonical_json<T: DeserializeOwned + Serialize>(
     }
     Ok(document)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn another_spelling_is_refused_where_it_differs() {
+        let parse = |text: &str| from_canonical_json::<BTreeMap<String, u32>>(text.as_bytes(), 16);
+        assert_eq!(
+            parse("{\"a\":2,\"b\":1}"),
+            Ok(BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]))
+        );
+        for (text, offset) in [("{\"b\":1,\"a\":2}", 2), ("{\"a\":2,\"b\":1} ", 13), (" {\"a\":2}", 0)] {
+            assert_eq!(parse(text), Err(CanonicalError::NotCanonical { offset }), "{text}");
+        }
+        assert!(matches!(parse("{\"a\":-2}"), Err(CanonicalError::Shape(_))));
+    }
+}

@@ -448,6 +448,78 @@ mod tests {
         }
     }
 
+    /// Each limit of an entry, at it and beyond it, as made and as parsed.
+    #[test]
+    fn entries_have_limits() {
+        let plain = |mode, xattrs, kind| Entry {
+            name: Name::new(b"x").expect("a name"),
+            mode,
+            mtime_ns: 0,
+            xattrs,
+            kind,
+        };
+        let with = |xattrs| plain(0, xattrs, Kind::Fifo);
+        let xattr = |key: usize, value: usize| with(BTreeMap::from([(vec![b'k'; key], vec![0; value])]));
+        let many = |count: u8| with((0..count).map(|n| (vec![n + 1], Vec::new())).collect());
+        let link = |length| plain(0, BTreeMap::new(), Kind::Symlink { target: vec![b'a'; length] });
+        let digest = Sha256Digest::of(b"");
+        let hard = |length| {
+            let first = b"a/".repeat(length / 2 + 1)[..length].to_vec();
+            plain(0, BTreeMap::new(), Kind::HardLink { first, size: 0, digest })
+        };
+        let name = || Name::new(b"x").expect("a name");
+        let target = |got| Err(InvalidDirectory::Target { name: name(), got });
+        let xattrs = || Err(InvalidDirectory::Xattrs { name: name() });
+        let mode = Err(InvalidDirectory::Mode { name: name(), got: 0o10000 });
+        for (entry, wanted) in [
+            (plain(0o7777, BTreeMap::new(), Kind::Fifo), Ok(())),
+            (plain(0o10000, BTreeMap::new(), Kind::Fifo), mode),
+            (xattr(MAX_NAME, MAX_XATTR_VALUE), Ok(())),
+            (xattr(MAX_NAME + 1, 0), xattrs()),
+            (xattr(1, MAX_XATTR_VALUE + 1), xattrs()),
+            (xattr(0, 0), xattrs()),
+            (many(64), Ok(())),
+            (many(65), xattrs()),
+            (link(MAX_TARGET), Ok(())),
+            (link(MAX_TARGET + 1), target(MAX_TARGET + 1)),
+            (link(0), target(0)),
+            (hard(MAX_TARGET - 1), Ok(())),
+            (hard(MAX_TARGET + 1), target(MAX_TARGET + 1)),
+            (hard(0), target(0)),
+        ] {
+            assert_eq!(Directory::new(vec![entry.clone()]).map(|_| ()), wanted);
+            let parsed = Directory::parse(&Directory { entries: vec![entry] }.encode());
+            assert_eq!(parsed.map(|_| ()), wanted);
+        }
+    }
+
+    #[test]
+    fn directories_have_limits() {
+        let got = MAX_DIRECTORY + 1;
+        let mut blob = vec![0; got];
+        assert_eq!(Directory::parse(&blob), Err(InvalidDirectory::TooLarge { got }));
+        blob.pop();
+        assert!(matches!(Directory::parse(&blob), Err(InvalidDirectory::Frame(_))));
+        let counted = |count: u32| {
+            Directory::parse(&FrameWriter::new(DIRECTORY_LABEL).fixed(&count.to_be_bytes()).finish())
+        };
+        assert!(matches!(counted(1_000_000), Err(InvalidDirectory::Frame(_))), "there are none");
+        assert_eq!(counted(1_000_001), Err(InvalidDirectory::TooManyEntries { got: 1_000_001 }));
+        assert_eq!(counted(0), Ok(Directory { entries: vec![] }));
+    }
+
+    #[test]
+    fn the_same_name_or_attribute_twice_is_refused() {
+        let one = Directory::new(vec![entry(b"a", Kind::Fifo)]).expect("valid").encode();
+        let at = one.windows(6).position(|window| window == b"user.b").expect("there") + 5;
+        let mut twice = one;
+        twice[at] = b'a';
+        assert!(matches!(Directory::parse(&twice), Err(InvalidDirectory::Xattrs { .. })));
+        let same = Directory { entries: vec![entry(b"a", Kind::Fifo), entry(b"a", Kind::Fifo)] };
+        assert!(matches!(Directory::parse(&same.encode()), Err(InvalidDirectory::Order { .. })));
+        assert!(matches!(Directory::new(same.entries), Err(InvalidDirectory::Order { .. })));
+    }
+
     #[test]
     fn entries_out_of_order_are_refused() {
         let one =

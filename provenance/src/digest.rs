@@ -155,12 +155,17 @@ mod tests {
             "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         assert_eq!(digest.to_string().parse(), Ok(digest));
+        assert_eq!(format!("{digest:?}"), digest.to_string());
+        assert_eq!(digest.short(), "sha256:ba7816…015ad");
+        assert_eq!(Sha256Digest::from_hex(&digest.hex()), Ok(digest));
         for bad in [
             "",
             "sha256:",
             "sha512:ba",
             &digest.hex(),
             &digest.to_string().to_uppercase(),
+            &format!("sha256:{}", digest.hex().to_uppercase()),
+            &format!("sha256:{}", digest.hex().replace('f', "g")),
             &format!("{digest}0"),
         ] {
             assert!(bad.parse::<Sha256Digest>().is_err(), "{bad}");

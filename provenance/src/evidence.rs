@@ -447,6 +447,23 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_has_whole_hashes_and_no_more_than_the_largest_tree_needs() {
+        let proof = |hashes: usize| InclusionProof {
+            leaf_index: 1,
+            tree_size: 2,
+            hashes: vec![Sha256Digest::of(b"a hash"); hashes],
+        };
+        for hashes in [0, 1, MAX_PROOF_HASHES] {
+            assert_eq!(parse_proof(&encode_proof(&proof(hashes))), Ok(proof(hashes)));
+        }
+        let got = 32 * (MAX_PROOF_HASHES + 1);
+        let longer = encode_proof(&proof(MAX_PROOF_HASHES + 1));
+        assert_eq!(parse_proof(&longer), Err(EvidenceError::ProofLength { got }));
+        let cut = encode_proof(&proof(1));
+        assert_eq!(parse_proof(&cut[..cut.len() - 1]), Err(EvidenceError::ProofLength { got: 31 }));
+    }
+
+    #[test]
     fn every_platform_has_evidence_of_its_own() {
         for platform in Platform::ALL {
             let mut bundle = bundle();

@@ -34,6 +34,29 @@ pub enum KeyOrigin {
 }
 
 impl KeyOrigin {
+    /// Each.
+    pub const ALL: [Self; 6] = [
+        Self::BootEphemeral,
+        Self::SnpDerivedKey,
+        Self::SecureExecutionImageSecret,
+        Self::SecureExecutionAddedSecret,
+        Self::SecureExecutionRetrievableSecret,
+        Self::DangerousSoftware,
+    ];
+
+    /// Its spelling in documents and policies.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BootEphemeral => "boot-ephemeral",
+            Self::SnpDerivedKey => "snp-derived-key",
+            Self::SecureExecutionImageSecret => "secure-execution-image-secret",
+            Self::SecureExecutionAddedSecret => "secure-execution-added-secret",
+            Self::SecureExecutionRetrievableSecret => "secure-execution-retrievable-secret",
+            Self::DangerousSoftware => "dangerous-software",
+        }
+    }
+
     /// Where the keys come from and who else could know them, to be shown to people.
     #[must_use]
     pub fn explanation(self) -> &'static str {
@@ -138,5 +161,17 @@ impl InstanceDocument {
     #[must_use]
     pub fn trust_configuration_sha256(&self) -> Sha256Digest {
         Sha256Digest::of(&to_canonical_json(&self.trust_configuration))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KeyOrigin;
+
+    #[test]
+    fn names_are_those_of_the_document() {
+        for origin in KeyOrigin::ALL {
+            assert_eq!(serde_json::to_value(origin).expect("text"), origin.name());
+        }
     }
 }

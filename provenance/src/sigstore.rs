@@ -181,6 +181,23 @@ mod tests {
         })
     }
 
+    #[test]
+    fn what_cosign_signs_is_spelled_as_cosign_spells_it() {
+        let digest = Sha256Digest::of(b"abc");
+        let hex = digest.hex();
+        let statement = format!(
+            "{{\"_type\":\"https://in-toto.io/Statement/v1\",\"predicate\":{{}},\
+             \"predicateType\":\"https://sigstore.dev/cosign/sign/v1\",\
+             \"subject\":[{{\"digest\":{{\"sha256\":\"{hex}\"}}}}]}}"
+        );
+        assert_eq!(String::from_utf8(cosign_sign_statement(&digest)), Ok(statement));
+        let payload = simple_signing_payload("registry.example/app", &digest);
+        assert_eq!(parse_simple_signing(&payload), Ok(("registry.example/app".to_owned(), digest)));
+        let other = String::from_utf8(payload).expect("text").replace(SIMPLE_SIGNING_TYPE, "another");
+        let wanted = format!("type is `another`, wanted `{SIMPLE_SIGNING_TYPE}`");
+        assert_eq!(parse_simple_signing(other.as_bytes()), Err(wanted));
+    }
+
     fn parsed(alter: impl FnOnce(&mut serde_json::Value)) -> Result<KeyedBundle, BundleError> {
         let mut bundle = good();
         alter(&mut bundle);

@@ -12,6 +12,7 @@ const NOBODY: &str = "sha256:000000000000000000000000000000000000000000000000000
 const REST: &str = r#"
 [guest]
 builder_ids = ["BUILDER"]
+key_origins = ["boot-ephemeral", "dangerous-software"]
 trust_configurations = ["TRUST"]
 build_policies = ["RULES"]
 

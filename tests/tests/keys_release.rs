@@ -13,7 +13,7 @@ use provenance::key::SignatureInvalid;
 use provenance::repository::UNNAMED;
 use provenance::request::InvalidRequest;
 use provenance::sigstore::{cosign_sign_statement, simple_signing_payload};
-use provenance::statement::{InvalidStatement, Subject};
+use provenance::statement::{InvalidStatement, Statement, Subject};
 use provenance::timestamp::Timestamp;
 use sealwright_tests::release_fixture::{FixtureKey, REPOSITORY, Release, instance_inputs, statement};
 use sealwright_tests::software_tee::{
@@ -357,6 +357,20 @@ fn one_request_is_released_a_few_times_and_failures_do_not_count() {
     let request = Sha256Digest::of(&release.request.document());
     assert_eq!(keys.release(release.to_request()), Err(KeyError::ReleasedTooOften { request }));
     keys.release(Release::of(&keys, "another").to_request()).expect("another request");
+}
+
+#[test]
+fn a_statement_names_one_to_64_subjects() {
+    let release = Release::of(&service(), "build");
+    let with = |count: usize| {
+        let mut statement = release.statement.clone();
+        statement.subject = vec![statement.subject[0].clone(); count];
+        Statement::parse(&statement.document()).map(|parsed| parsed.subject.len())
+    };
+    assert_eq!((with(1), with(64)), (Ok(1), Ok(64)));
+    for got in [0, 65] {
+        assert_eq!(with(got), Err(InvalidStatement::Subjects { got }));
+    }
 }
 
 #[test]

@@ -455,6 +455,13 @@ fn the_guest_runs_under_rules_that_the_policy_names() {
     };
     let reason = judge(|instance| instance.builder_id.push('x'));
     assert!(matches!(reason, Reason::Rules(RulesRefusal::BuilderId { .. })), "{reason}");
+    let reason = judge(|instance| instance.key_origin = KeyOrigin::SnpDerivedKey);
+    let refused = matches!(
+        &reason,
+        Reason::Rules(RulesRefusal::KeyOrigin { got: KeyOrigin::SnpDerivedKey, wanted, .. })
+            if *wanted == [KeyOrigin::BootEphemeral, KeyOrigin::DangerousSoftware]
+    );
+    assert!(refused, "{reason}");
     let reason = judge(|instance| instance.trust_configuration = serde_json::json!({"projects": ["other"]}));
     assert!(matches!(reason, Reason::Rules(RulesRefusal::TrustConfiguration { .. })), "{reason}");
     let reason = judge(|instance| instance.build_policy_sha256 = Sha256Digest::of(b"another policy"));

@@ -155,6 +155,19 @@ pub enum RulesRefusal {
         /// Line of the policy.
         line: usize,
     },
+    /// Others could know the keys than the policy accepts.
+    #[error(
+        "the keys come from `{}` ({}), policy accepts {}", got.name(), got.explanation(),
+        join(&wanted.iter().map(|origin| origin.name()).collect::<Vec<_>>())
+    )]
+    KeyOrigin {
+        /// Origin seen.
+        got: KeyOrigin,
+        /// Origins accepted.
+        wanted: Vec<KeyOrigin>,
+        /// Line of the policy.
+        line: usize,
+    },
     /// Another trust configuration.
     #[error("trust configuration is {got}, policy accepts {}", join(.wanted))]
     TrustConfiguration {
@@ -183,6 +196,7 @@ impl RulesRefusal {
     pub fn line(&self) -> usize {
         match self {
             Self::BuilderId { line, .. }
+            | Self::KeyOrigin { line, .. }
             | Self::TrustConfiguration { line, .. }
             | Self::BuildPolicy { line, .. } => *line,
         }
@@ -201,7 +215,7 @@ pub(crate) fn appraise_key_only(bound: &BoundLeaf, policy: &Policy) -> Result<()
     }
 }
 
-/// Compares builder id, trust configuration and build policy of the instance with the policy.
+/// Compares builder id, origin of the keys, trust configuration and build policy of the instance with the policy.
 pub(crate) fn appraise_rules(instance: &InstanceDocument, policy: &Policy) -> Result<(), RulesRefusal> {
     let ids = policy.builder_ids();
     if !ids.value.contains(&instance.builder_id) {
@@ -210,6 +224,10 @@ pub(crate) fn appraise_rules(instance: &InstanceDocument, policy: &Policy) -> Re
             wanted: ids.value.clone(),
             line: ids.line,
         });
+    }
+    let (got, origins) = (instance.key_origin, policy.key_origins());
+    if !origins.value.contains(&got) {
+        return Err(RulesRefusal::KeyOrigin { got, wanted: origins.value.clone(), line: origins.line });
     }
     let (got, trust) = (instance.trust_configuration_sha256(), policy.trust_configurations());
     if !trust.value.contains(&got) {

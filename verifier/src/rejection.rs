@@ -255,6 +255,9 @@ impl Reason {
             Self::Materials(_) => {
                 "build without what cannot be listed, or accept it in `materials` of the policy"
             }
+            Self::Rules(RulesRefusal::KeyOrigin { .. }) => {
+                "if you trust whoever else could know these keys, add their origin to `guest.key_origins` of the policy"
+            }
             Self::Rules(_) => {
                 "read the trust configuration and build policy (sealwright inspect); if you trust them, add their digests to `guest` of the policy"
             }

@@ -271,7 +271,7 @@ impl SevGuest {
         if let Some(by) = self.wiped() {
             return Err(AttesterError::KeyWiped { path: self.path.clone(), by });
         }
-        for attempt in 1..=BUSY_ATTEMPTS {
+        for _ in 0..BUSY_ATTEMPTS {
             // The driver writes it only when there is something to say.
             put(call.block_mut(0), layout::REQUEST_FIRMWARE_ERROR, &[0; 8]);
             let error = match self.device.perform(call) {
@@ -296,9 +296,7 @@ impl SevGuest {
                 }
                 _ => return Err(io_error("ioctl", &self.path, &error)),
             }
-            if attempt < BUSY_ATTEMPTS {
-                std::thread::sleep(BUSY_PAUSE);
-            }
+            std::thread::sleep(BUSY_PAUSE);
         }
         Err(AttesterError::Busy { path: self.path.clone(), attempts: BUSY_ATTEMPTS })
     }

@@ -279,7 +279,7 @@ impl Ultravisor {
 
     /// The Ultravisor's return code, one of those that mean success.
     fn perform(&self, name: &'static str, call: &mut Call) -> Result<u16, AttesterError> {
-        for attempt in 1..=BUSY_ATTEMPTS {
+        for _ in 0..BUSY_ATTEMPTS {
             match self.device.perform(call) {
                 Ok(()) => {
                     let code = u16::from_ne_bytes(call.field(0, layout::CONTROL_CODE));
@@ -302,9 +302,7 @@ impl Ultravisor {
                     _ => return Err(io_error(name, &self.path, &error)),
                 },
             }
-            if attempt < BUSY_ATTEMPTS {
-                std::thread::sleep(BUSY_PAUSE);
-            }
+            std::thread::sleep(BUSY_PAUSE);
         }
         Err(AttesterError::Busy { path: self.path.clone(), attempts: BUSY_ATTEMPTS })
     }

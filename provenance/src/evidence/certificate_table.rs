@@ -84,11 +84,7 @@ fn entries(table: &[u8]) -> Result<Vec<Entry>, InvalidTable> {
     if table.is_empty() {
         return Ok(found);
     }
-    for index in 0..=MAX_ENTRIES {
-        let entry = table
-            .get(index * ENTRY_LEN..(index + 1) * ENTRY_LEN)
-            .filter(|_| index < MAX_ENTRIES)
-            .ok_or(InvalidTable::NoEnd { got: table.len() })?;
+    for (index, entry) in table.chunks_exact(ENTRY_LEN).take(MAX_ENTRIES).enumerate() {
         if entry.iter().all(|byte| *byte == 0) {
             return Ok(found);
         }
@@ -123,4 +119,49 @@ pub fn used(table: &[u8]) -> Result<usize, InvalidTable> {
     let entries = entries(table)?;
     let end = (entries.len() + 1) * ENTRY_LEN;
     Ok(entries.iter().map(|entry| end.max(entry.offset + entry.length)).max().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table of entries with these ranges, and as many bytes behind its end.
+    fn table(ranges: &[(u32, u32)], more: usize) -> Vec<u8> {
+        let mut table = Vec::new();
+        for (index, (offset, length)) in ranges.iter().enumerate() {
+            table.extend([u8::try_from(index).expect("few") + 1; 16]);
+            table.extend([offset.to_le_bytes(), length.to_le_bytes()].concat());
+        }
+        table.extend([0; ENTRY_LEN]);
+        table.extend(vec![7; more]);
+        table
+    }
+
+    #[test]
+    fn a_table_ends_with_its_last_certificate_or_its_entries() {
+        for (ranges, end) in [
+            (&[][..], 0),
+            (&[(0, 0)], 48),
+            (&[(48, 10)], 58),
+            (&[(0, 0), (0, 10)], 72),
+            (&[(72, 10), (72, 2)], 82),
+            (&[(0, 0), (0, 0), (0, 0)], 96),
+        ] {
+            assert_eq!(used(&table(ranges, 100)), Ok(end), "{ranges:?}");
+        }
+        assert_eq!(used(&[]), Ok(0));
+    }
+
+    #[test]
+    fn a_table_has_an_end_and_a_number_of_entries() {
+        let most = table(&[(0, 1); MAX_ENTRIES], 0);
+        let error = InvalidTable::NoEnd { got: most.len() };
+        assert_eq!(parse(&most), Err(error), "no room for the end");
+        assert_eq!(
+            parse(&table(&[(0, 1); MAX_ENTRIES - 1], 0)).map(|found| found.len()),
+            Ok(MAX_ENTRIES - 1)
+        );
+        let got = ENTRY_LEN;
+        assert_eq!(parse(&table(&[(0, 1)], 0)[..got]), Err(InvalidTable::NoEnd { got }));
+    }
 }

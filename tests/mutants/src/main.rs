@@ -1,4 +1,4 @@
-//! `mutants [--work DIR] [--jobs N] [--only TEXT] PACKAGE…`: every mutant that cargo-mutants lists for these packages of
+//! `mutants [--work DIR] [--jobs N] [--only TEXT] [--slowest MILLISECONDS] PACKAGE…`: every mutant that cargo-mutants lists for these packages of
 //! the workspace, each against the tests that reach it.
 //!
 //! cargo-mutants builds once for each mutant, which is a day for these crates. Here they are all compiled into one
@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -75,12 +76,19 @@ struct Arguments {
     work: PathBuf,
     jobs: usize,
     only: String,
+    /// Tests that take longer alone are not asked: for a first look at what survives.
+    slowest: Duration,
     packages: Vec<String>,
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut parsed =
-        Arguments { work: "target/mutants".into(), jobs: 2, only: String::new(), packages: Vec::new() };
+    let mut parsed = Arguments {
+        work: "target/mutants".into(),
+        jobs: 2,
+        only: String::new(),
+        slowest: Duration::MAX,
+        packages: Vec::new(),
+    };
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
         let mut value = || given.next().with_context(|| format!("{argument} needs a value"));
@@ -88,6 +96,7 @@ fn arguments() -> Result<Arguments> {
             "--work" => parsed.work = value()?.into(),
             "--jobs" => parsed.jobs = value()?.parse()?,
             "--only" => parsed.only = value()?,
+            "--slowest" => parsed.slowest = Duration::from_millis(value()?.parse()?),
             package if !package.starts_with('-') => parsed.packages.push(package.to_owned()),
             _ => bail!("unknown argument {argument}"),
         }
@@ -119,7 +128,8 @@ fn main() -> Result<()> {
         eprintln!("left out: {} of {genre:?}", excluded.keys().filter(of).count());
     }
     let programs = build::tests(&tree, &work.join("build"), TESTED)?;
-    let tests = tests::reached(&programs, &work, arguments.jobs)?;
+    let mut tests = tests::reached(&programs, &work, arguments.jobs)?;
+    tests.retain(|test| test.took <= arguments.slowest);
 
     let wanted: Vec<usize> = (1..=mutants.len())
         .filter(|number| !excluded.contains_key(number) && mutants[number - 1].name.contains(&arguments.only))

@@ -475,6 +475,10 @@ fn materials(policy: &Policy, words: &mut Words) {
 fn rules(policy: &Policy) -> Vec<String> {
     vec![
         format!("builders {}", join(&policy.builder_ids().value)),
+        format!(
+            "keys from {}",
+            join(&policy.key_origins().value.iter().map(|origin| origin.name()).collect::<Vec<_>>())
+        ),
         format!("trust configurations {}", join(&policy.trust_configurations().value)),
         format!("build policies {}", join(&policy.build_policies().value)),
     ]

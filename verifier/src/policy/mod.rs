@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 
 use provenance::digest::Sha256Digest;
 use provenance::evidence::Platform;
+use provenance::instance::KeyOrigin;
 use provenance::key::PublicKey;
 use provenance::materials::{Completeness, MaterialClass};
 use provenance::project::ProjectId;
@@ -230,6 +231,7 @@ pub struct Policy {
     reference_values: Vec<ReferenceValue>,
     reference_values_line: usize,
     builder_ids: Placed<Vec<String>>,
+    key_origins: Placed<Vec<KeyOrigin>>,
     trust_configurations: Placed<Vec<Sha256Digest>>,
     build_policies: Placed<Vec<Sha256Digest>>,
     callers: Option<Placed<Vec<Caller>>>,
@@ -272,7 +274,7 @@ impl Policy {
         let anchors = anchors.with_verifiers(&verifiers);
         let references = top.required("reference_values")?;
         let reference_values = reference_values(&references)?;
-        let (builder_ids, trust_configurations, build_policies) = guest(&top.required("guest")?)?;
+        let guest = Guest::read(&top.required("guest")?)?;
         let (callers, projects) = request(&top.required("request")?)?;
         let materials = materials(&top.required("materials")?)?;
         top.finish()?;
@@ -292,9 +294,10 @@ impl Policy {
             evidence_kinds,
             reference_values,
             reference_values_line: references.place.line,
-            builder_ids,
-            trust_configurations,
-            build_policies,
+            builder_ids: guest.builder_ids,
+            key_origins: guest.key_origins,
+            trust_configurations: guest.trust_configurations,
+            build_policies: guest.build_policies,
             callers,
             projects,
             materials,
@@ -403,6 +406,12 @@ impl Policy {
         &self.builder_ids
     }
 
+    /// Origins accepted of the keys that sign.
+    #[must_use]
+    pub fn key_origins(&self) -> &Placed<Vec<KeyOrigin>> {
+        &self.key_origins
+    }
+
     /// SHA-256 of the canonical JSON of each trust configuration accepted.
     #[must_use]
     pub fn trust_configurations(&self) -> &Placed<Vec<Sha256Digest>> {
@@ -435,11 +444,13 @@ impl Policy {
 }
 
 fn one_of<T: Copy>(field: &Field<'_>, choices: &[(&str, T)]) -> Result<T, PolicyError> {
-    field.parsed(|text| {
-        choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
-            let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-            format!("is \"{text}\", wanted {}", names.join(" or "))
-        })
+    field.parsed(|text| choice(text, choices))
+}
+
+fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        format!("is \"{text}\", wanted {}", names.join(" or "))
     })
 }
 
@@ -533,17 +544,29 @@ fn values<T>(
     Ok(field.placed(list.into_iter().map(|placed| placed.value).collect()))
 }
 
-type Guest = (Placed<Vec<String>>, Placed<Vec<Sha256Digest>>, Placed<Vec<Sha256Digest>>);
+/// What is accepted of the instance document.
+struct Guest {
+    builder_ids: Placed<Vec<String>>,
+    key_origins: Placed<Vec<KeyOrigin>>,
+    trust_configurations: Placed<Vec<Sha256Digest>>,
+    build_policies: Placed<Vec<Sha256Digest>>,
+}
 
-fn guest(field: &Field<'_>) -> Result<Guest, PolicyError> {
-    let mut section = field.table()?;
-    let builder_ids = values(&section.required("builder_ids")?, |text| {
-        if text.is_empty() { Err("is empty, wanted a URI".to_owned()) } else { Ok(text.to_owned()) }
-    })?;
-    let trust = values(&section.required("trust_configurations")?, digest)?;
-    let build_policies = values(&section.required("build_policies")?, digest)?;
-    section.finish()?;
-    Ok((builder_ids, trust, build_policies))
+impl Guest {
+    fn read(field: &Field<'_>) -> Result<Self, PolicyError> {
+        let mut section = field.table()?;
+        let origins = KeyOrigin::ALL.map(|origin| (origin.name(), origin));
+        let guest = Self {
+            builder_ids: values(&section.required("builder_ids")?, |text| {
+                if text.is_empty() { Err("is empty, wanted a URI".to_owned()) } else { Ok(text.to_owned()) }
+            })?,
+            key_origins: values(&section.required("key_origins")?, |text| choice(text, &origins))?,
+            trust_configurations: values(&section.required("trust_configurations")?, digest)?,
+            build_policies: values(&section.required("build_policies")?, digest)?,
+        };
+        section.finish()?;
+        Ok(guest)
+    }
 }
 
 fn materials(field: &Field<'_>) -> Result<BTreeMap<MaterialClass, Placed<Requirement>>, PolicyError> {

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use provenance::digest::Sha256Digest;
 use provenance::evidence::Platform;
+use provenance::instance::KeyOrigin;
 use provenance::key::PublicKey;
 use provenance::materials::MaterialClass;
 use provenance::project::ProjectId;
@@ -201,6 +202,18 @@ fn write_policy(
     write_references(out, values)?;
     writeln!(out, "[guest]")?;
     writeln!(out, "builder_ids = {}", list(union(&values.builder_ids, &template.builder_ids)))?;
+    writeln!(
+        out,
+        "# Where the keys that sign may come from, which tells who else could know them. A secret of a"
+    )?;
+    writeln!(out, "# Secure Execution image is known to whoever made the image.")?;
+    let origins = [
+        Some(KeyOrigin::BootEphemeral),
+        snp.map(|_| KeyOrigin::SnpDerivedKey),
+        se.map(|_| KeyOrigin::SecureExecutionRetrievableSecret),
+        (!vendor).then_some(KeyOrigin::DangerousSoftware),
+    ];
+    writeln!(out, "key_origins = {}", list(origins.into_iter().flatten().map(KeyOrigin::name)))?;
     writeln!(
         out,
         "# SHA-256 of the trust configurations (projects, registries, egress) a guest may run under."
