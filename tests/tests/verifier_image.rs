@@ -17,7 +17,7 @@ use provenance::statement::{InvalidStatement, Statement};
 use sealwright_tests::release_fixture::{FixtureKey, REPOSITORY};
 use verifier::bound::{BindingError, RulesRefusal};
 use verifier::built::{MaterialsRefusal, RequestRefusal, StatementError};
-use verifier::image::{BlobError, ImageRefusal, MAX_ATTACHED};
+use verifier::image::{BlobError, ImageRefusal, MAX_ATTACHED, MAX_BLOBS, MAX_CHILDREN, MAX_MANIFEST};
 use verifier::verdict::{Link, Outcome, State};
 use verifier::{Class, Reason};
 
@@ -143,7 +143,9 @@ fn evidence_must_be_there_and_not_too_much_of_anything() {
     made.input.envelopes = vec![made.input.envelopes[0].clone(); MAX_ATTACHED + 1];
     assert_eq!(made.refused(), too_many("statements"));
     let mut made = World::new().make();
-    made.input.simple_signatures = vec![made.input.simple_signatures[0].clone(); MAX_ATTACHED + 1];
+    made.input.simple_signatures = vec![made.input.simple_signatures[0].clone(); MAX_ATTACHED];
+    assert_eq!(made.verdict().report().outcome(), Outcome::BlobsNotChecked);
+    made.input.simple_signatures.push(made.input.simple_signatures[0].clone());
     assert_eq!(made.refused(), too_many("signatures"));
 }
 
@@ -524,6 +526,47 @@ fn manifests_can_be_read_in_one_way_only() {
 }
 
 #[test]
+fn manifests_have_limits() {
+    let refused = |manifest: Vec<u8>| {
+        let world = World { manifest, ..World::new() };
+        let mut made = world.make();
+        made.input.documents.push(world.manifest.clone());
+        let verdict = made.verdict();
+        match verdict.report().rejection().map(|rejection| rejection.reason().clone()) {
+            None => None,
+            Some(Reason::Image(ImageRefusal::Manifest { problem, .. })) => Some(problem),
+            Some(other) => panic!("{other}"),
+        }
+    };
+    let mut longest = World::new().manifest;
+    longest.resize(MAX_MANIFEST, b' ');
+    assert_eq!(refused(longest.clone()), None);
+    longest.push(b' ');
+    let problem = format!("has {} bytes, at most {MAX_MANIFEST} are read", MAX_MANIFEST + 1);
+    assert_eq!(refused(longest), Some(problem));
+
+    let blobs = |layers: usize| {
+        let mut json: serde_json::Value = serde_json::from_slice(&World::new().manifest).expect("JSON");
+        let layer = json["layers"][0].clone();
+        json["layers"] = (0..layers)
+            .map(|number| {
+                let mut layer = layer.clone();
+                layer["digest"] = Sha256Digest::of(&number.to_be_bytes()).to_string().into();
+                layer
+            })
+            .collect();
+        serde_json::to_vec(&json).expect("JSON")
+    };
+    assert_eq!(refused(blobs(MAX_BLOBS - 1)), None, "and the configuration");
+    assert_eq!(refused(blobs(MAX_BLOBS)), Some(format!("names more than {MAX_BLOBS} blobs")));
+
+    let problem = |got| Some(format!("names {got} manifests, wanted 1 to {MAX_CHILDREN}"));
+    assert_eq!(refused(index(&[], "application/vnd.oci.image.index.v1+json")), problem(0));
+    let children = vec![World::new().manifest; MAX_CHILDREN + 1];
+    assert_eq!(refused(index(&children, MANIFEST_TYPE)), problem(MAX_CHILDREN + 1));
+}
+
+#[test]
 fn every_manifest_below_an_index_is_a_subject() {
     let child = World::new().manifest;
     let world = World { manifest: index(std::slice::from_ref(&child), MANIFEST_TYPE), ..World::new() };
@@ -559,17 +602,30 @@ fn every_manifest_below_an_index_is_a_subject() {
 fn the_same_key_signs_the_image_itself() {
     let world = World::new();
     let key = world.signer.public.spki_sha256();
+    let said = |made: &Made| {
+        let verdict = made.verdict();
+        assert_eq!(verdict.report().outcome(), Outcome::BlobsNotChecked, "{}", verdict.report());
+        let image = verdict.report().links().iter().find(|entry| entry.link == Link::Image).expect("a link");
+        image.lines.last().expect("a line").clone()
+    };
+    let stranger = || World::new().simple_signature(REPOSITORY, &world.target());
     let mut made = world.make();
+    assert_eq!(said(&made), "signed by the same key (simple signing, cosign sign/v1)");
+    made.input.simple_signatures.push(stranger());
+    let others = "; 1 of other keys or names not judged";
+    assert_eq!(said(&made), format!("signed by the same key (simple signing, cosign sign/v1){others}"));
+    let bundle = made.input.envelopes.remove(1);
+    assert_eq!(said(&made), format!("signed by the same key (simple signing){others}"), "one form is enough");
+    made.input.envelopes.push(bundle);
     made.input.simple_signatures.clear();
-    assert_eq!(made.verdict().report().outcome(), Outcome::BlobsNotChecked, "one of two forms is enough");
+    assert_eq!(said(&made), "signed by the same key (cosign sign/v1)", "one form is enough");
     made.input.envelopes.truncate(1);
     assert_eq!(made.refused(), ImageRefusal::NoSignature { key, looked_at: 0 }.into());
 
     // A signature over another image, one for another repository, and one of another key.
     let elsewhere = world.simple_signature("registry.example/other", &world.target());
     let another = world.simple_signature(REPOSITORY, &Sha256Digest::of(b"another image"));
-    let stranger = World::new().simple_signature(REPOSITORY, &world.target());
-    made.input.simple_signatures = vec![elsewhere, another, stranger];
+    made.input.simple_signatures = vec![elsewhere, another, stranger()];
     assert_eq!(made.refused(), ImageRefusal::NoSignature { key, looked_at: 3 }.into());
 }
 

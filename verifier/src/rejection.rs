@@ -324,3 +324,7 @@ impl Rejection {
         self.reason.advice()
     }
 }
+
+#[cfg(test)]
+#[path = "rejection_tests.rs"]
+mod tests;

@@ -490,3 +490,7 @@ impl<'a> Certificate<'a> {
             .map_err(|_| CertificateError::Signature { issuer: self.common_name() })
     }
 }
+
+#[cfg(test)]
+#[path = "x509_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! The build with all mutants in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ const HOME: &str = "provenance";
 pub enum Excluded {
     /// It does not compile: its types do not fit.
     DoesNotCompile,
-    /// It cannot be behind a switch: it is in a constant, or this program does not know how.
+    /// It cannot be behind a switch: it is in a constant or what makes one, or this program does not know how.
     NoSwitch,
 }
 
@@ -63,6 +63,8 @@ pub fn make_compile(
         lib.display()
     );
     write_if_new(&tree.join(&lib), format!("{text}\n#[doc(hidden)]\npub mod mutant_switch;\n").as_bytes())?;
+    // Functions that make constants.
+    let mut constant = HashSet::new();
     for round in 1.. {
         let mut places: HashMap<PathBuf, Vec<(Range<usize>, usize)>> = HashMap::new();
         for (file, of) in &files {
@@ -70,22 +72,25 @@ pub fn make_compile(
                 of.iter().filter(|(number, _)| !excluded.contains_key(number)).copied().collect();
             let crate_name = if file.starts_with(HOME) { "crate" } else { "::provenance" };
             let source = fs::read_to_string(root.join(file))?;
-            let rewritten = rewrite(&source, &of, &format!("{crate_name}::mutant_switch::on"))
+            let rewritten = rewrite(&source, &of, &format!("{crate_name}::mutant_switch::on"), &constant)
                 .with_context(|| (*file).to_owned())?;
             for (number, _) in &of {
-                if !rewritten.contained.contains(number) {
+                if rewritten.no_syntax.contains(number) {
+                    excluded.insert(*number, Excluded::DoesNotCompile);
+                } else if !rewritten.contained.contains(number) {
                     excluded.insert(*number, Excluded::NoSwitch);
                 }
             }
             write_if_new(&tree.join(file), rewritten.text.as_bytes())?;
             places.insert(PathBuf::from(file), rewritten.places);
         }
-        let errors = errors(tree, build)?;
+        let (errors, called) = errors(tree, build)?;
         if errors.is_empty() {
             eprintln!("compiles in round {round}, without {} mutants", excluded.len());
             return Ok(excluded);
         }
-        let before = excluded.len();
+        let before = (excluded.len(), constant.len());
+        constant.extend(called);
         for (file, at, reason) in &errors {
             let hit = places.get(file).into_iter().flatten();
             // The innermost alone: what is around it is found in a later round if it is at fault.
@@ -99,7 +104,7 @@ pub fn make_compile(
             }
         }
         eprintln!("round {round}: {} errors, {} mutants left out", errors.len(), excluded.len());
-        if excluded.len() == before {
+        if (excluded.len(), constant.len()) == before {
             let (file, at, _) = &errors[0];
             bail!("{}: an error at byte {} that no mutant causes", file.display(), at.start);
         }
@@ -108,7 +113,10 @@ pub fn make_compile(
 }
 
 /// Places of errors, in bytes of the rewritten files, and what follows for a mutant there.
-fn errors(tree: &Path, build: &Path) -> Result<Vec<(PathBuf, Range<usize>, Excluded)>> {
+type Errors = Vec<(PathBuf, Range<usize>, Excluded)>;
+
+/// Errors, and names of functions that are called where constants are made.
+fn errors(tree: &Path, build: &Path) -> Result<(Errors, HashSet<String>)> {
     let mut command = cargo(tree, build);
     command.args([
         "check",
@@ -128,10 +136,18 @@ fn errors(tree: &Path, build: &Path) -> Result<Vec<(PathBuf, Range<usize>, Exclu
         "sealwright-enclave-keys",
     ]);
     let output = command.stderr(Stdio::piped()).output()?;
-    let mut found = Vec::new();
+    let (mut found, mut called) = (Vec::new(), HashSet::new());
     for message in messages(&output.stdout) {
         if message["reason"] != "compiler-message" || message["message"]["level"] != "error" {
             continue;
+        }
+        let text = message["message"]["message"].as_str().unwrap_or_default();
+        // cannot call non-const associated function `Type::name` in constants
+        if text.starts_with("cannot call non-const")
+            && let Some(name) = text.split('`').nth(1).and_then(|path| path.rsplit("::").next())
+            && name != "on"
+        {
+            called.insert(name.to_owned());
         }
         for mut span in message["message"]["spans"].as_array().into_iter().flatten() {
             // The switch is not const.
@@ -155,7 +171,7 @@ fn errors(tree: &Path, build: &Path) -> Result<Vec<(PathBuf, Range<usize>, Exclu
         "cargo check: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(found)
+    Ok((found, called))
 }
 
 fn messages(bytes: &[u8]) -> impl Iterator<Item = Value> + '_ {

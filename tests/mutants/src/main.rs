@@ -66,6 +66,7 @@ const TESTED: &[(&str, Option<&[&str]>)] = &[
             "verifier_time",
             "verifier_time_judged",
             "verifier_vectors",
+            "verifier_verdict",
         ]),
     ),
     ("sealwright-client", None),

@@ -18,6 +18,8 @@ pub struct Rewritten {
     pub places: Vec<(Range<usize>, usize)>,
     /// Numbers of the mutants that are in it.
     pub contained: HashSet<usize>,
+    /// Numbers of those that no compiler takes: `||` beside a `let`.
+    pub no_syntax: HashSet<usize>,
 }
 
 /// How a piece of source is put together again.
@@ -30,6 +32,8 @@ enum Shape {
     Unary { value: Range<usize> },
     /// A guard after the pattern, with the guard that is there.
     Guard { guard: Option<Range<usize>> },
+    /// `const` in front of a function with mutants, which goes away: the switch is not const.
+    Const,
 }
 
 /// Kinds of binary operators.
@@ -49,15 +53,28 @@ struct Edit {
 }
 
 /// Rewrites `source` with the given mutants, which are of this file; `switch` is the path of the function that tells
-/// whether one is on.
-pub fn rewrite(source: &str, mutants: &[(usize, &Mutant)], switch: &str) -> Result<Rewritten> {
+/// whether one is on, `constant` names functions that must stay `const`.
+pub fn rewrite(
+    source: &str,
+    mutants: &[(usize, &Mutant)],
+    switch: &str,
+    constant: &HashSet<String>,
+) -> Result<Rewritten> {
     let file = syn::parse_file(source).context("the source does not parse")?;
     let lines = Lines::new(source);
     let mut by_span: HashMap<Span, Vec<(usize, &Mutant)>> = HashMap::new();
     for (number, mutant) in mutants {
         by_span.entry(mutant.span).or_default().push((*number, mutant));
     }
-    let mut finder = Finder { lines: &lines, source, by_span, edits: Vec::new(), has_default: false };
+    let mut finder = Finder {
+        lines: &lines,
+        source,
+        by_span,
+        constant,
+        edits: Vec::new(),
+        has_default: false,
+        no_syntax: HashSet::new(),
+    };
     finder.visit_file(&file);
     // The bodies of functions are found by their spans alone.
     let bodies: Vec<(Span, Vec<(usize, Option<String>)>)> = finder
@@ -75,7 +92,7 @@ pub fn rewrite(source: &str, mutants: &[(usize, &Mutant)], switch: &str) -> Resu
     for (span, mutants) in bodies {
         finder.edits.push(Edit { range: lines.range(span), shape: Shape::Body, mutants });
     }
-    let mut edits = finder.edits;
+    let (mut edits, no_syntax) = (finder.edits, finder.no_syntax);
     // Outer ones first; a body before the expression of the same range.
     edits.sort_by_key(|edit| {
         (edit.range.start, std::cmp::Reverse(edit.range.end), !matches!(edit.shape, Shape::Body))
@@ -83,7 +100,7 @@ pub fn rewrite(source: &str, mutants: &[(usize, &Mutant)], switch: &str) -> Resu
     let mut writer = Writer { source, edits: &edits, switch, text: String::new(), places: Vec::new() };
     writer.write(0..source.len(), 0);
     let contained = edits.iter().flat_map(|edit| edit.mutants.iter().map(|(number, _)| *number)).collect();
-    Ok(Rewritten { text: writer.text, places: writer.places, contained })
+    Ok(Rewritten { text: writer.text, places: writer.places, contained, no_syntax })
 }
 
 /// Byte offsets of places.
@@ -123,7 +140,9 @@ struct Finder<'a> {
     lines: &'a Lines,
     source: &'a str,
     by_span: HashMap<Span, Vec<(usize, &'a Mutant)>>,
+    constant: &'a HashSet<String>,
     edits: Vec<Edit>,
+    no_syntax: HashSet<usize>,
     /// The match that is being visited has an arm for everything else.
     has_default: bool,
 }
@@ -161,10 +180,20 @@ fn holds_let(expression: &Expr) -> bool {
 }
 
 impl<'ast> Visit<'ast> for Finder<'_> {
+    fn visit_signature(&mut self, node: &'ast syn::Signature) {
+        if let Some(constant) = node.constness.filter(|_| !self.constant.contains(&node.ident.to_string())) {
+            let range = self.range(constant.span());
+            self.edits.push(Edit { range, shape: Shape::Const, mutants: Vec::new() });
+        }
+        syn::visit::visit_signature(self, node);
+    }
+
     fn visit_expr_binary(&mut self, node: &'ast ExprBinary) {
         let mutants = self.of(node.op.span(), Genre::BinaryOperator);
         let in_let_chain = holds_let(&node.left) || holds_let(&node.right);
-        if !mutants.is_empty() && !in_let_chain {
+        if in_let_chain {
+            self.no_syntax.extend(mutants.iter().map(|(number, _)| *number));
+        } else if !mutants.is_empty() {
             let operator = self.source[self.range(node.op.span())].to_owned();
             let kind = match node.op {
                 BinOp::And(_) | BinOp::Or(_) => Kind::Lazy,
@@ -347,6 +376,7 @@ impl Writer<'_> {
                 self.write(right.clone(), next);
                 self.text.push_str(" }");
             }
+            Shape::Const => {}
             Shape::Unary { value } => {
                 let operator = self.source[edit.range.start..value.start].to_owned();
                 self.text.push_str("({ let mutant_v = ");

@@ -1,4 +1,4 @@
-//! The tests, each alone: which mutants it reaches, and whether it notices them.
+//! The tests: which mutants each reaches, and whether those of a program notice them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use crate::build::Program;
 use crate::listed::Mutant;
 
 /// A mutant may make a test this many times slower, and by this much, before that counts as noticed.
-const SLOWER: u32 = 10;
+const SLOWER: u32 = 3;
 const SLOWER_BY: Duration = Duration::from_secs(20);
 /// Memory of a test under a mutant, in bytes of address space.
 const MEMORY: &str = "--as=17179869184";
@@ -31,18 +31,18 @@ pub struct Test {
 
 /// What became of a mutant.
 pub enum Verdict {
-    /// This test fails.
+    /// A test of this program fails.
     Caught(String),
-    /// This test does not end.
+    /// The tests of this program do not end.
     TimedOut(String),
     /// All tests that reach it pass.
     Missed { tests: usize },
 }
 
-fn command(program: &Path, directory: &Path, name: &str) -> Command {
+fn command(program: &Path, directory: &Path, names: &[&str]) -> Command {
     let mut command = Command::new("prlimit");
     command.arg(MEMORY).arg(program).current_dir(directory);
-    command.args(["--exact", name, "--test-threads", "1"]);
+    command.args(["--exact", "--test-threads", "2"]).args(names);
     command.env("CARGO_MANIFEST_DIR", directory).env("CI", "1");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -118,7 +118,7 @@ pub fn reached(programs: &[Program], work: &Path, jobs: usize) -> Result<Vec<Tes
     in_parallel(jobs, names.len(), |index| {
         let (program, name) = &names[index];
         let record = records.join(index.to_string());
-        let mut command = command(&program.path, &program.directory, name);
+        let mut command = command(&program.path, &program.directory, &[name]);
         command.env("MUTANTS_REACHED", &record);
         let started = Instant::now();
         let status = run(command, Duration::from_secs(600))?;
@@ -151,7 +151,7 @@ pub fn reached(programs: &[Program], work: &Path, jobs: usize) -> Result<Vec<Tes
     Ok(tests)
 }
 
-/// Runs the tests that reach each mutant, the fast ones first. Verdicts are appended to `verdicts.txt`. What stands there
+/// Runs the tests that reach each mutant, programs with fast ones first. Verdicts are appended to `verdicts.txt`. What stands there
 /// under the same name as noticed is not asked for again.
 pub fn judge(
     tests: &[Test],
@@ -188,13 +188,23 @@ pub fn judge(
         let number = open[index];
         let mut verdict = None;
         let reaching: Vec<&Test> = tests.iter().filter(|test| test.reached.contains(&number)).collect();
+        // Those of a program together: they share what takes long to make.
+        let mut programs: BTreeMap<&Path, Vec<&Test>> = BTreeMap::new();
         for test in &reaching {
-            let mut command = command(&test.program, &test.directory, &test.name);
+            programs.entry(&test.program).or_default().push(test);
+        }
+        let mut programs: Vec<_> = programs.into_iter().collect();
+        programs.sort_by_key(|(_, tests)| tests.iter().map(|test| test.took).max());
+        for (program, tests) in programs {
+            let names: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
+            let mut command = command(program, &tests[0].directory, &names);
             command.env("MUTANT_ON", number.to_string());
-            match run(command, test.took * SLOWER + SLOWER_BY)? {
+            let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let alone: Duration = tests.iter().map(|test| test.took).sum();
+            match run(command, alone * SLOWER + SLOWER_BY)? {
                 Some(status) if status.success() => {}
-                Some(_) => verdict = Some(Verdict::Caught(test.name.clone())),
-                None => verdict = Some(Verdict::TimedOut(test.name.clone())),
+                Some(_) => verdict = Some(Verdict::Caught(name)),
+                None => verdict = Some(Verdict::TimedOut(name)),
             }
             if verdict.is_some() {
                 break;

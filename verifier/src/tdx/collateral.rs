@@ -11,9 +11,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::endorse::ListsOf;
 use super::tcb::TcbStatus;
 use super::{CertificateName, ChainName, TdxError, pem, point};
-use crate::x509::{Certificate, Profile, RevocationList};
+use crate::x509::{Certificate, Profile};
 
 /// Largest TCB info or QE identity that is read, in bytes. Genuine ones are below 8 KiB.
 const MAX_DOCUMENT: usize = 256 << 10;
@@ -196,7 +197,7 @@ pub(super) struct QeIdentity {
 /// The root that a quote was traced to, with every revocation list of it at hand.
 pub(super) struct TrustedRoot<'a> {
     pub(super) certificate: &'a Certificate<'a>,
-    pub(super) lists: &'a [RevocationList],
+    pub(super) lists: &'a ListsOf<'a>,
 }
 
 /// How new endorsements are, as they say of themselves: evaluation number and issue date of the TCB info, then of the
@@ -309,7 +310,7 @@ fn signer_key(
     if got != SIGNER_NAME {
         return Err(TdxError::Name { which: name, got, wanted: SIGNER_NAME });
     }
-    if root.lists.iter().any(|list| list.lists(&signer)) {
+    if root.lists.list(&signer) {
         return Err(TdxError::Revoked { which: name });
     }
     point(&signer, name).map(<[u8]>::to_vec)

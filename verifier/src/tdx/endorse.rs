@@ -8,7 +8,7 @@ use super::collateral::{QeIdentity, Rank, Signer, TcbInfo, TrustedRoot};
 use super::{AuthenticQuote, CertificateName, CrlName, Document, SignedQuote, TdxError, parse, tcb};
 use crate::roots::Revocation;
 use crate::time::Moment;
-use crate::x509::{Certificate, RevocationList};
+use crate::x509::{Certificate, CertificateError, RevocationList};
 
 /// The PCK chain of a quote, parsed.
 struct Chain<'a> {
@@ -17,10 +17,40 @@ struct Chain<'a> {
     root: Certificate<'a>,
 }
 
-/// Every list at hand that the issuer signed, whatever its age.
-struct Lists {
-    root: Vec<RevocationList>,
-    pck_ca: Vec<RevocationList>,
+/// The list of one issuer in each set at hand, whatever its age, or why it is none.
+pub(super) struct ListsOf<'a>(Vec<(&'a TdxEndorsements, Result<RevocationList, CertificateError>)>);
+
+/// The lists of both issuers.
+struct Lists<'a> {
+    root: ListsOf<'a>,
+    pck_ca: ListsOf<'a>,
+}
+
+impl<'a> ListsOf<'a> {
+    fn authenticate(
+        at_hand: &[&'a TdxEndorsements],
+        list: fn(&TdxEndorsements) -> &[u8],
+        issuer: &Certificate<'_>,
+    ) -> Self {
+        Self(at_hand.iter().map(|set| (*set, RevocationList::authenticate(list(set), issuer))).collect())
+    }
+
+    /// Those that the issuer signed. What is signed by others is of another platform, or of no use: the chosen
+    /// endorsements are judged strictly.
+    fn authentic(&self) -> impl Iterator<Item = &RevocationList> {
+        self.0.iter().filter_map(|(_, list)| list.as_ref().ok())
+    }
+
+    /// Whether one lists this certificate.
+    pub(super) fn list(&self, certificate: &Certificate<'_>) -> bool {
+        self.authentic().any(|list| list.lists(certificate))
+    }
+
+    /// Checks that the list of this set, which is one at hand, is authentic and current.
+    fn check_fresh(&self, of: &TdxEndorsements, now: Timestamp) -> Result<(), CertificateError> {
+        let list = self.0.iter().find(|(set, _)| std::ptr::eq(*set, of)).map(|(_, list)| list);
+        list.expect("candidates are at hand").as_ref().map_err(Clone::clone)?.check_fresh(now)
+    }
 }
 
 /// Intel's signed word on one platform.
@@ -30,21 +60,19 @@ struct Word {
 }
 
 impl Chain<'_> {
-    /// What is signed by others is of another platform, or of no use: the chosen endorsements are judged strictly.
-    fn lists_of(&self, at_hand: &[&TdxEndorsements]) -> Lists {
-        let signed = |der: &[u8], issuer| RevocationList::authenticate(der, issuer).ok();
+    fn lists_of<'a>(&self, at_hand: &[&'a TdxEndorsements]) -> Lists<'a> {
         Lists {
-            root: at_hand.iter().filter_map(|set| signed(&set.root_ca_crl, &self.root)).collect(),
-            pck_ca: at_hand.iter().filter_map(|set| signed(&set.pck_crl, &self.ca)).collect(),
+            root: ListsOf::authenticate(at_hand, |set| &set.root_ca_crl, &self.root),
+            pck_ca: ListsOf::authenticate(at_hand, |set| &set.pck_crl, &self.ca),
         }
     }
 
-    fn check_revocation(&self, lists: &Lists) -> Result<(), TdxError> {
+    fn check_revocation(&self, lists: &Lists<'_>) -> Result<(), TdxError> {
         for (lists, certificate, which) in [
             (&lists.root, &self.ca, CertificateName::PckCa),
             (&lists.pck_ca, &self.pck, CertificateName::Pck),
         ] {
-            if lists.iter().any(|list| list.lists(certificate)) {
+            if lists.list(certificate) {
                 return Err(TdxError::Revoked { which });
             }
         }
@@ -52,12 +80,12 @@ impl Chain<'_> {
     }
 }
 
-impl Lists {
+impl Lists<'_> {
     /// Checks that one list of each issuer is current; `missing` where there is none.
     fn check_current(&self, today: Timestamp, missing: &TdxError) -> Result<(), TdxError> {
         for (which, lists) in [(CrlName::Root, &self.root), (CrlName::PckCa, &self.pck_ca)] {
             let mut current = Err(missing.clone());
-            for list in lists {
+            for list in lists.authentic() {
                 if current.is_err() {
                     current = list.check_fresh(today).map_err(|error| TdxError::Crl { which, error });
                 }
@@ -66,17 +94,6 @@ impl Lists {
         }
         Ok(())
     }
-}
-
-fn check_fresh_crl(
-    which: CrlName,
-    der: &[u8],
-    issuer: &Certificate<'_>,
-    now: Timestamp,
-) -> Result<(), TdxError> {
-    RevocationList::authenticate(der, issuer)
-        .and_then(|list| list.check_fresh(now))
-        .map_err(|error| TdxError::Crl { which, error })
 }
 
 impl SignedQuote {
@@ -94,12 +111,13 @@ impl SignedQuote {
         &self,
         chain: &Chain<'_>,
         endorsements: &TdxEndorsements,
-        lists: &Lists,
+        lists: &Lists<'_>,
         now: Timestamp,
     ) -> Result<Word, TdxError> {
         // Step 9.
-        check_fresh_crl(CrlName::Root, &endorsements.root_ca_crl, &chain.root, now)?;
-        check_fresh_crl(CrlName::PckCa, &endorsements.pck_crl, &chain.ca, now)?;
+        for (which, lists) in [(CrlName::Root, &lists.root), (CrlName::PckCa, &lists.pck_ca)] {
+            lists.check_fresh(endorsements, now).map_err(|error| TdxError::Crl { which, error })?;
+        }
 
         // Steps 10 to 12.
         let root = TrustedRoot { certificate: &chain.root, lists: &lists.root };
