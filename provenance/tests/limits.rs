@@ -34,7 +34,7 @@ fn what_is_longer_than_any_is_not_looked_at() {
     limited!(MAX_SE_BYTES, SecureExecutionEvidence::parse, InvalidSeBytes::TooLarge { .. });
     limited!(MAX_SE_BYTES, SecureExecutionEndorsements::parse, InvalidSeBytes::TooLarge { .. });
     limited!(MAX_ATTESTATION_REQUEST, AttestationRequest::parse, InvalidAttestationRequest::TooLong { .. });
-    limited!(100, |bytes| Envelope::parse(bytes, 100), DsseError::TooLarge { got: 101, limit: 100 });
+    limited!(100, |bytes| Envelope::parse(bytes, 100), DsseError::TooLarge { .. });
     limited!(MAX_BUNDLE, parse_bundle, BundleError::Dsse(DsseError::TooLarge { limit: MAX_BUNDLE, .. }));
     limited!(
         MAX_INSTANCE,

@@ -216,6 +216,76 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ignore_files_have_limits() {
+        let line = b"a\n".repeat(MAX_IGNORE_FILE / 2);
+        assert_eq!(parse_ignore_file(&line).map(|patterns| patterns.len()), Ok(MAX_IGNORE_FILE / 2));
+        let too_long = |file: &[u8]| {
+            matches!(parse_ignore_file(file), Err(InvalidPattern { fault: PatternFault::TooLong, .. }))
+        };
+        assert!(too_long(&[&line[..], b"\n"].concat()));
+        assert!(!too_long(&vec![b'a'; MAX_LINE - 1]));
+        assert!(too_long(&vec![b'a'; MAX_LINE]));
+    }
+
+    #[test]
+    fn one_leading_slash_goes_and_the_root_stays() {
+        let parsed = |file: &str| parse_ignore_file(file.as_bytes()).expect("patterns");
+        assert_eq!(parsed("/a\n//b\n!/c\n# no\n\n  d  \n"), [&b"a"[..], b"b", b"!c", b"d"]);
+        assert_eq!(parsed("/"), [b"/"]);
+    }
+
+    #[test]
+    fn what_is_in_a_matching_directory_matches() {
+        let patterns = Patterns::new(&["dir"]).expect("a pattern");
+        let matches =
+            |path: &str| patterns.matches(path.as_bytes(), &MatchInfo::default()).expect("no error").0;
+        assert_eq!(["dir", "dir/a/b", "dire", "a/dir"].map(matches), [true, true, false, false]);
+    }
+
+    #[test]
+    fn a_walk_goes_only_where_something_can_be_part_of_the_tree() {
+        let none: [&str; 0] = [];
+        let visit = |filter: &Filter, path: &str| {
+            let visit = filter.visit(path.as_bytes(), true, &FilterState::default()).expect("no error");
+            (visit.included, visit.descend)
+        };
+        let include = Filter::new(&["dir/x"], &none).expect("a filter");
+        assert_eq!(
+            ["dir", "dir/x", "other"].map(|path| visit(&include, path)),
+            [(false, true), (true, true), (false, false)]
+        );
+        let glob = Filter::new(&["**/x"], &none).expect("a filter");
+        assert_eq!(visit(&glob, "other"), (false, true), "anything may be in there");
+        let exclude = Filter::new(&none, &["dir", "other", "!dir/keep"]).expect("a filter");
+        assert_eq!(
+            ["dir", "other", "third"].map(|path| visit(&exclude, path)),
+            [(false, true), (false, false), (true, true)]
+        );
+        let glob = Filter::new(&none, &["dir", "!**/keep"]).expect("a filter");
+        assert_eq!(visit(&glob, "dir"), (false, true), "anything may be in there");
+        let file = exclude.visit(b"third", false, &FilterState::default()).expect("no error");
+        assert!(file.included && !file.descend);
+    }
+
+    #[test]
+    fn a_path_is_included_as_a_walk_would_find_it() {
+        let none: [&str; 0] = [];
+        let filter = Filter::new(&none, &["dir", "!dir/keep", "gone"]).expect("a filter");
+        let includes = |path: &str| filter.includes(path.as_bytes()).expect("no error");
+        for (path, wanted) in [
+            ("a", true),
+            ("a/b/c", true),
+            ("dir/keep", true),
+            ("dir/keep/a", true),
+            ("dir/other", false),
+            ("gone", false),
+            ("gone/a/b", false),
+        ] {
+            assert_eq!(includes(path), wanted, "{path}");
+        }
+    }
+
+    #[test]
     fn the_longest_pattern_needs_no_deep_stack() {
         let pattern = [b"**/".repeat(21_000), b"*x".to_vec()].concat();
         let small = std::thread::Builder::new().stack_size(256 << 10);
