@@ -135,14 +135,14 @@ fn keys_and_values_are_text_of_a_limited_length() {
     for (key, value, fits) in
         [("k", "", true), ("", "v", false), ("a=b", "v", false), ("a\0b", "v", false), ("k", "a\0b", false)]
     {
-        let sets: [fn(&mut Request, BTreeMap<String, String>); 3] = [
-            |request, map| request.annotations = map,
-            |request, map| request.build_args = map,
-            |request, map| request.labels = map,
-        ];
-        for (name, set) in ["annotations", "build_args", "labels"].into_iter().zip(sets) {
+        let set = |request: &mut Request, name: &str| match name {
+            "annotations" => request.annotations = text(&[(key, value)]),
+            "build_args" => request.build_args = text(&[(key, value)]),
+            _ => request.labels = text(&[(key, value)]),
+        };
+        for name in ["annotations", "build_args", "labels"] {
             let wanted = if fits { Ok(()) } else { Err(format!("{name}.{key}")) };
-            assert_eq!(judged(|request| set(request, text(&[(key, value)]))), wanted, "{name} {key:?}");
+            assert_eq!(judged(|request| set(request, name)), wanted, "{name} {key:?}");
         }
     }
     let long = "v".repeat(MAX_TEXT - 3);

@@ -5,17 +5,18 @@ use enclave_keys::{
     Measurement, OwnReportError, StartError,
 };
 use provenance::binding::{KeyRole, Leaf, LeafBody, Nonce};
+use provenance::canonical::CanonicalError;
 use provenance::challenge::Challenge;
 use provenance::digest::Sha256Digest;
-use provenance::dsse::{DsseError, IN_TOTO_PAYLOAD_TYPE};
+use provenance::dsse::{DsseError, IN_TOTO_PAYLOAD_TYPE, REQUEST_PAYLOAD_TYPE};
 use provenance::evidence::{Evidence, EvidenceBundle, MAX_COLLECTION, Platform};
 use provenance::key::SignatureInvalid;
 use provenance::repository::UNNAMED;
-use provenance::request::InvalidRequest;
+use provenance::request::{InvalidRequest, MAX_REQUEST, MAX_TEXT, Request, authenticate_request};
 use provenance::sigstore::{cosign_sign_statement, simple_signing_payload};
 use provenance::statement::{InvalidStatement, Statement, Subject};
 use provenance::timestamp::Timestamp;
-use sealwright_tests::release_fixture::{FixtureKey, REPOSITORY, Release, instance_inputs, statement};
+use sealwright_tests::release_fixture::{self, FixtureKey, REPOSITORY, Release, instance_inputs, statement};
 use sealwright_tests::software_tee::{
     DANGEROUS_SOFTWARE_MEASUREMENT, Product, ScriptedTee, SoftwareTee, Tcb,
 };
@@ -357,6 +358,27 @@ fn one_request_is_released_a_few_times_and_failures_do_not_count() {
     let request = Sha256Digest::of(&release.request.document());
     assert_eq!(keys.release(release.to_request()), Err(KeyError::ReleasedTooOften { request }));
     keys.release(Release::of(&keys, "another").to_request()).expect("another request");
+}
+
+#[test]
+fn the_longest_request_is_read_in_its_envelope() {
+    let caller = FixtureKey::new();
+    let mut request = release_fixture::request(&caller.project("acme/app"), "b-1", Nonce([7; 32]));
+    let signed = |request: &Request| caller.sign(REQUEST_PAYLOAD_TYPE, request.document()).to_json();
+    for label in 0..7 {
+        request.labels.insert(format!("label-{label}"), "x".repeat(MAX_TEXT - 7));
+    }
+    request.labels.insert("z".to_owned(), String::new());
+    let rest = MAX_REQUEST - request.document().len();
+    request.labels.insert("z".to_owned(), "x".repeat(rest));
+    assert_eq!(request.document().len(), MAX_REQUEST);
+    authenticate_request(&signed(&request), &caller.public).expect("the longest");
+    request.labels.insert("z".to_owned(), "x".repeat(rest + 1));
+    let (got, limit) = (MAX_REQUEST + 1, MAX_REQUEST);
+    assert_eq!(
+        authenticate_request(&signed(&request), &caller.public).map(|_| ()),
+        Err(InvalidRequest::Canonical(CanonicalError::TooLarge { got, limit }))
+    );
 }
 
 #[test]

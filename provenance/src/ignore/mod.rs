@@ -217,8 +217,8 @@ mod tests {
 
     #[test]
     fn ignore_files_have_limits() {
-        let line = b"a\n".repeat(MAX_IGNORE_FILE / 2);
-        assert_eq!(parse_ignore_file(&line).map(|patterns| patterns.len()), Ok(MAX_IGNORE_FILE / 2));
+        let line = [&[b'a'; 1023][..], b"\n"].concat().repeat(MAX_IGNORE_FILE / 1024);
+        assert_eq!(parse_ignore_file(&line).map(|patterns| patterns.len()), Ok(MAX_IGNORE_FILE / 1024));
         let too_long = |file: &[u8]| {
             matches!(parse_ignore_file(file), Err(InvalidPattern { fault: PatternFault::TooLong, .. }))
         };
@@ -232,6 +232,17 @@ mod tests {
         let parsed = |file: &str| parse_ignore_file(file.as_bytes()).expect("patterns");
         assert_eq!(parsed("/a\n//b\n!/c\n# no\n\n  d  \n"), [&b"a"[..], b"b", b"!c", b"d"]);
         assert_eq!(parsed("/"), [b"/"]);
+    }
+
+    #[test]
+    fn patterns_have_a_longest_length_and_two_stars_need_their_directory() {
+        let long = |length: usize| Patterns::new(&[vec![b'a'; length]]).map(|_| ());
+        assert_eq!(long(64 << 10), Ok(()));
+        assert!(matches!(long((64 << 10) + 1), Err(InvalidPattern { fault: PatternFault::TooLong, .. })));
+        let patterns = Patterns::new(&["ab/**"]).expect("a pattern");
+        let matches =
+            |path: &str| patterns.matches(path.as_bytes(), &MatchInfo::default()).expect("no error").0;
+        assert_eq!(["ab/c", "ab/c/d", "abx", "ab"].map(matches), [true, true, false, false]);
     }
 
     #[test]

@@ -477,7 +477,7 @@ fn rules(policy: &Policy) -> Vec<String> {
         format!("builders {}", join(&policy.builder_ids().value)),
         format!(
             "keys from {}",
-            join(&policy.key_origins().value.iter().map(|origin| origin.name()).collect::<Vec<_>>())
+            join(policy.key_origins().value.iter().map(|origin| origin.name()).collect::<Vec<_>>())
         ),
         format!("trust configurations {}", join(&policy.trust_configurations().value)),
         format!("build policies {}", join(&policy.build_policies().value)),
