@@ -34,7 +34,6 @@ const TESTED: &[(&str, Option<&[&str]>)] = &[
             "api_contexts",
             "attested_tls",
             "bit_flips",
-            "buildkit_dockerignore",
             "client_attestation_request",
             "context_arriving",
             "e2e_processes",
