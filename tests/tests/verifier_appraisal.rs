@@ -59,7 +59,9 @@ fn evidence_of_a_build_is_accepted_without_the_build_and_says_what_was_not_looke
 #[test]
 fn evidence_of_a_connection_must_name_that_connection() {
     let made = session(&World::new());
-    assert!(appraised(&made, Some(&CONNECTION)).is_accepted());
+    let accepted = appraised(&made, Some(&CONNECTION));
+    assert!(accepted.is_accepted(), "{accepted}");
+    assert!(accepted.to_string().contains("exporter and nonce of this connection"), "{accepted}");
     let kept = appraised(&made, None);
     assert!(kept.is_accepted() && kept.to_string().contains("which is not this one"), "{kept}");
     for (connection, wanted) in [
@@ -79,6 +81,7 @@ fn evidence_of_a_connection_must_name_that_connection() {
         let refused = appraised(&made, Some(&connection));
         assert_eq!(refused.rejection().expect("refused").reason(), &Reason::Session(wanted));
         assert_eq!(refused.exit_code(), 4);
+        assert!(!refused.is_accepted());
     }
     // Evidence of a build is none of a connection.
     let build = appraised(&World::new().make(), Some(&CONNECTION));
@@ -155,7 +158,9 @@ fn ear_claims_of_a_refusal_name_the_link_that_broke_and_leave_out_what_nobody_lo
     let bad_report = world.make().with_bundle(|bundle| bundle.evidence.report[0x90] ^= 1);
     let no_table = world.make().with_bundle(|bundle| bundle.evidence.endorsements.clear());
     let bad_guest = world.make_of(world.statement(), |_| (), |report| report.measurement[0] ^= 1);
+    let bad_hardware = world.make_of(world.statement(), |_| (), |report| report.vmpl = 1);
     for (made, status, vector) in [
+        (bad_hardware, "contraindicated", json!({"hardware": 96})),
         (bad_report, "contraindicated", json!({"hardware": 99})),
         (no_table, "none", json!({})),
         (bad_guest, "contraindicated", json!({"hardware": 97, "executables": 33})),

@@ -10,6 +10,7 @@ use crate::azure::AzureError;
 use crate::evidence::{AppraisalError, AttestationResult};
 use crate::policy::Policy;
 use crate::reliance::EvidenceKind;
+use crate::roots::Root;
 use crate::secure_execution::SeRefusal;
 
 /// Why leaf and instance document are not what the report covers.
@@ -118,10 +119,16 @@ pub fn bind(result: AttestationResult, bundle: &EvidenceBundle) -> Result<BoundL
     if instance.platform != result.platform() {
         return Err(BindingError::Platform { got: instance.platform, wanted: result.platform() });
     }
-    if instance.key_origin == KeyOrigin::DangerousSoftware && result.root().is_hardware() {
+    check_origin(instance.key_origin, result.root())?;
+    Ok(BoundLeaf { result, leaf, instance })
+}
+
+/// Keys that everybody can know are none of a guest on hardware.
+fn check_origin(origin: KeyOrigin, root: Root) -> Result<(), BindingError> {
+    if origin == KeyOrigin::DangerousSoftware && root.is_hardware() {
         return Err(BindingError::SoftwareKeys);
     }
-    Ok(BoundLeaf { result, leaf, instance })
+    Ok(())
 }
 
 /// Compares report data with those that leaf and proof give.
@@ -238,4 +245,20 @@ pub(crate) fn appraise_rules(instance: &InstanceDocument, policy: &Policy) -> Re
         return Err(RulesRefusal::BuildPolicy { got, wanted: rules.value.clone(), line: rules.line });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snp::Product;
+
+    #[test]
+    fn keys_of_software_are_none_of_hardware() {
+        let (vendor, other) = (Root::Amd(Product::Genoa), Root::Dangerous(Sha256Digest::of(b"a root")));
+        assert_eq!(check_origin(KeyOrigin::DangerousSoftware, vendor), Err(BindingError::SoftwareKeys));
+        assert_eq!(check_origin(KeyOrigin::DangerousSoftware, other), Ok(()));
+        for root in [vendor, other] {
+            assert_eq!(check_origin(KeyOrigin::BootEphemeral, root), Ok(()));
+        }
+    }
 }

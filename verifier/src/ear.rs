@@ -149,3 +149,64 @@ fn status(report: &Report, vector: &Map<String, Value>) -> &'static str {
         (Outcome::Trusted, _) => "affirming",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use provenance::digest::Sha256Digest;
+    use provenance::timestamp::Timestamp;
+
+    use super::*;
+    use crate::Policy;
+    use crate::policy::{
+        PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement,
+        ReferenceValues, policy_from_reference_values,
+    };
+
+    /// A verdict under a policy with vendor roots, which nothing that is made here passes.
+    fn trusted(known_flaws: &[&str]) -> Report {
+        let digest = Sha256Digest::of(b"anything");
+        let values = ReferenceValues {
+            build_policies: vec![digest],
+            builder_ids: vec!["https://builder.example".to_owned()],
+            dangerous_roots: Vec::new(),
+            guest_version: 1,
+            name: "a release".to_owned(),
+            platforms: Platforms {
+                sev_snp: Some(PlatformValues {
+                    measurements: vec![ReferenceMeasurement::from_bytes([1; 48])],
+                }),
+                ..Platforms::default()
+            },
+            trust_configurations: vec![digest],
+            document_type: REFERENCE_VALUES_TYPE.to_owned(),
+        };
+        let template = PolicyTemplate {
+            projects: vec![provenance::project::ProjectId(digest)],
+            ..PolicyTemplate::default()
+        };
+        let text = policy_from_reference_values(&values, &template);
+        let policy = Policy::parse(&text, "test.toml").expect("a policy");
+        let now = Timestamp::from_unix(0).expect("1970");
+        let mut report = Report::new(&policy, digest, None, now);
+        for link in Link::ALL {
+            report.accept(link, Vec::new());
+        }
+        report.facts_mut().known_flaws = known_flaws.iter().map(|flaw| (*flaw).to_owned()).collect();
+        report.with_outcome(Outcome::Trusted)
+    }
+
+    #[test]
+    fn hardware_is_affirmed_unless_its_vendor_says_what_is_wrong_with_it() {
+        for (flaws, status_wanted, hardware) in
+            [(&[][..], "affirming", claim::AFFIRMING), (&["SA-1"], "warning", claim::KNOWN_FLAWS)]
+        {
+            let report = trusted(flaws);
+            let said = vector(&report);
+            assert_eq!((status(&report, &said), &said["hardware"]), (status_wanted, &json!(hardware)));
+            assert_eq!(said["runtime-opaque"], json!(claim::AFFIRMING));
+            let mut worse = said;
+            worse.insert("executables".to_owned(), json!(claim::CONTRAINDICATED));
+            assert_eq!(status(&report, &worse), "contraindicated");
+        }
+    }
+}
