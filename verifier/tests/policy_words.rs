@@ -5,10 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use provenance::digest::Sha256Digest;
 use verifier::Policy;
 use verifier::policy::{
-    AddReferenceError, Added, AzurePlatformValues, HexDigits, ParavisorValues, PcrDigest, PcrValue,
-    PcrValues, PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement,
-    ReferenceValues, SePlatformValues, SeReferenceImage, TdxPlatformValues, TdxReferenceMeasurements,
-    add_reference_values, policy_from_reference_values,
+    AddReferenceError, Added, AzurePlatformValues, HexDigits, MAX_POLICY, ParavisorValues, PcrDigest,
+    PcrValue, PcrValues, PlatformValues, Platforms, PolicyError, PolicyTemplate, REFERENCE_VALUES_TYPE,
+    ReferenceMeasurement, ReferenceValues, SePlatformValues, SeReferenceImage, TdxPlatformValues,
+    TdxReferenceMeasurements, add_reference_values, policy_from_reference_values,
 };
 
 fn measurement(byte: u8) -> ReferenceMeasurement {
@@ -307,4 +307,42 @@ fn a_guest_behind_azures_paravisor_is_added_and_its_left_pcrs_are_named() {
     let explanation = Policy::parse(&added.text, "test.toml").expect("complete").explain();
     let guests = &explanation.accepts.iter().find(|section| section.about == "guest").expect("guests").lines;
     assert!(guests[1].contains("PCR 4, 7 of the TPM"), "{guests:?}");
+}
+
+#[test]
+fn measurements_names_and_the_whole_text_have_one_form_and_a_longest_length() {
+    let good = policy(&release(1, snp(&[0xab])));
+    let refused = |from: &str, to: &str| {
+        assert_eq!(good.matches(from).count(), 1, "{from}");
+        Policy::parse(&good.replace(from, to), "test.toml").map(|_| ())
+    };
+    let value = |result: Result<(), PolicyError>| matches!(result, Err(PolicyError::Value { .. }));
+    let measured = "ab".repeat(48);
+    for other in [measured.to_uppercase(), "ab".repeat(47), "ab".repeat(49), "ag".repeat(48)] {
+        assert!(value(refused(&measured, &other)), "{other}");
+    }
+    let named = "name = \"sealwright 0.1.0\"";
+    let called = |name: &str| refused(named, &format!("name = \"{name}\""));
+    assert_eq!(called(&"n".repeat(128)), Ok(()));
+    for other in ["", &"n".repeat(129), "a\\nb"] {
+        assert!(value(called(other)), "{other}");
+    }
+    let origins = good.lines().find(|line| line.starts_with("key_origins")).expect("a line");
+    assert_eq!(origins, "key_origins = [\"boot-ephemeral\", \"snp-derived-key\"]");
+    assert_eq!(refused(origins, "key_origins = [\"secure-execution-image-secret\"]"), Ok(()));
+    assert!(value(refused(origins, "key_origins = [\"anywhere\"]")));
+    assert!(refused(origins, "key_origins = []").is_err(), "nothing would be accepted");
+    assert!(matches!(
+        refused(&format!("{origins}\n"), ""),
+        Err(PolicyError::Missing { key, .. }) if key == "guest.key_origins"
+    ));
+
+    let padded = |length: usize| format!("{good}#{}", "x".repeat(length - good.len() - 1));
+    assert!(Policy::parse(&padded(MAX_POLICY), "test.toml").is_ok());
+    let got = MAX_POLICY + 1;
+    let file = "test.toml".to_owned();
+    assert_eq!(
+        Policy::parse(&padded(got), "test.toml").map(|_| ()),
+        Err(PolicyError::TooLarge { file, got })
+    );
 }
