@@ -5,13 +5,13 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use provenance::binding::ReportData;
 use provenance::evidence::{Evidence, Platform};
 use provenance::instance::KeyOrigin;
 
 use crate::attester::{Attester, AttesterError, WipedBy};
+use crate::devices::{BUSY_ATTEMPTS, attempts};
 use crate::own_report::{SNP_REPORT_LEN, TDX_MAX_QUOTE};
 use crate::secret::random;
 
@@ -25,9 +25,6 @@ const MAX_AUXBLOB: usize = 64 << 10;
 const MAX_TEXT: usize = 64;
 /// Attempts when another writer interferes.
 const RACE_ATTEMPTS: u32 = 3;
-/// Attempts while the interface is busy, and the pause before each further one.
-const BUSY_ATTEMPTS: u32 = 10;
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// One report entry; removed when dropped.
 pub(crate) struct ReportEntry {
@@ -58,12 +55,7 @@ fn while_busy<T>(
     path: &Path,
     mut attempt: impl FnMut() -> io::Result<T>,
 ) -> Result<T, AttesterError> {
-    for pause in
-        std::iter::once(None).chain(std::iter::repeat_n(Some(BUSY_PAUSE), BUSY_ATTEMPTS as usize - 1))
-    {
-        if let Some(pause) = pause {
-            std::thread::sleep(pause);
-        }
+    for () in attempts() {
         match attempt() {
             Err(error) if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::WouldBlock) => {
             }

@@ -248,7 +248,8 @@ pub enum ProofError {
 }
 
 impl InclusionProof {
-    /// Root of the tree in which `leaf` stands at this place (RFC 9162 §2.1.3.2).
+    /// Root of the tree in which `leaf` stands at this place (RFC 9162 §2.1.3.2, without its inner loop: once `index` is
+    /// `last` both stay equal, so that every later hash is of a left sibling, and how many there are is fixed before).
     pub fn root(&self, leaf: &Leaf) -> Result<Sha256Digest, ProofError> {
         let Self { leaf_index, tree_size, .. } = *self;
         if tree_size == 0 || tree_size as usize > MAX_LEAVES || leaf_index >= tree_size {
@@ -261,8 +262,6 @@ impl InclusionProof {
         let (mut index, mut last) = (leaf_index, tree_size - 1);
         let mut root = leaf.hash();
         for sibling in &self.hashes {
-            // The last node of a level has no sibling to the right, nor has any that is made with it; levels at which it
-            // has none at all have no hash in the path.
             if index & 1 == 1 || index == last {
                 root = node_hash(sibling, &root);
             } else {
@@ -381,9 +380,9 @@ mod tests {
         for size in (1..=70).chain([255, 256, 257, 4095, 4096]) {
             let leaves: Vec<_> = (0..size).map(leaf).collect();
             let tree = LeafTree::new(&leaves).expect("in range");
+            assert_eq!(tree.proof(leaves.len()), None);
             for (index, leaf) in leaves.iter().enumerate().step_by(1 + size as usize / 50) {
                 let proof = tree.proof(index).expect("in range");
-                assert_eq!(tree.proof(leaves.len()), None);
                 assert_eq!(proof.report_data(leaf), Ok(tree.report_data()), "{index} of {size}");
                 assert!(proof.hashes.len() <= MAX_PROOF_HASHES);
                 let mut wrong = proof.clone();

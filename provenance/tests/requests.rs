@@ -299,7 +299,7 @@ fn keys_are_whole_and_of_a_known_kind() {
             assert!(PublicKey::from_spki_der(wrong).is_err(), "{what}");
         }
         let mut other = good;
-        other[4] ^= 1;
+        other[6] ^= 1;
         assert!(PublicKey::from_spki_der(&other).is_err(), "another algorithm");
     }
     assert!(PublicKey::from_p256_point(&[[0x05].as_slice(), &[1; 64]].concat()).is_err(), "no such form");

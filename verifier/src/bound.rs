@@ -119,12 +119,12 @@ pub fn bind(result: AttestationResult, bundle: &EvidenceBundle) -> Result<BoundL
     if instance.platform != result.platform() {
         return Err(BindingError::Platform { got: instance.platform, wanted: result.platform() });
     }
-    check_origin(instance.key_origin, result.root())?;
+    check_not_software(instance.key_origin, result.root())?;
     Ok(BoundLeaf { result, leaf, instance })
 }
 
 /// Keys that everybody can know are none of a guest on hardware.
-fn check_origin(origin: KeyOrigin, root: Root) -> Result<(), BindingError> {
+fn check_not_software(origin: KeyOrigin, root: Root) -> Result<(), BindingError> {
     if origin == KeyOrigin::DangerousSoftware && root.is_hardware() {
         return Err(BindingError::SoftwareKeys);
     }
@@ -162,7 +162,7 @@ pub enum RulesRefusal {
         /// Line of the policy.
         line: usize,
     },
-    /// Others could know the keys than the policy accepts.
+    /// The keys are of an origin that the policy does not accept.
     #[error(
         "the keys come from `{}` ({}), policy accepts {}", got.name(), got.explanation(),
         join(&wanted.iter().map(|origin| origin.name()).collect::<Vec<_>>())
@@ -255,10 +255,10 @@ mod tests {
     #[test]
     fn keys_of_software_are_none_of_hardware() {
         let (vendor, other) = (Root::Amd(Product::Genoa), Root::Dangerous(Sha256Digest::of(b"a root")));
-        assert_eq!(check_origin(KeyOrigin::DangerousSoftware, vendor), Err(BindingError::SoftwareKeys));
-        assert_eq!(check_origin(KeyOrigin::DangerousSoftware, other), Ok(()));
+        assert_eq!(check_not_software(KeyOrigin::DangerousSoftware, vendor), Err(BindingError::SoftwareKeys));
+        assert_eq!(check_not_software(KeyOrigin::DangerousSoftware, other), Ok(()));
         for root in [vendor, other] {
-            assert_eq!(check_origin(KeyOrigin::BootEphemeral, root), Ok(()));
+            assert_eq!(check_not_software(KeyOrigin::BootEphemeral, root), Ok(()));
         }
     }
 }

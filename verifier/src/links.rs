@@ -58,9 +58,16 @@ pub(crate) fn accept_rules(report: &mut Report, bound: &BoundLeaf, policy: &Poli
         policy.trust_configurations().line,
         policy.build_policies().line
     );
-    report.accept(Link::Rules, vec![line, format!("builder {}", instance.builder_id)]);
+    let builder = format!(
+        "builder {}, keys from {} (line {})",
+        instance.builder_id,
+        instance.key_origin.name(),
+        policy.key_origins().line
+    );
+    report.accept(Link::Rules, vec![line, builder]);
     let facts = report.facts_mut();
     facts.builder_id = Some(instance.builder_id.clone());
+    facts.key_origin = Some(instance.key_origin);
     facts.trust_configuration = Some(trust);
     facts.build_policy = Some(instance.build_policy_sha256);
 }

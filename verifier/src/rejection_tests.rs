@@ -44,13 +44,35 @@ fn other_guest() -> SnpRefusal {
     SnpRefusal::Measurement { got: String::new(), wanted: Vec::new(), line: 7 }
 }
 
-/// A refusal of each kind, with its class, its link, and how the advice begins.
+/// Has no `_`, so that a new kind is missed here first. Certificates are refused by tests of their own.
+fn has_a_case(reason: &Reason) -> bool {
+    match reason {
+        Reason::NoEvidence { .. }
+        | Reason::TooMany { .. }
+        | Reason::TooMuchWork
+        | Reason::Bundle(_)
+        | Reason::Time(_)
+        | Reason::Authentication(_)
+        | Reason::Appraisal(_)
+        | Reason::Binding(_)
+        | Reason::Session(_)
+        | Reason::Statement(_)
+        | Reason::Request(_)
+        | Reason::Materials(_)
+        | Reason::Rules(_)
+        | Reason::Image(_)
+        | Reason::Blob(_) => true,
+        Reason::Certificate(_) => false,
+    }
+}
+
+/// Refusals of the kinds above, each with its class, its link, and how the advice begins.
 fn cases() -> Vec<(Reason, Class, Link, &'static str)> {
     use Class::{Endorsements, NotAuthentic, RefusedByPolicy};
     let ark = CertificateName::Ark;
     let authentication = |error: AuthenticationError| Reason::Authentication(error);
     let appraisal = |error: AppraisalError| Reason::Appraisal(error);
-    let (do_not_use, number_given, of_amd, of_intel, guest) = (
+    let (do_not_use, fewer, of_amd, of_intel, guest) = (
         "do not use it;",
         "give the endorsements of this platform alone",
         "fetch current certificates of the platform from AMD",
@@ -62,10 +84,18 @@ fn cases() -> Vec<(Reason, Class, Link, &'static str)> {
     let mut cases = vec![
         (Reason::NoEvidence { target: digest() }, NotAuthentic, Link::Hardware, "the image was not built"),
         (Reason::TooMuchWork, NotAuthentic, Link::Hardware, do_not_use),
+        (
+            Reason::TooMany { what: "statements", got: 257, limit: 256 },
+            NotAuthentic,
+            Link::Hardware,
+            do_not_use,
+        ),
+        (EvidenceError::ProofLength { got: 1 }.into(), NotAuthentic, Link::Hardware, do_not_use),
+        (StatementError::NoSigningKey.into(), NotAuthentic, Link::Key, do_not_use),
         (Reason::Binding(BindingError::SoftwareKeys), NotAuthentic, Link::Key, do_not_use),
     ];
     for (error, class, advice) in [
-        (SnpError::TooMany(too_many()), Endorsements, number_given),
+        (SnpError::TooMany(too_many()), Endorsements, fewer),
         (SnpError::CrlMissing, Endorsements, of_amd),
         (SnpError::MissingCertificate { which: ark }, Endorsements, of_amd),
         (SnpError::Certificate { which: ark, error: expired() }, Endorsements, of_amd),
@@ -80,7 +110,7 @@ fn cases() -> Vec<(Reason, Class, Link, &'static str)> {
         cases.push((authentication(behind), class, Link::Hardware, advice));
     }
     for (error, class, advice) in [
-        (TdxError::TooMany(too_many()), Endorsements, number_given),
+        (TdxError::TooMany(too_many()), Endorsements, fewer),
         (TdxError::MissingEndorsements { fmspc: String::new() }, Endorsements, of_intel),
         (qe(), RefusedByPolicy, "the platform or its TDX module"),
         (TdxError::RootNotAccepted, RefusedByPolicy, ""),
@@ -92,7 +122,7 @@ fn cases() -> Vec<(Reason, Class, Link, &'static str)> {
         cases.push((authentication(behind), class, Link::Hardware, advice));
     }
     for (error, class, advice) in [
-        (SeError::HostKey(HostKeyError::TooMany(too_many())), Endorsements, number_given),
+        (SeError::HostKey(HostKeyError::TooMany(too_many())), Endorsements, fewer),
         (SeError::UnknownImageHostKey { got: digest() }, Endorsements, "give current host key documents"),
         (
             SeError::Result(ResultError::Expired { expires_at: time(), now: time() }),
@@ -193,6 +223,7 @@ fn cases() -> Vec<(Reason, Class, Link, &'static str)> {
 #[test]
 fn every_refusal_has_its_class_its_link_and_its_advice() {
     for (reason, class, link, advice) in cases() {
+        assert!(has_a_case(&reason));
         assert_eq!((reason.class(), reason.link()), (class, link), "{reason:?}");
         let given = reason.advice();
         let begins = match given.as_slice() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use provenance::digest::Sha256Digest;
+use provenance::instance::KeyOrigin;
 use provenance::timestamp::Timestamp;
 use serde::Serialize;
 
@@ -32,7 +33,7 @@ pub enum Link {
     Request,
     /// The materials are as complete as demanded.
     Materials,
-    /// Trust configuration, build policy and builder id are accepted.
+    /// Trust configuration, build policy, builder id and origin of the keys are accepted.
     Rules,
     /// Manifests, signatures and blobs are what the statement names.
     Image,
@@ -167,6 +168,8 @@ pub struct Facts {
     pub materials: Option<usize>,
     /// Builder id.
     pub builder_id: Option<String>,
+    /// Where the keys come from, so who else could know them.
+    pub key_origin: Option<KeyOrigin>,
     /// SHA-256 of the trust configuration.
     pub trust_configuration: Option<Sha256Digest>,
     /// SHA-256 of the build policy.

@@ -329,6 +329,21 @@ fn measurements_names_and_the_whole_text_have_one_form_and_a_longest_length() {
     }
     let origins = good.lines().find(|line| line.starts_with("key_origins")).expect("a line");
     assert_eq!(origins, "key_origins = [\"boot-ephemeral\", \"snp-derived-key\"]");
+    let of = |values: &ReferenceValues| {
+        let text = policy(values);
+        let line = text.lines().find(|line| line.starts_with("key_origins")).expect("a line");
+        line.trim_start_matches("key_origins = ").to_owned()
+    };
+    assert_eq!(of(&release(1, all(1, "2"))), "[\"boot-ephemeral\", \"snp-derived-key\"]");
+    let on_tdx = Platforms { sev_snp: None, ..all(1, "2") };
+    assert_eq!(
+        of(&release(1, on_tdx)),
+        "[\"boot-ephemeral\"]",
+        "owners know the secrets of Secure Execution"
+    );
+    let mut of_development = release(1, snp(&[1]));
+    of_development.dangerous_roots = vec![Sha256Digest::of(b"a root")];
+    assert!(of(&of_development).ends_with("\"dangerous-software\"]"));
     assert_eq!(refused(origins, "key_origins = [\"secure-execution-image-secret\"]"), Ok(()));
     assert!(value(refused(origins, "key_origins = [\"anywhere\"]")));
     assert!(refused(origins, "key_origins = []").is_err(), "nothing would be accepted");

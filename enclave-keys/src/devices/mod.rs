@@ -9,8 +9,22 @@ pub mod uv;
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
+
+/// How often a device that is busy is asked. The driver of SEV-SNP itself waits for a throttling host for 60 seconds.
+pub(crate) const BUSY_ATTEMPTS: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Goes round for each attempt, with a pause before all but the first.
+pub(crate) fn attempts() -> impl Iterator<Item = ()> {
+    (0..BUSY_ATTEMPTS).map(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(BUSY_PAUSE);
+        }
+    })
+}
 
 /// Place of a block of memory in a [`Call`]; 0 is the ioctl's argument.
 pub type BlockIndex = usize;

@@ -8,14 +8,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use provenance::binding::ReportData;
 use provenance::evidence::{Evidence, Platform, certificate_table};
 use provenance::instance::KeyOrigin;
 use zeroize::Zeroizing;
 
-use super::{BlockIndex, Call, IoctlCall, KernelDevice, read_write_number};
+use super::{BUSY_ATTEMPTS, BlockIndex, Call, IoctlCall, KernelDevice, attempts, read_write_number};
 use crate::attester::{Attester, AttesterError, WipedBy};
 use crate::own_report::SNP_REPORT_LEN;
 
@@ -98,10 +97,6 @@ const CERTIFICATES_LEN: usize = 16 << 10;
 const MAX_CERTIFICATES_LEN: usize = 64 << 10;
 /// The driver takes whole pages.
 const PAGE: usize = 4096;
-/// Attempts while the device is busy, and the pause before each further one. The driver itself waits for a throttling
-/// host for 60 seconds.
-const BUSY_ATTEMPTS: u32 = 10;
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bits of `guest_field_select`: what is mixed into a derived key (SEV-SNP ABI table 18).
 pub mod field {
@@ -271,7 +266,7 @@ impl SevGuest {
         if let Some(by) = self.wiped() {
             return Err(AttesterError::KeyWiped { path: self.path.clone(), by });
         }
-        for _ in 0..BUSY_ATTEMPTS {
+        for () in attempts() {
             // The driver writes it only when there is something to say.
             put(call.block_mut(0), layout::REQUEST_FIRMWARE_ERROR, &[0; 8]);
             let error = match self.device.perform(call) {
@@ -296,7 +291,6 @@ impl SevGuest {
                 }
                 _ => return Err(io_error("ioctl", &self.path, &error)),
             }
-            std::thread::sleep(BUSY_PAUSE);
         }
         Err(AttesterError::Busy { path: self.path.clone(), attempts: BUSY_ATTEMPTS })
     }

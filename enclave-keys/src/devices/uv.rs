@@ -5,11 +5,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::{BlockIndex, Call, IoctlCall, KernelDevice, read_write_number};
+use super::{BUSY_ATTEMPTS, BlockIndex, Call, IoctlCall, KernelDevice, attempts, read_write_number};
 use crate::attester::AttesterError;
 
 /// Byte layouts, numbers and limits of the kernel's header. A test compares them with the header itself.
@@ -103,9 +102,6 @@ const EXECUTED: u16 = 0x0001;
 const MORE_DATA: u16 = 0x0100;
 /// Pages of the list of secrets that are read at most, where one does not hold it.
 const LIST_PAGES: usize = 8;
-/// Attempts while the device is busy, and the pause before each further one.
-const BUSY_ATTEMPTS: u32 = 10;
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which calls work here; bit n stands for ioctl n.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,7 +275,7 @@ impl Ultravisor {
 
     /// The Ultravisor's return code, one of those that mean success.
     fn perform(&self, name: &'static str, call: &mut Call) -> Result<u16, AttesterError> {
-        for _ in 0..BUSY_ATTEMPTS {
+        for () in attempts() {
             match self.device.perform(call) {
                 Ok(()) => {
                     let code = u16::from_ne_bytes(call.field(0, layout::CONTROL_CODE));
@@ -302,7 +298,6 @@ impl Ultravisor {
                     _ => return Err(io_error(name, &self.path, &error)),
                 },
             }
-            std::thread::sleep(BUSY_PAUSE);
         }
         Err(AttesterError::Busy { path: self.path.clone(), attempts: BUSY_ATTEMPTS })
     }

@@ -146,8 +146,8 @@ mod tests {
 
     const CHILD: &str = "SEALWRIGHT_TEST_CONFINED";
 
-    /// Whether this is a process of its own for the test of this name, which changes its process for good; where it is
-    /// not, the test has run in one.
+    /// For tests that change their process for good, as root may. In the child: true. In the parent: runs the test of this
+    /// name alone in a child, asserts that it passed, and is false.
     fn in_own_process(name: &str) -> bool {
         if std::env::var_os(CHILD).is_some() {
             return true;

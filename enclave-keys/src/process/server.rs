@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_process_is_ready_when_it_has_said_so_and_in_no_other_case() {
-        for (said, ready) in [(&b"k"[..], true), (b"x", false), (b"", false)] {
+        for (said, ready) in [(&[READY][..], true), (b"x", false), (b"", false)] {
             let (mut launcher, mut process) = UnixStream::pair().expect("a socket pair");
             process.write_all(said).expect("written");
             drop(process);

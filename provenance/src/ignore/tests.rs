@@ -13,7 +13,7 @@ fn ignore_files_have_limits() {
 }
 
 #[test]
-fn one_leading_slash_goes_and_the_root_stays() {
+fn leading_slashes_go_and_the_root_stays() {
     let parsed = |file: &str| parse_ignore_file(file.as_bytes()).expect("patterns");
     assert_eq!(parsed("/a\n//b\n!/c\n# no\n\n  d  \n"), [&b"a"[..], b"b", b"!c", b"d"]);
     assert_eq!(parsed("/"), [b"/"]);

@@ -202,15 +202,20 @@ fn write_policy(
     write_references(out, values)?;
     writeln!(out, "[guest]")?;
     writeln!(out, "builder_ids = {}", list(union(&values.builder_ids, &template.builder_ids)))?;
-    writeln!(
-        out,
-        "# Where the keys that sign may come from, which tells who else could know them. A secret of a"
-    )?;
-    writeln!(out, "# Secure Execution image is known to whoever made the image.")?;
+    writeln!(out, "# Where the keys that sign may come from, which tells who else could know them.")?;
+    if se.is_some() {
+        writeln!(
+            out,
+            "# Not from a secret of a Secure Execution guest, which its owner knows: add such an origin"
+        )?;
+        writeln!(
+            out,
+            "# (docs/formats.md, Instance document) if the owner is somebody whom you trust with them."
+        )?;
+    }
     let origins = [
         Some(KeyOrigin::BootEphemeral),
         snp.map(|_| KeyOrigin::SnpDerivedKey),
-        se.map(|_| KeyOrigin::SecureExecutionRetrievableSecret),
         (!vendor).then_some(KeyOrigin::DangerousSoftware),
     ];
     writeln!(out, "key_origins = {}", list(origins.into_iter().flatten().map(KeyOrigin::name)))?;

@@ -11,7 +11,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::endorse::ListsOf;
+use super::endorse::IssuerLists;
 use super::tcb::TcbStatus;
 use super::{CertificateName, ChainName, TdxError, pem, point};
 use crate::x509::{Certificate, Profile};
@@ -194,10 +194,10 @@ pub(super) struct QeIdentity {
     pub(super) tcb_levels: Vec<Level<IsvSvn>>,
 }
 
-/// The root that a quote was traced to, with every revocation list of it at hand.
+/// The root that a quote was traced to, with every list of it at hand, authenticated.
 pub(super) struct TrustedRoot<'a> {
     pub(super) certificate: &'a Certificate<'a>,
-    pub(super) lists: &'a ListsOf<'a>,
+    pub(super) lists: &'a IssuerLists<'a>,
 }
 
 /// How new endorsements are, as they say of themselves: evaluation number and issue date of the TCB info, then of the
@@ -310,7 +310,7 @@ fn signer_key(
     if got != SIGNER_NAME {
         return Err(TdxError::Name { which: name, got, wanted: SIGNER_NAME });
     }
-    if root.lists.list(&signer) {
+    if root.lists.revokes(&signer) {
         return Err(TdxError::Revoked { which: name });
     }
     point(&signer, name).map(<[u8]>::to_vec)

@@ -18,15 +18,15 @@ struct Chain<'a> {
 }
 
 /// The list of one issuer in each set at hand, whatever its age, or why it is none.
-pub(super) struct ListsOf<'a>(Vec<(&'a TdxEndorsements, Result<RevocationList, CertificateError>)>);
+pub(super) struct IssuerLists<'a>(Vec<(&'a TdxEndorsements, Result<RevocationList, CertificateError>)>);
 
 /// The lists of both issuers.
 struct Lists<'a> {
-    root: ListsOf<'a>,
-    pck_ca: ListsOf<'a>,
+    root: IssuerLists<'a>,
+    pck_ca: IssuerLists<'a>,
 }
 
-impl<'a> ListsOf<'a> {
+impl<'a> IssuerLists<'a> {
     fn authenticate(
         at_hand: &[&'a TdxEndorsements],
         list: fn(&TdxEndorsements) -> &[u8],
@@ -41,8 +41,8 @@ impl<'a> ListsOf<'a> {
         self.0.iter().filter_map(|(_, list)| list.as_ref().ok())
     }
 
-    /// Whether one lists this certificate.
-    pub(super) fn list(&self, certificate: &Certificate<'_>) -> bool {
+    /// Whether one of them lists this certificate.
+    pub(super) fn revokes(&self, certificate: &Certificate<'_>) -> bool {
         self.authentic().any(|list| list.lists(certificate))
     }
 
@@ -62,8 +62,8 @@ struct Word {
 impl Chain<'_> {
     fn lists_of<'a>(&self, at_hand: &[&'a TdxEndorsements]) -> Lists<'a> {
         Lists {
-            root: ListsOf::authenticate(at_hand, |set| &set.root_ca_crl, &self.root),
-            pck_ca: ListsOf::authenticate(at_hand, |set| &set.pck_crl, &self.ca),
+            root: IssuerLists::authenticate(at_hand, |set| &set.root_ca_crl, &self.root),
+            pck_ca: IssuerLists::authenticate(at_hand, |set| &set.pck_crl, &self.ca),
         }
     }
 
@@ -72,7 +72,7 @@ impl Chain<'_> {
             (&lists.root, &self.ca, CertificateName::PckCa),
             (&lists.pck_ca, &self.pck, CertificateName::Pck),
         ] {
-            if lists.list(certificate) {
+            if lists.revokes(certificate) {
                 return Err(TdxError::Revoked { which });
             }
         }
@@ -148,7 +148,7 @@ impl SignedQuote {
     }
 
     /// The same with the first of `candidates` that is authentic, and with every list `at_hand`. What was revoked is
-    /// revoked, whoever brought the list and whatever its age. Where the policy demands lists, one of each must be
+    /// revoked, whoever brought the list and whatever its age. `candidates` are references out of `at_hand`. Where the policy demands lists, one of each must be
     /// current today, too.
     ///
     /// The platform is judged by that one alone: where the newest says that it is not what it should be, nobody asks an
