@@ -59,6 +59,7 @@ const TESTED: &[(&str, Option<&[&str]>)] = &[
             "verifier_attached",
             "verifier_azure",
             "verifier_image",
+            "verifier_manifest",
             "verifier_secure_execution",
             "verifier_snp_rules",
             "verifier_subjects",
