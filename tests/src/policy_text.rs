@@ -1,5 +1,5 @@
-//! Text of a complete policy, of which a test changes one line: what is about one platform comes before what is the
-//! same for all.
+//! Text of a complete policy, of which a test changes one line: what is about one platform stands between what is the same
+//! for all.
 
 #![allow(dead_code, unreachable_pub, reason = "each test that includes it uses its own part")]
 
@@ -8,6 +8,15 @@ use verifier::Policy;
 
 /// The digest of nothing in particular.
 const NOBODY: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+const HEAD: &str = r#"format = "sealwright-policy/1"
+judged_at = "today"
+
+[time]
+proof = "none"
+authorities = []
+
+"#;
 
 const REST: &str = r#"
 [guest]
@@ -32,14 +41,7 @@ ssh = "none"
 engine = "observed"
 "#;
 
-const OWN_REQUESTS: &str = r#"format = "sealwright-policy/1"
-judged_at = "today"
-
-[time]
-proof = "none"
-authorities = []
-
-[hardware]
+const OWN_REQUESTS: &str = r#"[hardware]
 platforms = ["secure-execution"]
 evidence = ["own-request"]
 roots = []
@@ -68,10 +70,10 @@ tag = "TAG"
 pub struct PolicyText(pub String);
 
 impl PolicyText {
-    /// With placeholders for builder, trust configuration, build policy and caller.
+    /// From `[hardware]` to the reference values, with `BUILDER`, `TRUST`, `RULES` and `CALLER` in what follows.
     #[must_use]
     pub fn open(platform: &str) -> Self {
-        Self(format!("{platform}{REST}"))
+        Self(format!("{HEAD}{platform}{REST}"))
     }
 
     /// With nobody as caller, of a guest that is not judged.

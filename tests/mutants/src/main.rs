@@ -1,5 +1,5 @@
-//! `mutants [--work DIR] [--jobs N] [--only TEXT] [--slowest MILLISECONDS] PACKAGE…`: every mutant that cargo-mutants lists for these packages of
-//! the workspace, each against the tests that reach it.
+//! `mutants [--work DIR] [--jobs N] [--only TEXT] [--slowest MILLISECONDS] PACKAGE…`: every mutant that cargo-mutants lists
+//! for these packages of the workspace, each against the tests that reach it.
 //!
 //! cargo-mutants builds once for each mutant, which is a day for these crates. Here they are all compiled into one
 //! build, each behind a switch that an environment variable turns on. A first run of every test alone tells which

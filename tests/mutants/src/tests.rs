@@ -151,8 +151,8 @@ pub fn reached(programs: &[Program], work: &Path, jobs: usize) -> Result<Vec<Tes
     Ok(tests)
 }
 
-/// Runs the tests that reach each mutant, programs with fast ones first. Verdicts are appended to `verdicts.txt`. What stands there
-/// under the same name as noticed is not asked for again.
+/// Runs the tests that reach each mutant, programs with fast ones first. Verdicts are appended to `verdicts.txt`. What stands
+/// there under the same name as noticed is not asked for again.
 pub fn judge(
     tests: &[Test],
     wanted: &[usize],

@@ -9,14 +9,7 @@ use verifier::Policy;
 /// A policy from the `[hardware]` lines, the platform's tables and one reference value.
 pub(super) fn policy(hardware: &str, tables: &str, reference: &str) -> Result<Policy, String> {
     let platform = format!(
-        r#"format = "sealwright-policy/1"
-judged_at = "today"
-
-[time]
-proof = "none"
-authorities = []
-
-[hardware]
+        r#"[hardware]
 evidence = ["hardware"]
 {hardware}
 

@@ -8,14 +8,7 @@ mod policy_text;
 pub use policy_text::PolicyText;
 
 /// A complete policy for vendor roots. `MEASUREMENT`, `CALLER` and digests are placeholders.
-const COMPLETE: &str = r#"format = "sealwright-policy/1"
-judged_at = "today"
-
-[time]
-proof = "none"
-authorities = []
-
-[hardware]
+const COMPLETE: &str = r#"[hardware]
 platforms = ["sev-snp"]
 evidence = ["hardware"]
 roots = ["amd-milan", "amd-genoa", "amd-turin"]

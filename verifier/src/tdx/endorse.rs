@@ -148,8 +148,8 @@ impl SignedQuote {
     }
 
     /// The same with the first of `candidates` that is authentic, and with every list `at_hand`. What was revoked is
-    /// revoked, whoever brought the list and whatever its age. `candidates` are references out of `at_hand`. Where the policy demands lists, one of each must be
-    /// current today, too.
+    /// revoked, whoever brought the list and whatever its age. Where the policy demands lists, one of each must be
+    /// current today, too. `candidates` are references out of `at_hand`.
     ///
     /// The platform is judged by that one alone: where the newest says that it is not what it should be, nobody asks an
     /// older one.

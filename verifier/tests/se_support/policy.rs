@@ -21,14 +21,7 @@ use super::{Answer, Machine, UID, judged_at, test_root};
 /// SHA-256 of the policy that the made-up Verifier judges under.
 pub(crate) const ITS_POLICY: [u8; 32] = [0x66; 32];
 
-const COMPLETE: &str = r#"format = "sealwright-policy/1"
-judged_at = "today"
-
-[time]
-proof = "none"
-authorities = []
-
-[hardware]
+const COMPLETE: &str = r#"[hardware]
 platforms = ["secure-execution"]
 evidence = ["own-request", "attestation-result"]
 roots = []

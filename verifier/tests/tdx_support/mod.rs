@@ -21,14 +21,7 @@ use verifier::{Endorsements, Policy, Reason};
 pub use folder::folder as vectors;
 pub use policy_text::PolicyText;
 
-const COMPLETE: &str = r#"format = "sealwright-policy/1"
-judged_at = "today"
-
-[time]
-proof = "none"
-authorities = []
-
-[hardware]
+const COMPLETE: &str = r#"[hardware]
 platforms = ["tdx"]
 evidence = ["hardware"]
 roots = ["intel-sgx"]
