@@ -4,6 +4,8 @@
 
 #[path = "verifier_support/mod.rs"]
 mod support;
+#[path = "verifier_support/words.rs"]
+mod words;
 #[path = "verifier_support/world.rs"]
 #[allow(dead_code, reason = "each test file uses its own part")]
 mod world;
@@ -161,6 +163,14 @@ fn a_build_behind_the_paravisor_is_accepted_and_the_verdict_names_the_paravisor(
         let text = report.to_string();
         assert!(text.contains(line) && text.contains("NOT HARDWARE"), "{text}");
     }
+}
+
+#[test]
+fn a_verdict_says_the_same_word_by_word() {
+    let snp = Setting::new(Platform::AzSnp);
+    words::check(&snp.on_snp().verdict(), include_str!("verdicts/az-snp.txt"));
+    let tdx = Setting::new(Platform::AzTdx);
+    words::check(&tdx.on_tdx().verdict(), include_str!("verdicts/az-tdx.txt"));
 }
 
 #[test]

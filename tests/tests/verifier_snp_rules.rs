@@ -15,7 +15,7 @@ use sealwright_tests::release_fixture::{FixtureKey, instance_inputs};
 use sealwright_tests::software_tee::{Chip, Product, ReportFields, SoftwareTee, Tcb};
 use verifier::evidence::AppraisalError;
 use verifier::policy::PolicyError;
-use verifier::snp::SnpRefusal;
+use verifier::snp::{SnpError, SnpRefusal};
 use verifier::{Endorsements, Policy, appraise, authenticate};
 
 type Alter = fn(&mut ReportFields);
@@ -32,11 +32,14 @@ fn policy() -> PolicyText {
     PolicyText(reference_values::dangerous_policy(&TEE, keys.instance(), &callers))
 }
 
-fn judge(policy: &PolicyText, alter: Alter) -> Result<(), AppraisalError> {
+fn now() -> Timestamp {
     let seconds = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
-    let now = Timestamp::from_unix(i64::try_from(seconds).expect("before 9999")).expect("before 9999");
+    Timestamp::from_unix(i64::try_from(seconds).expect("before 9999")).expect("before 9999")
+}
+
+fn judge(policy: &PolicyText, alter: Alter) -> Result<(), AppraisalError> {
     let (policy, evidence) = (policy.parse(), CHIP.evidence(&ReportData([5; 64]), alter));
-    let authentic = authenticate(&evidence, &Endorsements::default(), policy.anchors(), now);
+    let authentic = authenticate(&evidence, &Endorsements::default(), policy.anchors(), now());
     appraise(authentic.expect("authentic"), &policy).map(|_| ())
 }
 
@@ -60,6 +63,21 @@ fn rule(
 
 fn set(fields: &mut ReportFields, bit: u32) {
     fields.policy |= 1 << bit;
+}
+
+#[test]
+fn reserved_bytes_of_each_tcb_are_zero() {
+    for (alter, field, offset) in [
+        ((|f| f.current_tcb[4] = 1) as Alter, "CURRENT_TCB", 0x3c),
+        (|f| f.reported_tcb[5] = 1, "REPORTED_TCB", 0x185),
+        (|f| f.committed_tcb[6] = 1, "COMMITTED_TCB", 0x1e6),
+        (|f| f.launch_tcb[4] = 1, "LAUNCH_TCB", 0x1f4),
+    ] {
+        let evidence = CHIP.evidence(&ReportData([5; 64]), alter);
+        let answer = authenticate(&evidence, &Endorsements::default(), policy().parse().anchors(), now());
+        let error = SnpError::TcbReserved { field, offset, got: 1 };
+        assert_eq!(answer.map(|_| ()), Err(error.into()));
+    }
 }
 
 #[test]

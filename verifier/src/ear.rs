@@ -156,36 +156,11 @@ mod tests {
     use provenance::timestamp::Timestamp;
 
     use super::*;
-    use crate::Policy;
-    use crate::policy::{
-        PlatformValues, Platforms, PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement,
-        ReferenceValues, policy_from_reference_values,
-    };
 
     /// A verdict under a policy with vendor roots, which nothing that is made here passes.
     fn trusted(known_flaws: &[&str]) -> Report {
+        let policy = crate::policy::fixture::vendor_policy();
         let digest = Sha256Digest::of(b"anything");
-        let values = ReferenceValues {
-            build_policies: vec![digest],
-            builder_ids: vec!["https://builder.example".to_owned()],
-            dangerous_roots: Vec::new(),
-            guest_version: 1,
-            name: "a release".to_owned(),
-            platforms: Platforms {
-                sev_snp: Some(PlatformValues {
-                    measurements: vec![ReferenceMeasurement::from_bytes([1; 48])],
-                }),
-                ..Platforms::default()
-            },
-            trust_configurations: vec![digest],
-            document_type: REFERENCE_VALUES_TYPE.to_owned(),
-        };
-        let template = PolicyTemplate {
-            projects: vec![provenance::project::ProjectId(digest)],
-            ..PolicyTemplate::default()
-        };
-        let text = policy_from_reference_values(&values, &template);
-        let policy = Policy::parse(&text, "test.toml").expect("a policy");
         let now = Timestamp::from_unix(0).expect("1970");
         let mut report = Report::new(&policy, digest, None, now);
         for link in Link::ALL {

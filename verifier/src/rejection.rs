@@ -15,7 +15,7 @@ use crate::certified::CertificateRefusal;
 use crate::evidence::{AppraisalError, AuthenticationError};
 use crate::image::{BlobError, ImageRefusal};
 use crate::policy::{Place, Policy};
-use crate::secure_execution::{ResultError, SeError};
+use crate::secure_execution::{HostKeyError, ResultError, SeError};
 use crate::session::SessionError;
 use crate::snp::{SnpError, SnpRefusal};
 use crate::tdx::{TdxError, TdxRefusal};
@@ -215,7 +215,8 @@ impl Reason {
                 | AuthenticationError::Azure(
                     AzureError::Snp(SnpError::UnknownRoot { .. })
                     | AzureError::Tdx(TdxError::UnknownRoot { .. }),
-                ),
+                )
+                | AuthenticationError::SecureExecution(SeError::HostKey(HostKeyError::UnknownRoot { .. })),
             ) => {
                 "Evidence under such a root can be made by anybody who holds it; only a development policy names one, as dangerous_roots"
             }

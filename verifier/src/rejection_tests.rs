@@ -5,7 +5,7 @@ use provenance::timestamp::Timestamp;
 use super::*;
 use crate::given::TooManyEndorsements;
 use crate::reliance::EvidenceKind;
-use crate::secure_execution::{HostKeyError, SeRefusal};
+use crate::secure_execution::SeRefusal;
 use crate::snp::{CertificateName, Product, Tcb};
 use crate::tdx::{TcbStatus, TdxError, TdxRefusal};
 use crate::x509::CertificateError;
@@ -131,6 +131,7 @@ fn cases() -> Vec<(Reason, Class, Link, &'static str)> {
         ),
         (SeError::Unconvincing { request: digest() }, RefusedByPolicy, "Secure Execution convinces only"),
         (SeError::RootNotAccepted, RefusedByPolicy, ""),
+        (SeError::HostKey(HostKeyError::UnknownRoot { got: digest() }), NotAuthentic, root),
         (SeError::Result(ResultError::UnknownVerifier { wanted: Vec::new() }), RefusedByPolicy, ""),
         (SeError::Bytes(InvalidSeBytes::TooLarge { what: "Evidence", got: 0 }), NotAuthentic, do_not_use),
     ] {
@@ -241,4 +242,18 @@ fn classes_have_words_and_exit_codes() {
         .map(|class| (class.to_string(), class.exit_code()));
     let wanted = [("refused by policy", 3), ("not authentic", 4), ("endorsements missing or out of date", 8)];
     assert_eq!(said, wanted.map(|(words, code)| (words.to_owned(), code)));
+}
+
+#[test]
+fn a_rule_of_the_policy_is_named_with_its_line() {
+    let policy = crate::policy::fixture::vendor_policy();
+    for (reason, ..) in cases() {
+        let said = format!("{reason:?}");
+        let wanted = if said.contains("UnknownRoot") || said.contains("RootNotAccepted") {
+            Some(policy.roots_line())
+        } else {
+            said.contains("line: 7").then_some(7)
+        };
+        assert_eq!(reason.policy_line(&policy), wanted, "{said}");
+    }
 }

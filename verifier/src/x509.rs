@@ -358,6 +358,11 @@ impl<'a> Certificate<'a> {
         Ok(())
     }
 
+    /// All of its bytes.
+    pub(crate) fn der(&self) -> &'a [u8] {
+        self.der
+    }
+
     /// Checks name, authority and signature of the issuer (for a root: itself).
     pub(crate) fn check_issued_by(&self, issuer: &Certificate<'_>) -> Result<(), CertificateError> {
         if self.issuer != issuer.subject {

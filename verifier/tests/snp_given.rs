@@ -53,12 +53,23 @@ impl World {
     }
 
     fn judge(&self, table: Vec<u8>, certificates: &[&Vec<u8>], crls: &[&Vec<u8>]) -> Result<(), SnpError> {
+        self.judge_under(&Product::ALL, table, certificates, crls)
+    }
+
+    /// Where only the roots of these products are accepted.
+    fn judge_under(
+        &self,
+        products: &[Product],
+        table: Vec<u8>,
+        certificates: &[&Vec<u8>],
+        crls: &[&Vec<u8>],
+    ) -> Result<(), SnpError> {
         let owned = |all: &[&Vec<u8>]| all.iter().map(|der| (*der).clone()).collect();
         let given =
             Endorsements { certificates: owned(certificates), crls: owned(crls), ..Endorsements::default() };
         let evidence =
             Evidence { platform: Platform::SevSnp, report: self.report.clone(), endorsements: table };
-        let anchors = Anchors::vendor(&Product::ALL, Revocation::CrlIfPresent);
+        let anchors = Anchors::vendor(products, Revocation::CrlIfPresent);
         match verifier::authenticate(&evidence, &given, &anchors, self.now) {
             Ok(_) => Ok(()),
             Err(AuthenticationError::Snp(error)) => Err(error),
@@ -91,4 +102,55 @@ fn a_genuine_report_is_authentic_with_its_chain_among_those_of_other_machines() 
     assert_eq!(world.judge(Vec::new(), &without(&world.vcek), &[]), missing(CertificateName::Vcek));
     assert_eq!(world.judge(Vec::new(), &without(ask), &[]), missing(CertificateName::Ask));
     assert_eq!(world.judge(Vec::new(), &without(ark), &[]), missing(CertificateName::Ark));
+}
+
+#[test]
+fn a_vendors_root_counts_only_where_the_policy_accepts_it() {
+    let Some(world) = World::new() else { return };
+    let judge = |products: &[Product]| world.judge_under(products, world.table(&world.vcek), &[], &[]);
+    assert_eq!(judge(&[Product::Milan]), Ok(()));
+    let refused = Err(SnpError::RootNotAccepted { got: Product::Milan });
+    assert_eq!(judge(&[Product::Genoa, Product::Turin]), refused);
+    assert_eq!(judge(&[]), refused);
+}
+
+/// The same machine's certificate of another time, and the one that was given twice.
+#[test]
+fn of_several_certificates_of_the_chip_the_one_that_signed_is_taken() {
+    let Some(world) = World::new() else { return };
+    let [ask, ark] = &world.chain[..] else { panic!("two certificates") };
+    // One bit of the key's last byte: chip and TCB are the same, the signature tells.
+    let key = world.vcek.windows(2).position(|pair| pair == [0x00, 0x04]).expect("an uncompressed point");
+    let mut namesake = world.vcek.clone();
+    namesake[key + 1 + 96] ^= 1;
+    for given in [[&namesake, &world.vcek], [&world.vcek, &namesake], [&world.vcek, &world.vcek]] {
+        let certificates = [given[0], given[1], ask, ark];
+        assert_eq!(world.judge(Vec::new(), &certificates, &[]), Ok(()));
+        assert_eq!(world.judge(world.table(&namesake), &certificates, &[]), Ok(()));
+    }
+    assert_eq!(world.judge(world.table(&world.vcek), &[&namesake], &[]), Ok(()));
+    let refused = world.judge(world.table(&namesake), &[], &[]);
+    assert!(
+        matches!(refused, Err(SnpError::Certificate { which: CertificateName::Vcek, .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_vlek_names_the_cloud_provider() {
+    let Some(dir) = vectors() else { return };
+    let all = cases(&dir, "snp");
+    let csp = |id: &str| {
+        let case = all.iter().find(|case| case["id"] == id).expect("the case");
+        let certificates =
+            [vec![der(&input(&dir, case, "vek"))], chain(&input(&dir, case, "chain"))].concat();
+        let given = Endorsements { certificates, ..Endorsements::default() };
+        let report = input(&dir, case, "report");
+        let evidence = Evidence { platform: Platform::SevSnp, report, endorsements: Vec::new() };
+        let anchors = Anchors::vendor(&Product::ALL, Revocation::CrlIfPresent);
+        let authentic = verifier::authenticate(&evidence, &given, &anchors, now(case)).expect("authentic");
+        authentic.snp().expect("a report").csp_id().map(str::to_owned)
+    };
+    assert_eq!(csp("snp-milan-v3"), None);
+    assert_eq!(csp("snp-milan-v3-vlek"), Some("CN=cc-us-east-2.amazonaws.com".to_owned()));
 }

@@ -190,13 +190,13 @@ fn check_syntax(pattern: &[u8]) -> Result<(), PatternFault> {
         match first {
             b'[' => {
                 rest = rest.strip_prefix(b"^").unwrap_or(rest);
-                let mut ranges = 0;
-                while ranges == 0 || rest.first() != Some(&b']') {
+                let mut first = true;
+                while first || rest.first() != Some(&b']') {
                     rest = class_member(rest)?;
                     if let Some(after) = rest.strip_prefix(b"-") {
                         rest = class_member(after)?;
                     }
-                    ranges += 1;
+                    first = false;
                 }
                 rest = &rest[1..];
             }
@@ -254,7 +254,7 @@ pub fn matches_name(pattern: &[u8], name: &[u8]) -> bool {
     }
     let parts = name_parts(&distinct_codes(pattern));
     let name = distinct_codes(name);
-    // The last `*` seen, and how much of the name it has taken: going back further is never needed.
+    // What is behind the last `*` seen, and where that began: going back further is never needed.
     let (mut part, mut at, mut back) = (0, 0, None);
     while part < parts.len() || at < name.len() {
         let fits = |code: &u32| match &parts[part] {
@@ -266,14 +266,14 @@ pub fn matches_name(pattern: &[u8], name: &[u8]) -> bool {
             Part::Run => false,
         };
         if matches!(parts.get(part), Some(Part::Run)) {
-            back = Some((part, at));
             part += 1;
+            back = Some((part, at));
         } else if part < parts.len() && name.get(at).is_some_and(fits) {
             part += 1;
             at += 1;
-        } else if let Some((star, taken)) = back.filter(|(_, taken)| *taken < name.len()) {
-            back = Some((star, taken + 1));
-            (part, at) = (star + 1, taken + 1);
+        } else if let Some((behind, began)) = back.filter(|(_, began)| *began < name.len()) {
+            (part, at) = (behind, began + 1);
+            back = Some((part, at));
         } else {
             return false;
         }
@@ -286,7 +286,7 @@ fn distinct_codes(text: &[u8]) -> Vec<u32> {
     let mut codes = Vec::with_capacity(text.len());
     for chunk in text.utf8_chunks() {
         codes.extend(chunk.valid().chars().map(u32::from));
-        codes.extend(chunk.invalid().iter().map(|byte| 0x11_0000 + u32::from(*byte)));
+        codes.extend(chunk.invalid().iter().map(|byte| 0x11_0000 | u32::from(*byte)));
     }
     codes
 }

@@ -295,13 +295,10 @@ impl Parser<'_> {
         })
     }
 
+    /// Two digits. There is no `\x{…}`: the translation puts a backslash before each brace.
     fn hexadecimal(&mut self) -> Result<u32, PatternFault> {
         let digit = |c: u32| char::from_u32(c).and_then(|c| c.to_digit(16)).ok_or(PatternFault::Syntax);
-        if self.peek() != Some(code('{')) && !self.rest_is("\\{") {
-            return Ok(digit(self.take()?)? * 16 + digit(self.take()?)?);
-        }
-        // The translation has put a backslash before each brace, so the braces of `\x{…}` never arrive bare.
-        Err(PatternFault::Syntax)
+        Ok(digit(self.take()?)? * 16 + digit(self.take()?)?)
     }
 
     /// After `[`.

@@ -77,6 +77,8 @@ fn a_path_is_included_as_a_walk_would_find_it() {
     ] {
         assert_eq!(includes(path), wanted, "{path}");
     }
+    let filter = Filter::new(&["dir/x"], &["dir"]).expect("a filter");
+    assert_eq!(filter.includes(b"dir/x"), Ok(false), "what is in an excluded directory is excluded");
 }
 
 #[test]
@@ -128,6 +130,15 @@ fn names_match_patterns_of_one_name() {
         ("\\*", "*", true),
         ("\\*", "a", false),
         ("\\a", "a", true),
+        ("ab", "a", false),
+        ("a*", "bab", false),
+        ("x[a]y", "xay", true),
+        ("x[\\a\\b]y", "xby", true),
+        ("x[\\a-\\c]y", "xby", true),
+        ("[a-c][x-z]", "by", true),
+        ("a\\bc", "abc", true),
+        ("[\\[-\\]]", "\\", true),
+        ("[^]", "", false),
         // Malformed ones match nothing.
         ("[", "[", false),
         ("[a", "a", false),
@@ -146,6 +157,9 @@ fn names_match_patterns_of_one_name() {
         (b"\xfe", b"\xff", false),
         (b"?", b"\xff", true),
         (b"a\xffb", "a\u{fffd}b".as_bytes(), false),
+        (b"\xff", b"\0", false),
+        (b"\xff", "\u{ff}".as_bytes(), false),
+        (b"\xff", "\u{10ff01}".as_bytes(), false),
     ] {
         assert_eq!(matches_name(pattern, name), wanted, "{pattern:?} {name:?}");
     }
@@ -243,6 +257,13 @@ fn paths_match_patterns() {
         ("[[:none:]]", "x", None),
         ("[\\d]", "5", Some(true)),
         ("[\\d]", "x", Some(false)),
+        ("[\\d]", "d", Some(false)),
+        ("[^ab]c", "^c", Some(true)),
+        ("[^ab]c", "[c", Some(true)),
+        ("[[:alpha:]1-]", "-", Some(true)),
+        ("[[:alpha:]1-]", "1", Some(true)),
+        ("[[:alpha:]1-]", "2", Some(false)),
+        ("[[:alpha:]1-]", "]", Some(false)),
         ("[\\D]", "5", Some(false)),
         ("[\\D]", "x", Some(true)),
         ("[\\W]", "-", Some(true)),
@@ -250,10 +271,83 @@ fn paths_match_patterns() {
         ("[\\n]", "\n", Some(true)),
         ("[c-a]", "b", None),
         ("[a-a]", "a", Some(true)),
+        ("[\\D]", "/", Some(true)),
+        ("[\\D]", ":", Some(true)),
+        ("[\\W]", "\u{10ffff}", Some(true)),
+        ("[[:^ascii:]]", "\0", Some(false)),
+        ("[[:^cntrl:]]", "\0", Some(false)),
+        ("[[:^cntrl:]]", " ", Some(true)),
+        ("[^[:digit:]]", "x", Some(true)),
+        ("[^[:digit:]]", "5", Some(false)),
+        ("[[:x]", ":", Some(true)),
+        ("[\\d-x]", "-", Some(true)),
+        ("[a\\-c]", "b", Some(false)),
+        ("[a\\-c]", "-", Some(true)),
+        ("x\\x{", "x", None),
+        ("x\\xg1", "x", None),
     ] {
         let patterns = Patterns::new(&[pattern]).expect("it passes the first check");
         let matched = patterns.matches(path.as_bytes(), &MatchInfo::default()).map(|(matched, _)| matched);
         assert_eq!(matched.ok(), wanted, "{pattern:?} {path:?}");
+    }
+}
+
+/// The classes with a name hold of ASCII what RE2 says of them, and nothing beyond it.
+#[test]
+fn classes_with_a_name_hold_what_they_say() {
+    let classes: [(&str, fn(char) -> bool); 14] = [
+        ("alnum", |c| c.is_ascii_alphanumeric()),
+        ("alpha", |c| c.is_ascii_alphabetic()),
+        ("ascii", |c| c.is_ascii()),
+        ("blank", |c| c == ' ' || c == '\t'),
+        ("cntrl", |c| c.is_ascii_control()),
+        ("digit", |c| c.is_ascii_digit()),
+        ("graph", |c| c.is_ascii_graphic()),
+        ("lower", |c| c.is_ascii_lowercase()),
+        ("print", |c| c.is_ascii_graphic() || c == ' '),
+        ("punct", |c| c.is_ascii_punctuation()),
+        ("space", |c| c == ' ' || ('\t'..='\r').contains(&c)),
+        ("upper", |c| c.is_ascii_uppercase()),
+        ("word", |c| c.is_ascii_alphanumeric() || c == '_'),
+        ("xdigit", |c| c.is_ascii_hexdigit()),
+    ];
+    for (name, holds) in classes {
+        for (pattern, negated) in [(format!("[[:{name}:]]"), false), (format!("[[:^{name}:]]"), true)] {
+            let patterns = Patterns::new(&[&pattern]).expect("a pattern");
+            for c in (0..=0xff_u32).filter_map(char::from_u32) {
+                let path = c.to_string();
+                let matched =
+                    patterns.matches(path.as_bytes(), &MatchInfo::default()).map(|(matched, _)| matched);
+                assert_eq!(matched, Ok(holds(c) != negated), "{pattern} {c:?}");
+            }
+        }
+    }
+}
+
+/// As Go's `filepath.Clean` answers.
+#[test]
+fn paths_are_cleaned() {
+    for (path, wanted) in [
+        ("", "."),
+        (".", "."),
+        ("./", "."),
+        ("..", ".."),
+        ("../..", "../.."),
+        ("../a", "../a"),
+        ("../../a/..", "../.."),
+        ("a/..", "."),
+        ("a/../..", ".."),
+        ("a/../../b", "../b"),
+        ("a//b/./c/", "a/b/c"),
+        ("a/b/../c", "a/c"),
+        ("/", "/"),
+        ("//", "/"),
+        ("/..", "/"),
+        ("/../a", "/a"),
+        ("/a/../../b", "/b"),
+        ("/a/b/../..", "/"),
+    ] {
+        assert_eq!(clean(path.as_bytes()), wanted.as_bytes(), "{path:?}");
     }
 }
 

@@ -9,6 +9,8 @@ mod add;
 mod azure;
 mod azure_values;
 mod explain;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod hardware;
 mod read;
 mod reference;

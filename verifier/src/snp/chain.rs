@@ -4,7 +4,7 @@
 //! A folder of endorsements may be for many machines, so what is of another chip or product is not chosen. Where nothing
 //! fits, the table's own certificate is, for the error that says what is wrong with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use provenance::evidence::certificate_table;
 
@@ -33,11 +33,9 @@ enum Fit {
     Chip,
     /// Of the report's chip and TCB.
     Tcb,
-    /// So, valid, and the report is signed with its key.
-    Signed,
 }
 
-fn fit_of(vek: &Parsed<'_>, report: &Report, moment: Moment) -> Fit {
+fn fit_of(vek: &Parsed<'_>, report: &Report) -> Fit {
     let key = report.signing_key();
     let which = CertificateName::of(key);
     let Ok(certificate) = vek else { return Fit::Other };
@@ -46,12 +44,12 @@ fn fit_of(vek: &Parsed<'_>, report: &Report, moment: Moment) -> Fit {
     if !of_chip || check_product(report, endorsed.product, which).is_err() {
         return Fit::Other;
     }
-    if check_tcb(report, &endorsed, which).is_err() {
-        return Fit::Chip;
-    }
-    // A VLEK names no chip: of those of two clouds the signature tells which it is.
-    let valid = certificate.check_validity(moment.at()).is_ok();
-    if valid && is_signed_by(report, certificate) { Fit::Signed } else { Fit::Tcb }
+    if check_tcb(report, &endorsed, which).is_err() { Fit::Chip } else { Fit::Tcb }
+}
+
+/// Of which the report is signed with the key, while it is valid.
+fn signed(vek: &Parsed<'_>, report: &Report, moment: Moment) -> bool {
+    vek.as_ref().is_ok_and(|vek| vek.check_validity(moment.at()).is_ok() && is_signed_by(report, vek))
 }
 
 /// The certificates at hand.
@@ -94,7 +92,7 @@ impl<'a> AtHand<'a> {
         Ok(Chain { ark, intermediate, vek })
     }
 
-    /// The one that fits best. Given ones are preferred: they are given because the host's own may have aged.
+    /// The one that fits best. Of several the signature tells which: a VLEK names no chip, and a host's own may have aged.
     fn vek(&self, report: &Report, moment: Moment) -> Result<Certificate<'a>, SnpError> {
         let key = report.signing_key();
         let which = CertificateName::of(key);
@@ -103,22 +101,29 @@ impl<'a> AtHand<'a> {
             SigningKey::Vlek => (certificate_table::VLEK, "SEV-VLEK"),
         };
         let own = self.table.get(&guid);
-        let given = self.given.iter().filter(|certificate| certificate.common_name() == name);
-        let given: Vec<Parsed<'a>> = given.cloned().map(Ok).collect();
-        let mut best = own;
-        if !given.is_empty() {
-            let mut highest = own.map_or(Fit::Other, |own| fit_of(own, report, moment));
-            let mut given_is_best = false;
-            for certificate in &given {
-                let fit = fit_of(certificate, report, moment);
-                if fit > highest || (fit == Fit::Signed && !given_is_best) {
-                    (best, highest, given_is_best) = (Some(certificate), fit, true);
-                }
-            }
-        }
-        best.ok_or(SnpError::MissingCertificate { which })?
+        let given: Vec<Parsed<'a>> =
+            self.given_beside(own).filter(|given| given.common_name() == name).cloned().map(Ok).collect();
+        let fit = |vek| (fit_of(vek, report), vek);
+        let fits: Vec<(Fit, &Parsed<'a>)> =
+            given.iter().map(fit).filter(|(fit, _)| *fit > Fit::Other).chain(own.map(fit)).collect();
+        let highest = fits.iter().map(|(fit, _)| *fit).max().unwrap_or(Fit::Other);
+        let best: Vec<&Parsed<'a>> =
+            fits.into_iter().filter(|(fit, _)| *fit == highest).map(|(_, vek)| vek).collect();
+        let several = highest == Fit::Tcb && best.len() > 1;
+        let signed = best.iter().find(|vek| several && signed(vek, report, moment));
+        signed
+            .or(best.last())
+            .copied()
+            .ok_or(SnpError::MissingCertificate { which })?
             .clone()
             .map_err(|error| SnpError::Certificate { which, error })
+    }
+
+    /// Those given, each once, without the one that the table has too.
+    fn given_beside(&self, own: Option<&Parsed<'a>>) -> impl Iterator<Item = &Certificate<'a>> {
+        let own = own.and_then(|own| own.as_ref().ok());
+        let mut seen: BTreeSet<&[u8]> = own.map(Certificate::der).into_iter().collect();
+        self.given.iter().filter(move |given| seen.insert(given.der()))
     }
 
     /// The first that issued `subject`, is valid and is `right`; else the table's own, else the first of the name.
@@ -131,7 +136,7 @@ impl<'a> AtHand<'a> {
     ) -> Result<Certificate<'a>, SnpError> {
         let own = self.table.get(&guid);
         let mut candidates: Vec<&Certificate<'a>> = own.iter().filter_map(|own| own.as_ref().ok()).collect();
-        candidates.extend(self.given.iter().filter(|issuer| subject.names_as_issuer(issuer)));
+        candidates.extend(self.given_beside(own).filter(|issuer| subject.names_as_issuer(issuer)));
         let is_right = |issuer: &&&Certificate<'a>| {
             right(issuer)
                 && issuer.check_validity(moment.at()).is_ok()
