@@ -314,9 +314,20 @@ impl Writer<'_> {
                 if let Some((number, _)) = empty.first() {
                     self.text.push_str("let mutant_all = {");
                     self.write(edit.range.clone(), next);
-                    let when = self.when(*number);
-                    self.text.push_str(&format!("}}; mutant_all.into_iter().filter(|_| !{when})"));
+                    let any: Vec<_> = edit.mutants.iter().map(|(number, _)| self.when(*number)).collect();
+                    let any = any.join(" || ");
+                    self.text.push_str(&format!("}}; mutant_all.into_iter().filter(move |_| !({any}))"));
                     self.places.push((start..self.text.len(), *number));
+                    for (number, value) in others {
+                        let value = value.as_deref().unwrap_or_default();
+                        let one = value
+                            .strip_prefix("::std::iter::once(")
+                            .and_then(|value| value.strip_suffix(')'));
+                        let one = one.unwrap_or(value);
+                        let from = self.text.len();
+                        self.text.push_str(&format!(".chain({}.then(|| {one}))", self.when(*number)));
+                        self.places.push((from..self.text.len(), *number));
+                    }
                     return;
                 }
                 for (number, value) in others {
