@@ -243,3 +243,26 @@ impl Materials {
         &self.completeness
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(class: MaterialClass, name: &str) -> Material {
+        Material { name: Some(name.to_owned()), ..Material::new(class).sha256(Sha256Digest::of(b"any")) }
+    }
+
+    #[test]
+    fn materials_are_sorted_and_each_is_there_once() {
+        let completeness = MaterialClass::ALL.map(|class| (class, Completeness::Observed {})).into();
+        let [context, source, other] = [
+            named(MaterialClass::Context, "z"),
+            named(MaterialClass::Sources, "a"),
+            named(MaterialClass::Sources, "b"),
+        ];
+        let given = vec![other.clone(), source.clone(), context.clone(), source.clone()];
+        let materials = Materials::new(given, completeness).expect("complete");
+        assert_eq!(materials.items(), [context, source, other]);
+        assert_eq!(materials.completeness().len(), MaterialClass::ALL.len());
+    }
+}

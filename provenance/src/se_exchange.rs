@@ -439,6 +439,20 @@ mod tests {
     }
 
     #[test]
+    fn messages_name_the_part() {
+        let message = |part| missing(part).to_string();
+        for (part, name) in [
+            (Part::Request, "attestation request"),
+            (Part::Measurement, "measurement"),
+            (Part::AdditionalData, "additional data"),
+            (Part::UserData, "user data"),
+            (Part::ConfigUid, "configuration unique id"),
+        ] {
+            assert!(message(part).contains(name), "{}", message(part));
+        }
+    }
+
+    #[test]
     fn a_response_is_laid_out_as_the_tool_does() {
         let bytes = response(b"", b"user").encode();
         let header = "7076617474657374 00000100 0000009b 0000000000000000 00000007 00000040 00000040 00000047 \

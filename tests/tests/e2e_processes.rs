@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use sealwright_tests::harness::supervise::wait_for;
-use sealwright_tests::harness::{DevServer, Settings};
+use sealwright_tests::harness::{DevServer, Settings, sealwright};
 
 /// Generous: two cores may be busy.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -32,6 +32,19 @@ fn build(server: &DevServer, name: &str) -> PathBuf {
 fn signing_key(server: &DevServer, layout: &std::path::Path) -> serde_json::Value {
     let verdict = server.sealwright(["verify", "--json", &layout.display().to_string()]).ok().json();
     verdict["facts"]["signing_key"].clone()
+}
+
+#[test]
+fn the_key_process_has_one_way_to_be_started() {
+    let program = sealwright().with_file_name("enclave-keys");
+    for arguments in [&[][..], &["--sealed"], &["--other", "/tmp"], &["--sealed", "/tmp", "more"]] {
+        let output = std::process::Command::new(&program).args(arguments).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("usage: enclave-keys --sealed DIR"), "{said}");
+    }
+    let output = std::process::Command::new(&program).args(["--sealed", "/tmp"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("stdin is no socket"), "{said}");
 }
 
 #[test]

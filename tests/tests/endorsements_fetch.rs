@@ -10,6 +10,7 @@ use provenance::binding::ReportData;
 use provenance::evidence::{Evidence, Platform};
 use provenance::tdx_endorsements::TdxEndorsements;
 use provenance::timestamp::Timestamp;
+use sealwright_tests::software_tee::paravisor::SoftwareParavisor;
 use sealwright_tests::software_tee::tdx::{QuoteVersion, SoftwareTdx};
 use sealwright_tests::software_tee::{Product, SoftwareTee, Tcb, Validity};
 use sealwright_tests::vendor_services::{Reply, VendorServices};
@@ -370,6 +371,11 @@ fn evidence_that_does_not_say_what_it_needs_is_told() {
         altered(&|fields| fields.reported_tcb[2] = 1),
         Err(WantedError::TcbReserved { index: 2, got: 1, product: verifier::snp::Product::Milan })
     );
+    // Behind Azure's paravisor it is the chip under it.
+    let paravisor = SoftwareParavisor::new().expect("a paravisor").on_snp(chip, &DATA);
+    let of_chip = wanted(&chip.evidence(&DATA, |_| ()));
+    assert!(matches!(of_chip, Ok(WantedEndorsements::Amd(_))), "{of_chip:?}");
+    assert_eq!(wanted(&paravisor), of_chip);
     // Version 2 does not show its product; the VCEK beside it does.
     let second = chip.evidence(&DATA, |fields| {
         fields.version = 2;

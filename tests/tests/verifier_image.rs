@@ -71,6 +71,15 @@ fn one_collection_that_holds_is_enough_and_of_none_the_one_that_came_furthest_is
     made.input.evidence.insert(0, b"{}".to_vec());
     assert_eq!(made.verdict().report().outcome(), Outcome::BlobsNotChecked);
 
+    // Of two that came equally far, the first.
+    let mut made = world.make();
+    made.input.evidence = vec![b"{}".to_vec(), b"[]".to_vec()];
+    let first = made.refused();
+    made.input.evidence.truncate(1);
+    assert_eq!(made.refused(), first);
+    made.input.evidence = vec![b"[]".to_vec()];
+    assert_ne!(made.refused(), first);
+
     let foreign = World { signer: FixtureKey::new(), ..World::new() }.make();
     let mut made = world.make().with_bundle(|bundle| bundle.request = None);
     made.input.evidence.insert(0, foreign.input.evidence[0].clone());

@@ -198,6 +198,12 @@ fn manifests_have_limits() {
     assert_eq!(refused(index(&[], "application/vnd.oci.image.index.v1+json")), problem(0));
     let children = vec![World::new().manifest; MAX_CHILDREN + 1];
     assert_eq!(refused(index(&children, MANIFEST_TYPE)), problem(MAX_CHILDREN + 1));
+    let world = World { manifest: index(&children[1..], MANIFEST_TYPE), ..World::new() };
+    let digest = Sha256Digest::of(&children[0]);
+    assert_eq!(
+        world.make().refused(),
+        ImageRefusal::Subject { got: digest, wanted: vec![world.target()] }.into()
+    );
 }
 
 #[test]

@@ -9,13 +9,14 @@ use std::sync::LazyLock;
 use enclave_keys::KeyService;
 use policy_text::PolicyText;
 use provenance::binding::ReportData;
+use provenance::evidence::Evidence;
 use provenance::timestamp::Timestamp;
 use sealwright_tests::reference_values;
 use sealwright_tests::release_fixture::{FixtureKey, instance_inputs};
 use sealwright_tests::software_tee::{Chip, Product, ReportFields, SoftwareTee, Tcb};
 use verifier::evidence::AppraisalError;
 use verifier::policy::PolicyError;
-use verifier::snp::{SnpError, SnpRefusal};
+use verifier::snp::{ReportError, SnpError, SnpRefusal};
 use verifier::{Endorsements, Policy, appraise, authenticate};
 
 type Alter = fn(&mut ReportFields);
@@ -78,6 +79,40 @@ fn reserved_bytes_of_each_tcb_are_zero() {
         let error = SnpError::TcbReserved { field, offset, got: 1 };
         assert_eq!(answer.map(|_| ()), Err(error.into()));
     }
+}
+
+#[test]
+fn malformed_reports_have_their_errors() {
+    let policy = policy().parse();
+    let judge = |evidence: &Evidence| {
+        authenticate(evidence, &Endorsements::default(), policy.anchors(), now()).map(|_| ())
+    };
+    let altered = |alter: Alter| judge(&CHIP.evidence(&ReportData([5; 64]), alter));
+    let error = |error: ReportError| Err(SnpError::from(error).into());
+    assert_eq!(altered(|f| f.vmpl = 3), Ok(()));
+    assert_eq!(altered(|f| f.vmpl = 4), error(ReportError::Vmpl { got: 4 }));
+    // MASK_CHIP_KEY: the chip's key is masked, so nothing is signed.
+    assert_eq!(altered(|f| f.key_info = 2), error(ReportError::Unsigned { key_info: 2 }));
+    // Nothing signs what follows the integers of the signature.
+    for offset in [0x2a0 + 48, 0x2a0 + 53, 0x2e8 + 53, 0x330 + 5, 0x49f] {
+        let mut evidence = CHIP.evidence(&ReportData([5; 64]), |_| ());
+        evidence.report[offset] = 9;
+        assert_eq!(judge(&evidence), error(ReportError::Reserved { offset, got: 9 }));
+    }
+}
+
+#[test]
+fn fields_that_no_rule_is_about_are_read_too() {
+    let alter = |f: &mut ReportFields| {
+        (f.family_id, f.image_id, f.report_id_ma) = ([0x31; 16], [0x32; 16], [0x33; 32]);
+    };
+    let evidence = CHIP.evidence(&ReportData([5; 64]), alter);
+    let authentic = authenticate(&evidence, &Endorsements::default(), policy().parse().anchors(), now());
+    let authentic = authentic.expect("authentic");
+    let report = authentic.snp().expect("a report").report();
+    assert_eq!(report.family_id(), &[0x31; 16]);
+    assert_eq!(report.image_id(), &[0x32; 16]);
+    assert_eq!(report.report_id_ma(), &[0x33; 32]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod words;
 mod world;
 
 use good::Good;
+use provenance::digest::Sha256Digest;
 
 fn check(good: &[Good; 2], wanted: &str) {
     words::check(&good[0].judge(&good[0].made.input), wanted);
@@ -25,6 +26,24 @@ fn check(good: &[Good; 2], wanted: &str) {
 #[test]
 fn on_sev_snp() {
     check(&good::snp(), include_str!("verdicts/sev-snp.txt"));
+}
+
+#[test]
+fn of_what_is_refused() {
+    let [good, _] = good::snp();
+    let mut input = good.made.input.clone();
+    input.envelopes.clear();
+    let verdict = good.judge(&input);
+    words::check(&verdict, include_str!("verdicts/refused.txt"));
+    let report = verdict.report();
+    let rejection = report.rejection().expect("refused");
+    assert_eq!(report.advice(), rejection.advice());
+    assert!(!report.advice().is_empty() && report.blobs().is_empty());
+    let accepted = good.judge(&good.made.input);
+    let blobs: Vec<_> = accepted.report().blobs().iter().map(|blob| blob.digest).collect();
+    let mut wanted = [0, 1].map(|index: usize| Sha256Digest::of(&good.world.blobs[index]));
+    wanted.sort_unstable();
+    assert_eq!(blobs, wanted);
 }
 
 #[test]

@@ -81,6 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn work_that_is_just_enough_is_not_spent() {
+        let work = Work(Cell::new(PER_SIGNATURE));
+        assert!(!work.is_spent());
+        assert_eq!(work.spend(0), Some(()));
+        assert!(work.is_spent());
+    }
+
+    #[test]
     fn work_is_spent_by_bytes_and_by_signatures() {
         let work = Work::default();
         for _ in 0..3 {

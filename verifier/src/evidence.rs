@@ -546,3 +546,16 @@ pub(crate) fn endorsed_line(root: Root) -> String {
     }
     format!("endorsed by {root}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_digests_are_shortened_and_short_ones_are_not() {
+        assert_eq!(short_hex("0123456789abcdef"), "0123456789abcdef");
+        assert_eq!(short_hex("0123456789abcdef0"), "01234567…def0");
+        assert_eq!(short_hex("0123"), "0123");
+        assert_eq!(short_hex(""), "");
+    }
+}

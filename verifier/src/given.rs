@@ -52,3 +52,25 @@ impl Endorsements {
         check_count("revocation lists", self.crls.len(), MAX_LISTS + more)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_more_are_looked_at_as_are_allowed() {
+        let of = |certificates: usize, crls: usize| Endorsements {
+            certificates: vec![Vec::new(); certificates],
+            crls: vec![Vec::new(); crls],
+            ..Endorsements::default()
+        };
+        let too_many = |what, limit| Err(TooManyEndorsements { what, got: limit + 1, limit });
+        for more in [0, 2] {
+            let (certificates, lists) = (MAX_CERTIFICATES + more, MAX_LISTS + more);
+            let check = |endorsements: Endorsements| endorsements.check_certificates_and_lists(more);
+            assert_eq!(check(of(certificates, lists)), Ok(()));
+            assert_eq!(check(of(certificates + 1, lists)), too_many("certificates", certificates));
+            assert_eq!(check(of(certificates, lists + 1)), too_many("revocation lists", lists));
+        }
+    }
+}

@@ -257,3 +257,14 @@ fn a_rule_of_the_policy_is_named_with_its_line() {
         assert_eq!(reason.policy_line(&policy), wanted, "{said}");
     }
 }
+
+#[test]
+fn messages_name_all_that_is_accepted_and_what_is_refused() {
+    let wanted = vec![digest(), Sha256Digest::of(b"another")];
+    let said = RulesRefusal::BuildPolicy { got: digest(), wanted: wanted.clone(), line: 7 }.to_string();
+    assert!(said.contains(&format!("{}, {}", wanted[0], wanted[1])), "{said}");
+    let refusal = |which| CertificateRefusal::Certificate { which, problem: expired() }.to_string();
+    let of = |which| format!("{which} {}", expired());
+    assert_eq!(refusal(crate::certified::Which::Authority), of("certificate of the enclave CA"));
+    assert_eq!(refusal(crate::certified::Which::Project), of("certificate of the project"));
+}

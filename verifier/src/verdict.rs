@@ -390,11 +390,7 @@ impl Report {
                 State::NotJudged => " ",
             };
             let not_judged = ["not judged".to_owned()];
-            let lines = if entry.lines.is_empty() && entry.state == State::NotJudged {
-                &not_judged[..]
-            } else {
-                &entry.lines
-            };
+            let lines = if entry.state == State::NotJudged { &not_judged[..] } else { &entry.lines };
             for (number, line) in lines.iter().enumerate() {
                 // What an image says of itself stands in these lines: it must not draw lines of its own.
                 let line = line.replace(char::is_control, "\u{fffd}");

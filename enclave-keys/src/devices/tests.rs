@@ -87,3 +87,9 @@ fn an_argument_of_another_size_than_its_number_states_is_a_bug() {
 fn a_pointer_outside_its_block_is_a_bug() {
     Call::new(read_write_number(b'S', 2, 32), vec![0; 32]).attach(0, 25, Vec::new());
 }
+
+#[test]
+fn a_busy_device_is_asked_ten_times() {
+    assert_eq!(attempts().take(2).count(), 2, "nobody waits for attempts that are not wanted");
+    assert_eq!(attempts().count(), BUSY_ATTEMPTS as usize);
+}

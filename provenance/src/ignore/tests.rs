@@ -295,7 +295,8 @@ fn paths_match_patterns() {
 /// The classes with a name hold of ASCII what RE2 says of them, and nothing beyond it.
 #[test]
 fn classes_with_a_name_hold_what_they_say() {
-    let classes: [(&str, fn(char) -> bool); 14] = [
+    type Holds = fn(char) -> bool;
+    let classes: [(&str, Holds); 14] = [
         ("alnum", |c| c.is_ascii_alphanumeric()),
         ("alpha", |c| c.is_ascii_alphabetic()),
         ("ascii", |c| c.is_ascii()),
