@@ -82,6 +82,8 @@ lint: prerequisites
 	cd tests/peers && cargo fmt --check
 	cd tests/fuzz && cargo fmt --check
 	cd tests/mutants && cargo fmt --check
+	cd tests/fuzz && RUSTFLAGS='--cfg fuzzing' CARGO_TARGET_DIR=$(CURDIR)/target/lint/fuzz cargo clippy --locked --all-targets -- -D warnings
+	cd tests/mutants && CARGO_TARGET_DIR=$(CURDIR)/target/lint/mutants cargo clippy --locked --all-targets -- -D warnings
 
 bench: tools binaries
 	@scripts/bench.sh

@@ -63,7 +63,7 @@ pub(crate) fn materials(bytes: &[u8]) -> bool {
     let Ok(checked) = Materials::new(items, completeness) else { return false };
     let again = Materials::new(checked.items().to_vec(), checked.completeness().clone());
     assert_eq!(again.expect("checked before"), checked, "sorted once is sorted");
-    same(bytes, parsed, |parts| to_canonical_json(parts))
+    same(bytes, parsed, to_canonical_json)
 }
 
 pub(crate) fn attestation_result(bytes: &[u8]) -> bool {

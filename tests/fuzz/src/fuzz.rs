@@ -14,6 +14,7 @@ const NAME: &str = "SEALWRIGHT_FUZZ_TARGET";
 static TARGET: OnceLock<Target> = OnceLock::new();
 
 /// Lists or runs seeds and ends the process, when that is asked for.
+#[allow(clippy::disallowed_methods, reason = "libFuzzer has the main function, and nothing is running yet")]
 fn without_fuzzing(asked: &str) {
     if asked == "list" {
         for (name, _) in TARGETS {

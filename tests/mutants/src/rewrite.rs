@@ -45,11 +45,14 @@ enum Kind {
     Assignment,
 }
 
+/// The number of a mutant and what stands in its place; `None` where that follows from its kind.
+type Choice = (usize, Option<String>);
+
 struct Edit {
     range: Range<usize>,
     shape: Shape,
     /// Number, and text that takes the place of the operator or body; `None` for an arm that goes away.
-    mutants: Vec<(usize, Option<String>)>,
+    mutants: Vec<Choice>,
 }
 
 /// Rewrites `source` with the given mutants, which are of this file; `switch` is the path of the function that tells
@@ -77,7 +80,7 @@ pub fn rewrite(
     };
     finder.visit_file(&file);
     // The bodies of functions are found by their spans alone.
-    let bodies: Vec<(Span, Vec<(usize, Option<String>)>)> = finder
+    let bodies: Vec<(Span, Vec<Choice>)> = finder
         .by_span
         .iter()
         .filter_map(|(span, found)| {
@@ -148,7 +151,7 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    fn of(&self, span: proc_macro2::Span, genre: Genre) -> Vec<(usize, Option<String>)> {
+    fn of(&self, span: proc_macro2::Span, genre: Genre) -> Vec<Choice> {
         self.by_span
             .get(&span_of(span))
             .into_iter()
@@ -241,7 +244,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
 impl Finder<'_> {
     fn arm(&mut self, node: &Arm) {
         let arm_span = span_of(node.span());
-        let mut mutants: Vec<(usize, Option<String>)> = Vec::new();
+        let mut mutants: Vec<Choice> = Vec::new();
         for (span, found) in &self.by_span {
             // With or without its comma.
             let arm = self.has_default
@@ -428,7 +431,7 @@ impl Writer<'_> {
         }
     }
 
-    fn choose(&mut self, mutants: &[(usize, Option<String>)], operator: &str, left: &str, right: &str) {
+    fn choose(&mut self, mutants: &[Choice], operator: &str, left: &str, right: &str) {
         for (number, other) in mutants {
             let (when, other) = (self.when(*number), other.as_deref().unwrap_or_default());
             let from = self.text.len();
