@@ -5,7 +5,7 @@ use provenance::timestamp::Timestamp;
 use super::*;
 use crate::given::TooManyEndorsements;
 use crate::reliance::EvidenceKind;
-use crate::secure_execution::SeRefusal;
+use crate::secure_execution::{SeRefusal, host_key};
 use crate::snp::{CertificateName, Product, Tcb};
 use crate::tdx::{TcbStatus, TdxError, TdxRefusal};
 use crate::x509::CertificateError;
@@ -121,9 +121,17 @@ fn cases() -> Vec<(Reason, Class, Link, &'static str)> {
         let behind = AuthenticationError::Azure(error.into());
         cases.push((authentication(behind), class, Link::Hardware, advice));
     }
+    let (issuer, host_keys) = (host_key::CertificateName::Root, "give current host key documents");
+    let differ = || CertificateError::AlgorithmsDiffer;
     for (error, class, advice) in [
         (SeError::HostKey(HostKeyError::TooMany(too_many())), Endorsements, fewer),
-        (SeError::UnknownImageHostKey { got: digest() }, Endorsements, "give current host key documents"),
+        (SeError::UnknownImageHostKey { got: digest() }, Endorsements, host_keys),
+        (HostKeyError::CrlMissing { which: issuer }.into(), Endorsements, host_keys),
+        (HostKeyError::Certificate { which: issuer, error: expired() }.into(), Endorsements, host_keys),
+        (HostKeyError::Crl { which: issuer, error: expired() }.into(), Endorsements, host_keys),
+        (HostKeyError::Crl { which: issuer, error: differ() }.into(), NotAuthentic, do_not_use),
+        (HostKeyError::Certificate { which: issuer, error: differ() }.into(), NotAuthentic, do_not_use),
+        (HostKeyError::KeyKind.into(), NotAuthentic, do_not_use),
         (
             SeError::Result(ResultError::Expired { expires_at: time(), now: time() }),
             Endorsements,

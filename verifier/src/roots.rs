@@ -197,3 +197,21 @@ impl Anchors {
         self.revocation
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_is_called_by_its_vendor_and_one_of_nobody_is_not_hardware() {
+        let nobody = Sha256Digest::of(b"a root");
+        for (root, words) in [
+            (Root::Amd(Product::Milan), "AMD root Milan".to_owned()),
+            (Root::Intel, "Intel SGX root".to_owned()),
+            (Root::Ibm, "IBM's signing key under DigiCert Trusted Root G4".to_owned()),
+            (Root::Dangerous(nobody), format!("dangerous root {nobody} (NOT HARDWARE)")),
+        ] {
+            assert_eq!((root.to_string(), root.is_hardware()), (words, root != Root::Dangerous(nobody)));
+        }
+    }
+}

@@ -3,12 +3,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use provenance::digest::Sha256Digest;
+use provenance::evidence::Platform;
+use provenance::materials::MaterialClass;
 use verifier::Policy;
 use verifier::policy::{
     AddReferenceError, Added, AzurePlatformValues, HexDigits, MAX_POLICY, ParavisorValues, PcrDigest,
-    PcrValue, PcrValues, PlatformValues, Platforms, PolicyError, PolicyTemplate, REFERENCE_VALUES_TYPE,
-    ReferenceMeasurement, ReferenceValues, SePlatformValues, SeReferenceImage, TdxPlatformValues,
-    TdxReferenceMeasurements, add_reference_values, policy_from_reference_values,
+    PcrValue, PcrValues, Place, PlatformValues, Platforms, PolicyError, PolicyTemplate,
+    REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues, ReferenceValuesError, SePlatformValues,
+    SeReferenceImage, TdxPlatformValues, TdxReferenceMeasurements, TdxRegister, add_reference_values,
+    policy_from_reference_values, usual_requirement,
 };
 
 fn measurement(byte: u8) -> ReferenceMeasurement {
@@ -51,6 +54,20 @@ fn all(byte: u8, digit: &str) -> Platforms {
         secure_execution: Some(SePlatformValues { host_keys, images: vec![image(digit)] }),
         ..snp(&[byte])
     }
+}
+
+/// PCRs of a guest behind a paravisor that measures to this.
+fn azure<Measured>(byte: u8, paravisor: Measured) -> AzurePlatformValues<Measured> {
+    let event = PcrDigest::from_bytes([byte; 32]);
+    let values = [(4, PcrValue::Value(event.clone())), (7, PcrValue::Events { events: vec![event] })];
+    AzurePlatformValues {
+        measurements: vec![PcrValues::new(values).expect("PCR 4 is there")],
+        paravisors: vec![ParavisorValues { measurement: paravisor, name: "hcl".to_owned() }],
+    }
+}
+
+fn az_snp(byte: u8) -> Platforms {
+    Platforms { az_snp: Some(azure(byte, measurement(9))), ..Platforms::default() }
 }
 
 fn release(guest_version: u64, platforms: Platforms) -> ReferenceValues {
@@ -113,17 +130,29 @@ fn the_same_guest_is_not_added_twice_under_another_version() {
     let old = policy(&release(7, snp(&[1])));
     let added = add(&old, &release(8, snp(&[1, 2]))).expect("added");
     assert_eq!((added.added.len(), added.present), (1, 1));
-    assert!(inserted(&old, &added.text).contains(&"02".repeat(48)));
+    let last = format!("measurement = \"{}\"\n", "01".repeat(48));
+    let new = format!(
+        "{last}\n# From Reference Values signed by {}.\n[[reference_values]]\nname = \"sealwright 0.8.0\"\n\
+         guest_version = 8\nplatform = \"sev-snp\"\n{}",
+        Sha256Digest::of(b"release key"),
+        last.replace("01", "02")
+    );
+    assert_eq!(added.text, old.replace(&last, &new));
 }
 
 #[test]
 fn an_older_release_is_refused_with_the_line_of_the_newer_one() {
     let text = policy(&release(7, snp(&[1])));
     let line = 1 + text.lines().position(|line| line == "[[reference_values]]").expect("one");
-    match add(&text, &release(6, snp(&[2]))) {
-        Err(AddReferenceError::Older { place, newest: 7, got: 6 }) => assert_eq!(place.line, line),
-        other => panic!("{other:?}"),
-    }
+    let place = Place { file: "test.toml".to_owned(), line };
+    let error = AddReferenceError::Older { place, newest: 7, got: 6 };
+    assert_eq!(add(&text, &release(6, snp(&[2]))), Err(error.clone()));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "test.toml line {line}: guest version 7 is accepted, the Reference Values are of the older 6"
+        )
+    );
     assert!(add(&text, &release(7, snp(&[2]))).is_ok(), "another shape of the same release");
 }
 
@@ -164,9 +193,31 @@ fn tables_in_line_and_policies_that_are_not_complete_are_refused() {
         "reference_values = [{{ name = \"a\", guest_version = 7, platform = \"sev-snp\", measurement = \"{}\" }}]\n",
         "01".repeat(48)
     );
-    let text = format!("{inline}{}{}", &text[..start], &text[end..]);
+    let text = format!("# mine\n\n{inline}{}{}", &text[..start], &text[end..]);
     Policy::parse(&text, "test.toml").expect("as good a policy");
-    assert!(matches!(add(&text, &release(8, snp(&[2]))), Err(AddReferenceError::Form { .. })));
+    let form = |line| Err(AddReferenceError::Form { place: Place { file: "test.toml".to_owned(), line } });
+    assert_eq!(add(&text, &release(8, snp(&[2]))), form(3));
+    // A table of its own below the last one: nothing is put between its header and its keys.
+    let text = policy(&release(7, az_snp(1)));
+    let line = 1 + text.lines().position(|line| line == "[[reference_values]]").expect("one");
+    let pcr7 = text.lines().find(|line| line.starts_with("pcr7 = ")).expect("the rule").to_owned();
+    let events = pcr7.trim_start_matches("pcr7 = { ").trim_end_matches(" }");
+    let below = text
+        .replace(&format!("{pcr7}\n"), "")
+        .replace("\n\n[guest]", &format!("\n[reference_values.pcr7]\n{events}\n\n[guest]"));
+    Policy::parse(&below, "test.toml").expect("as good a policy");
+    assert_eq!(add(&below, &release(8, az_snp(2))), form(line));
+}
+
+#[test]
+fn a_policy_that_would_no_longer_be_one_is_not_made() {
+    let text = policy(&release(7, snp(&[1])));
+    let length = inserted(&text, &add(&text, &release(8, snp(&[2]))).expect("added").text).len();
+    let padded = |length: usize| format!("{text}#{}", "x".repeat(length - text.len() - 1));
+    assert!(add(&padded(MAX_POLICY - length), &release(8, snp(&[2]))).is_ok());
+    let error = PolicyError::TooLarge { file: "test.toml".to_owned(), got: MAX_POLICY + 1 };
+    let got = add(&padded(MAX_POLICY - length + 1), &release(8, snp(&[2])));
+    assert_eq!(got, Err(AddReferenceError::Policy(error)));
 }
 
 /// Keys of the checks that a policy leaves out, each with the text of its line.
@@ -252,6 +303,10 @@ fn each_switch_that_leaves_a_check_out_is_named_with_its_line() {
         &format!("dangerous_roots = [\"{}\"]\nroots = [\"amd-genoa\"", Sha256Digest::of(b"root")),
     );
     assert_eq!(skips(&dangerous)[0].0, "hardware.dangerous_roots");
+    // Lists of Intel and IBM are demanded whatever the rule says, which is about AMD's alone.
+    let on_tdx = policy(&release(7, Platforms { sev_snp: None, ..all(1, "a") }));
+    assert!(on_tdx.contains("revocation = \"crl-if-present\"\n"));
+    assert!(!skips(&on_tdx).iter().any(|(key, _)| key == "hardware.revocation"));
 }
 
 #[test]
@@ -263,9 +318,11 @@ fn a_policy_says_what_it_accepts() {
         section.lines.join("\n")
     };
     assert!(said("hardware").contains("Evidence of SEV-SNP, TDX, Secure Execution"));
+    assert!(said("hardware").contains("kinds of Evidence: hardware, own-request\n"));
     assert!(said("hardware").contains("roots of AMD Genoa, AMD Turin, Intel, IBM's host keys"));
     assert!(said("SEV-SNP").contains("Milan: TCB at least 04.00.18.db reported"));
     assert!(said("SEV-SNP").contains("demanded: ECC memory, memory alias check"));
+    assert!(!said("SEV-SNP").contains("mitigations"));
     assert!(said("TDX").contains("TCB status UpToDate\nIntel's documents of evaluation 18 or newer"));
     assert!(said("Secure Execution").contains(&Sha256Digest::of(b"host key").short()));
     assert!(
@@ -278,6 +335,10 @@ fn a_policy_says_what_it_accepts() {
     assert!(said("rules").contains("builders https://builder.example"));
     assert!(said("time").contains("judged as of the day of the verification"));
     assert!(!explanation.not_hardware);
+    let mitigated = text.replace("{ launch = 0x0, current = 0x0 }", "{ launch = 0x1, current = 0x3 }");
+    let explanation = Policy::parse(&mitigated, "test.toml").expect("complete").explain();
+    let snp = explanation.accepts.iter().find(|section| section.about == "SEV-SNP").expect("SEV-SNP");
+    assert!(snp.lines.contains(&"mitigations 0x1 at launch, 0x3 now".to_owned()), "{:?}", snp.lines);
     let signing = text.replace(UNPROVEN, &proven_by(&authority())).replace("\"today\"\n", "\"signing\"\n");
     let explanation = Policy::parse(&signing, "test.toml").expect("complete").explain();
     let time = explanation.accepts.iter().find(|section| section.about == "time").expect("time");
@@ -287,16 +348,8 @@ fn a_policy_says_what_it_accepts() {
 
 #[test]
 fn a_guest_behind_azures_paravisor_is_added_and_its_left_pcrs_are_named() {
-    let pcrs = |byte| {
-        let event = PcrDigest::from_bytes([byte; 32]);
-        let values = [(4, PcrValue::Value(event.clone())), (7, PcrValue::Events { events: vec![event] })];
-        let paravisor = ParavisorValues { measurement: measurement(9), name: "hcl".to_owned() };
-        let values = PcrValues::new(values).expect("PCR 4 is there");
-        let az_snp = AzurePlatformValues { measurements: vec![values], paravisors: vec![paravisor] };
-        Platforms { az_snp: Some(az_snp), ..Platforms::default() }
-    };
-    let old = policy(&release(7, pcrs(1)));
-    let added = add(&old, &release(8, pcrs(2))).expect("added");
+    let old = policy(&release(7, az_snp(1)));
+    let added = add(&old, &release(8, az_snp(2))).expect("added");
     assert_eq!(added.added, ["az-snp"]);
     assert_eq!(inserted(&old, &added.text).matches("pcr").count(), 16);
     let left = skips(&added.text);
@@ -307,6 +360,141 @@ fn a_guest_behind_azures_paravisor_is_added_and_its_left_pcrs_are_named() {
     let explanation = Policy::parse(&added.text, "test.toml").expect("complete").explain();
     let guests = &explanation.accepts.iter().find(|section| section.about == "guest").expect("guests").lines;
     assert!(guests[1].contains("PCR 4, 7 of the TPM"), "{guests:?}");
+}
+
+#[test]
+fn a_paravisor_on_tdx_is_accepted_by_all_its_registers_and_its_pcrs_are_of_its_platform_alone() {
+    let paravisor = TdxReferenceMeasurements {
+        mrtd: measurement(1),
+        mrconfigid: measurement(2),
+        mrowner: measurement(3),
+        mrownerconfig: measurement(4),
+        rtmr0: measurement(5),
+        rtmr1: measurement(6),
+        rtmr2: measurement(7),
+        rtmr3: measurement(8),
+    };
+    let text = policy(&release(7, Platforms { az_tdx: Some(azure(2, paravisor.clone())), ..az_snp(1) }));
+    let registers = TdxRegister::ALL
+        .map(|register| {
+            format!("{} = \"{}\"", register.name(), hex::encode(paravisor.register(register).as_bytes()))
+        })
+        .join(", ");
+    assert!(text.contains(&format!("  {{ name = \"hcl\", {registers} }},\n")), "{text}");
+    let policy = Policy::parse(&text, "test.toml").expect("complete");
+    let accepted = &policy.az_tdx().expect("accepted").paravisors.value[0];
+    for register in TdxRegister::ALL {
+        let wanted = paravisor.register(register).as_bytes();
+        assert_eq!(&accepted.measured.register(register).value, wanted, "{}", register.name());
+    }
+    let judged = |on| policy.reference_values().iter().map(|it| it.measurements.pcrs(on).is_some()).collect();
+    let (on_snp, on_tdx, on_neither): (Vec<bool>, Vec<bool>, Vec<bool>) =
+        (judged(Platform::AzSnp), judged(Platform::AzTdx), judged(Platform::SevSnp));
+    assert_eq!((on_snp, on_tdx), (vec![true, false], vec![false, true]));
+    assert_eq!(on_neither, [false, false]);
+}
+
+#[test]
+fn a_new_policy_demands_of_each_class_of_materials_what_can_be_had() {
+    let usual = |class: MaterialClass| (class.name(), usual_requirement(class).name());
+    let wanted = [
+        ("context", "observed"),
+        ("named-contexts", "observed"),
+        ("base-images", "observed"),
+        ("sources", "observed"),
+        ("network", "incomplete-ok"),
+        ("cache", "incomplete-ok"),
+        ("parameters", "observed"),
+        ("secrets", "committed"),
+        ("ssh", "incomplete-ok"),
+        ("engine", "observed"),
+    ];
+    assert_eq!(MaterialClass::ALL.map(usual), wanted);
+}
+
+#[test]
+fn each_platform_of_a_policy_has_a_kind_of_evidence() {
+    let text = policy(&release(7, all(1, "a")));
+    let kinds = "evidence = [\"hardware\", \"own-request\"]";
+    let line = 1 + text.lines().position(|line| line == kinds).expect("the kinds");
+    for (kinds, problem) in [
+        (
+            "[\"hardware\"]",
+            "has neither \"own-request\" nor \"attestation-result\", the kinds of Evidence of Secure Execution",
+        ),
+        ("[\"own-request\"]", "has no \"hardware\", the kind of Evidence that SEV-SNP and TDX give"),
+    ] {
+        let text = text.replace("[\"hardware\", \"own-request\"]", kinds);
+        let error = PolicyError::Value {
+            place: Place { file: "test.toml".to_owned(), line },
+            key: "hardware.evidence".to_owned(),
+            problem: problem.to_owned(),
+        };
+        assert_eq!(Policy::parse(&text, "test.toml").map(|_| ()), Err(error));
+    }
+}
+
+#[test]
+fn reference_values_have_1_to_256_measurements_of_each_platform_that_is_there() {
+    let parse = |platforms| ReferenceValues::parse(&release(7, platforms).document()).map(|_| ());
+    let refused = |got| Err(ReferenceValuesError::Measurements { got });
+    assert_eq!(parse(Platforms::default()), refused(0));
+    let pcrs = |number| {
+        let values = azure(1, measurement(1));
+        vec![values.measurements[0].clone(); number]
+    };
+    // Each beside a platform that is in order.
+    let with = |platform, number| match platform {
+        Platform::SevSnp => Platforms { tdx: all(1, "a").tdx, ..snp(&vec![1; number]) },
+        Platform::Tdx => {
+            let measurements = vec![td(1); number];
+            Platforms { tdx: Some(TdxPlatformValues { measurements }), ..snp(&[1]) }
+        }
+        Platform::SecureExecution => {
+            let images = vec![image("a"); number];
+            let values = SePlatformValues { host_keys: Vec::new(), images };
+            Platforms { secure_execution: Some(values), ..snp(&[1]) }
+        }
+        Platform::AzSnp => {
+            let values = AzurePlatformValues { measurements: pcrs(number), paravisors: Vec::new() };
+            Platforms { az_snp: Some(values), ..snp(&[1]) }
+        }
+        Platform::AzTdx => {
+            let values = AzurePlatformValues { measurements: pcrs(number), paravisors: Vec::new() };
+            Platforms { az_tdx: Some(values), ..snp(&[1]) }
+        }
+    };
+    for platform in Platform::ALL {
+        for (number, wanted) in [(0, refused(0)), (1, Ok(())), (256, Ok(())), (257, refused(257))] {
+            assert_eq!(parse(with(platform, number)), wanted, "{number} of {platform}");
+        }
+    }
+}
+
+#[test]
+fn names_in_reference_values_can_stand_in_a_policy() {
+    type Named = (&'static str, fn(&mut ReferenceValues, String));
+    let places: [Named; 4] = [
+        ("name", |values, text| values.name = text),
+        ("builder_ids", |values, text| values.builder_ids.push(text)),
+        ("paravisors.name", |values, text| {
+            values.platforms.az_snp.as_mut().expect("there").paravisors[0].name = text;
+        }),
+        ("paravisors.name", |values, text| {
+            values.platforms.az_tdx.as_mut().expect("there").paravisors[0].name = text;
+        }),
+    ];
+    for (field, set) in places {
+        let parse = |text: &str| {
+            let mut values = release(7, Platforms { az_tdx: Some(azure(1, td(1))), ..az_snp(1) });
+            set(&mut values, text.to_owned());
+            ReferenceValues::parse(&values.document()).map(|_| ())
+        };
+        assert_eq!(parse(&"n".repeat(128)), Ok(()));
+        for other in ["", &"n".repeat(129), "a\nb"] {
+            assert_eq!(parse(other), Err(ReferenceValuesError::Text { field }), "{other:?}");
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ mod se_support;
 use provenance::evidence::Evidence;
 use provenance::secure_execution::SecureExecutionEndorsements;
 use se_support::policy::{PolicyText, evidence};
-use se_support::{ALL_FLAGS, Answer, Machine, cases, der, endorsements, judged_at, own, read, test_anchors};
+use se_support::{
+    ALL_FLAGS, Answer, Machine, cases, der, endorsements, judged_at, make_request, own, read, test_anchors,
+};
 use verifier::evidence::{AuthenticationError, TooManyEndorsements, authenticate_with_grounds};
 use verifier::given::{MAX_CERTIFICATES, MAX_LISTS};
 use verifier::reliance::Grounds;
@@ -94,6 +96,27 @@ fn documents_of_other_machines_do_no_harm_unless_the_answer_needs_them() {
     assert_eq!(world.judge_sent(&evidence, &folder), Ok(()));
     let folder = given(&[another, &world.machine.document], &[&world.wrong]);
     assert!(is_wrong(&world.judge_sent(&evidence, &folder)));
+}
+
+#[test]
+fn a_document_of_either_host_key_that_is_given_counts() {
+    let Some(mut world) = World::new() else { return };
+    let revoked = der(&read(&se_support::vectors().expect("vectors"), "se/test-pki/host_rev.crt"));
+    let hash = host_key::dangerous_unchecked(&revoked, judged_at()).expect("a document").hash();
+    let both = given(&[&world.machine.document, &revoked], &[]);
+    let error = SeError::HostKey(HostKeyError::Revoked { which: CertificateName::HostKey });
+    // The image was unpacked with it.
+    let good = world.machine.answer(ALL_FLAGS);
+    world.answer.additional[..32].copy_from_slice(hash.as_bytes());
+    world.evidence = self::evidence(&world.machine, &world.answer);
+    assert_eq!(world.judge(&Endorsements::default()), Err(SeError::UnknownImageHostKey { got: hash }));
+    assert_eq!(world.judge(&both), Err(error.clone()));
+    // It can open the request.
+    world.answer = Answer { request: make_request(ALL_FLAGS, &[world.machine.hash, hash]), ..good };
+    world.evidence = self::evidence(&world.machine, &world.answer);
+    let unknown = SeError::UnknownSlot { slot: 1, got: hash };
+    assert_eq!(world.judge(&Endorsements::default()), Err(unknown));
+    assert_eq!(world.judge(&both), Err(error));
 }
 
 #[test]

@@ -2,13 +2,17 @@
 
 mod se_support;
 
+use provenance::digest::Sha256Digest;
 use provenance::timestamp::Timestamp;
+use se_support::policy::PolicyText;
 use se_support::{
-    cases, der, endorsements, ibm_name, input, judged_at, read, test_anchors, test_root, vectors,
+    Machine, cases, der, endorsements, ibm_name, input, judged_at, read, test_anchors, test_root, vectors,
 };
 use verifier::Endorsements;
 use verifier::secure_execution::host_key::{self, CertificateName};
-use verifier::secure_execution::{HostKeyAnchors, HostKeyError};
+use verifier::secure_execution::{
+    HostKeyAnchors, HostKeyError, HostKeyRoot, NoHostKey, host_keys_for_request,
+};
 use verifier::x509::CertificateError;
 
 #[test]
@@ -111,6 +115,47 @@ fn every_link_of_the_chain_of_a_host_key_document_counts() {
     ));
     // A certificate of the chain is no host key document.
     assert_eq!(judge(&good.certificates[2], &good, &test_anchors(), judged_at()), HostKeyError::KeyKind);
+}
+
+#[test]
+fn a_request_is_made_once_for_each_host_key_of_the_documents_given() {
+    let (Some(machine), Some(dir)) = (Machine::new(), vectors()) else { return };
+    let policy = PolicyText::of(&machine);
+    let for_request = |text: &PolicyText, documents: &[&Vec<u8>]| {
+        let mut given = machine.extra.clone();
+        given.certificates.extend(documents.iter().copied().cloned());
+        host_keys_for_request(&text.parse(), &given, judged_at())
+    };
+    let document = &machine.document;
+    let keys = for_request(&policy, &[document]).expect("a host key");
+    let [key] = &keys[..] else { panic!("{keys:?}") };
+    assert_eq!((key.hash(), key.root()), (machine.hash, HostKeyRoot::Dangerous(test_root())));
+    // `openssl x509 -serial`.
+    assert_eq!(key.serial(), "0522e1b864efc4f6e0806ef42122f647a0c31997");
+    // Renewed: another document of the same key. And as many as are read.
+    let renewed = der(&read(&dir, "se/test-pki/host_armonk.crt"));
+    assert_eq!(for_request(&policy, &[document, &renewed]), Ok(keys.clone()));
+    assert_eq!(for_request(&policy, &[document; 256]), Ok(keys));
+    assert_eq!(for_request(&policy, &[document; 257]), Err(NoHostKey::TooMany { got: 257 }));
+    // None that the policy accepts.
+    let wanted = [Sha256Digest::of(b"one"), Sha256Digest::of(b"another")];
+    let others = policy
+        .with(&format!("[\"{}\"] # opens", machine.hash), &format!("[\"{}\", \"{}\"]", wanted[0], wanted[1]));
+    let revoked = der(&read(&dir, "se/test-pki/host_rev.crt"));
+    let got = host_key::dangerous_unchecked(&revoked, judged_at()).expect("a document").hash();
+    let error = NoHostKey::OtherHostKeys {
+        got: vec![machine.hash, got],
+        wanted: wanted.to_vec(),
+        line: others.line_of("attestation_host_keys"),
+    };
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "host key documents are of {}, {got}; the policy accepts answers from {}, {}",
+            machine.hash, wanted[0], wanted[1]
+        )
+    );
+    assert_eq!(for_request(&others, &[document, &revoked]), Err(error));
 }
 
 #[test]

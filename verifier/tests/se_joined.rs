@@ -15,6 +15,7 @@ use ring::signature::Ed25519KeyPair;
 use se_support::policy::{ITS_POLICY, PolicyText, by_own_request, evidence, public, verifier_key};
 use se_support::{ALL_FLAGS, Answer, Machine, REPORT_DATA, UID, judged_at, make_request, own, test_root};
 use verifier::Endorsements;
+use verifier::bound::BindingError;
 use verifier::evidence::{
     AppraisalError, AttestationResult as Accepted, AuthenticEvidence, AuthenticationError,
     authenticate_with_grounds,
@@ -75,6 +76,15 @@ fn se_error(answer: Result<AuthenticEvidence, AuthenticationError>) -> SeError {
     }
 }
 
+/// Why an answer is not one for report data of zeros, with the place in the response where they are looked for.
+fn other_report_data(answer: &Answer) -> Result<(), BindingError> {
+    let response = answer.response();
+    let parts = response.windows(REPORT_DATA.len()).enumerate();
+    let found: Vec<usize> = parts.filter(|(_, part)| *part == REPORT_DATA).map(|(at, _)| at).collect();
+    let [offset] = found[..] else { panic!("report data stand at {found:?}") };
+    Err(BindingError::ReportData { got: ReportData(REPORT_DATA), wanted: ReportData([0; 64]), offset })
+}
+
 #[test]
 fn an_answer_to_an_own_request_is_accepted_and_convinces_nobody_else() {
     let Some(machine) = Machine::new() else { return };
@@ -92,6 +102,7 @@ fn an_answer_to_an_own_request_is_accepted_and_convinces_nobody_else() {
     assert_eq!(accepted.platform(), Platform::SecureExecution);
     assert_eq!(accepted.root(), Root::Dangerous(test_root()));
     assert_eq!(accepted.check_report_data(&ReportData(REPORT_DATA)), Ok(()));
+    assert_eq!(accepted.check_report_data(&ReportData([0; 64])), other_report_data(&answer));
     assert_eq!(accepted.reliance(), &Reliance::OwnRequest { request });
     assert_eq!(accepted.reference().name, "sealwright test guest");
     assert_eq!(accepted.chip_id(), Some(machine.hash.hex()));
@@ -123,6 +134,7 @@ fn an_answer_to_somebody_else_convinces_only_through_a_verifier() {
     assert_eq!(statement.policy_sha256, Sha256Digest::from_bytes(ITS_POLICY));
     assert_eq!((statement.issued_at, statement.expires_at), (at(-10), at(10)));
     assert_eq!(accepted.check_report_data(&ReportData(REPORT_DATA)), Ok(()));
+    assert_eq!(accepted.check_report_data(&ReportData([0; 64])), other_report_data(&answer));
     assert_eq!(accepted.root(), Root::Dangerous(test_root()));
     assert!(accepted.reliance().to_string().contains("relies on the Verifier \"auditor\""));
 }
@@ -143,6 +155,10 @@ fn each_rule_about_a_result_refuses_alone() {
     let stranger = sign(&verifier_key(2), ATTESTATION_RESULT_PAYLOAD_TYPE, good.document());
     let unknown = ResultError::UnknownVerifier { wanted: vec!["auditor".to_owned()] };
     assert_eq!(refused(&stranger), unknown);
+    let words = "Attestation Result is signed by none of the Verifiers that the policy names: ";
+    assert_eq!(unknown.to_string(), format!("{words}auditor"));
+    let nobody = ResultError::UnknownVerifier { wanted: Vec::new() };
+    assert_eq!(nobody.to_string(), format!("{words}it names none"));
     assert_eq!(
         Reason::from(AuthenticationError::from(SeError::from(unknown))).class(),
         Class::RefusedByPolicy
@@ -286,7 +302,9 @@ fn each_rule_of_a_policy_refuses_alone() {
     let kinds = good.clone().with("[\"own-request\", \"attestation-result\"]", "[\"attestation-result\"]");
     let line = kinds.line_of("evidence = ");
     let (got, wanted) = (EvidenceKind::OwnRequest, vec![EvidenceKind::AttestationResult]);
-    assert_eq!(refusal(&machine, &kinds, false), SeRefusal::Kind { got, wanted, line }.into());
+    let refused = SeRefusal::Kind { got, wanted, line };
+    assert_eq!(refused.to_string(), "Evidence is of kind own-request, policy accepts attestation-result");
+    assert_eq!(refusal(&machine, &kinds, false), refused.into());
 
     let its = good.clone().with(&Sha256Digest::from_bytes(ITS_POLICY).to_string(), &other.to_string());
     let line = its.line_of("policies = ");
@@ -301,6 +319,10 @@ fn each_rule_of_a_policy_refuses_alone() {
         .with(&format!("image_host_keys = [\"{hash}\"]"), &format!("image_host_keys = [\"{other}\"]"));
     let line = image.line_of("image_host_keys");
     let refused = SeRefusal::ImageHostKey { got, wanted: wanted.clone(), line };
+    assert_eq!(
+        refused.to_string(),
+        format!("image was unpacked with the host key {got}, policy accepts {other}")
+    );
     assert_eq!(refusal(&machine, &image, false), refused.into());
     let opens = good.clone().with(&format!("[\"{hash}\"] # opens"), &format!("[\"{other}\"]"));
     let line = opens.line_of("attestation_host_keys");

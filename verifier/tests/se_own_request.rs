@@ -69,7 +69,7 @@ fn a_host_key_document_that_is_refused_refuses_the_answer() {
     let Some(machine) = Machine::new() else { return };
     let answer = machine.answer(ALL_FLAGS);
     let (response, own) = (answer.response(), own(&answer.request));
-    let judge = |documents: &[Vec<u8>], anchors: &HostKeyAnchors| {
+    let answer_for = |documents: &[Vec<u8>], anchors: &HostKeyAnchors| {
         authenticate_own_request(
             &response,
             &machine.header,
@@ -79,7 +79,9 @@ fn a_host_key_document_that_is_refused_refuses_the_answer() {
             anchors,
             judged_at(),
         )
-        .expect_err("refused")
+    };
+    let judge = |documents: &[Vec<u8>], anchors: &HostKeyAnchors| {
+        answer_for(documents, anchors).expect_err("refused")
     };
     let document = machine.document.clone();
     assert_eq!(
@@ -92,6 +94,7 @@ fn a_host_key_document_that_is_refused_refuses_the_answer() {
         SeError::HostKey(HostKeyError::Certificate { which: CertificateName::HostKey, .. })
     ));
     assert_eq!(judge(&[], &test_anchors()), SeError::UnknownSlot { slot: 0, got: machine.hash });
+    answer_for(&vec![document.clone(); 256], &test_anchors()).expect("as many as are read");
     assert_eq!(judge(&vec![document; 257], &test_anchors()), SeError::TooManyHostKeys { got: 257 });
 }
 

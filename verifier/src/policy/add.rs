@@ -90,6 +90,7 @@ pub fn add_reference_values(
         not_named: not_named(&policy, values),
     };
     let mut new = String::new();
+    let mut entries = Vec::new();
     for block in reference_tables(values).split_inclusive("\n\n") {
         let parsed = table(block).expect("a table that was just written is TOML");
         let entry = &parsed["reference_values"][0];
@@ -108,6 +109,7 @@ pub fn add_reference_values(
             new.push('\n');
             new.push_str(block.trim_end());
             new.push('\n');
+            entries.push(entry.clone());
             result.added.push(platform);
         }
     }
@@ -122,9 +124,15 @@ pub fn add_reference_values(
     let newline = if before.ends_with('\n') { "" } else { "\n" };
     let comment = format!("\n# From Reference Values signed by {release_key}.");
     result.text = format!("{before}{newline}{comment}{new}{after}");
-    if !is_extended(&old, &result, file) {
+    // The old text with the new values behind the old ones, and nothing else.
+    let mut wanted = old;
+    if let Some(Value::Array(all)) = wanted.get_mut("reference_values") {
+        all.extend(entries);
+    }
+    if table(&result.text) != Some(wanted) {
         return Err(form());
     }
+    Policy::parse(&result.text, file)?;
     Ok(result)
 }
 
@@ -145,18 +153,6 @@ fn same(one: &Value, other: &Value) -> bool {
         table
     };
     measured(one) == measured(other)
-}
-
-/// Whether the new text is the old one with the new reference values behind the old ones, and nothing else.
-fn is_extended(old: &Table, result: &Added, file: &str) -> bool {
-    let Some(mut new) = table(&result.text) else { return false };
-    let mut old = old.clone();
-    let lists = [old.remove("reference_values"), new.remove("reference_values")];
-    let [Some(Value::Array(before)), Some(Value::Array(after))] = lists else { return false };
-    old == new
-        && after.len() == before.len() + result.added.len()
-        && after.starts_with(&before)
-        && Policy::parse(&result.text, file).is_ok()
 }
 
 /// Where the line of the last value of the last reference value ends.

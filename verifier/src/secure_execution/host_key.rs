@@ -23,6 +23,7 @@ use provenance::digest::Sha256Digest;
 use provenance::timestamp::Timestamp;
 
 use crate::evidence::{Endorsements, TooManyEndorsements};
+use crate::roots::Anchors;
 use crate::x509::{
     Certificate, CertificateError, DIGITAL_SIGNATURE, DistinguishedName, KEY_AGREEMENT, Profile,
     UnauthenticatedList,
@@ -281,6 +282,17 @@ pub(super) fn is_vendor_root(spki_sha256: &Sha256Digest) -> bool {
     spki_sha256.hex() == DIGICERT_TRUSTED_ROOT_G4
 }
 
+/// The root of several host keys together: a dangerous one if any of them has such a root. `None` without a host key.
+pub(super) fn root_of_all(host_keys: &[AuthenticHostKey]) -> Option<HostKeyRoot> {
+    let roots = || host_keys.iter().map(AuthenticHostKey::root);
+    roots().find(|root| !root.is_hardware()).or_else(|| roots().next())
+}
+
+/// Whether a policy accepts a root that a host key was traced to. Dangerous ones are only those that it names.
+pub(super) fn is_accepted(root: HostKeyRoot, anchors: &Anchors) -> bool {
+    anchors.accepts_ibm() || !root.is_hardware()
+}
+
 /// SHA-256 of the SPKI of a root.
 pub(super) fn root_digest(root: HostKeyRoot) -> Sha256Digest {
     match root {
@@ -518,16 +530,16 @@ fn check_revocation(
 /// are asked first, and mostly nobody else.
 fn signer_of_list(der: &[u8], issuers: &[Issuer<'_>; 3]) -> Result<Option<CertificateName>, HostKeyError> {
     let list = UnauthenticatedList::parse(der, Profile::Ibm).map_err(HostKeyError::MalformedCrl)?;
-    let mut others = Vec::new();
+    let (mut named, mut others) = (Vec::new(), Vec::new());
     for issuer in issuers {
-        if !issuer.is_named_by(&list).map_err(HostKeyError::MalformedCrl)? {
+        if issuer.is_named_by(&list).map_err(HostKeyError::MalformedCrl)? {
+            named.push(issuer);
+        } else {
             others.push(issuer);
-        } else if list.is_signed_with_key_of(issuer.certificate) {
-            return Ok(Some(issuer.which));
         }
     }
     let signed = |issuer: &&Issuer<'_>| list.is_signed_with_key_of(issuer.certificate);
-    Ok(others.into_iter().find(signed).map(|issuer| issuer.which))
+    Ok(named.into_iter().chain(others).find(signed).map(|issuer| issuer.which))
 }
 
 /// `lists`: DER, and who signed it.

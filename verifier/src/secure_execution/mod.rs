@@ -337,9 +337,8 @@ pub fn authenticate_own_request(
     // Steps 6 to 8.
     let hashes: Vec<Sha256Digest> = host_keys.iter().map(AuthenticHostKey::hash).collect();
     check_host_keys(&claims, own, &hashes)?;
-    let roots = || host_keys.iter().map(AuthenticHostKey::root);
-    let root = roots().find(|root| !root.is_hardware()).or_else(|| roots().next());
-    let root = root.expect("a request has a slot, and step 6 found a document for it");
+    let root =
+        host_key::root_of_all(&host_keys).expect("a request has a slot, and step 6 found a document for it");
     let reliance = Reliance::OwnRequest { request: claims.request };
     Ok(AuthenticMeasurement { claims, root, reliance })
 }
@@ -478,7 +477,7 @@ pub(crate) fn authenticate(
             return Err(SeError::Unconvincing { request: Sha256Digest::of(parsed.request()) });
         }
     };
-    if measurement.root.is_hardware() && !anchors.accepts_ibm() {
+    if !host_key::is_accepted(measurement.root, anchors) {
         return Err(SeError::RootNotAccepted);
     }
     Ok(measurement)

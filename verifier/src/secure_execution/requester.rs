@@ -92,7 +92,7 @@ pub fn host_keys_for_request(
             continue;
         }
         let host_key = host_key::authenticate(document, given, &anchors, now)?;
-        if host_key.root().is_hardware() && !policy.anchors().accepts_ibm() {
+        if !host_key::is_accepted(host_key.root(), policy.anchors()) {
             return Err(NoHostKey::RootNotAccepted);
         }
         host_keys.push(host_key);

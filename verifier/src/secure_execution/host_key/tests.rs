@@ -173,3 +173,54 @@ fn the_pinned_root_is_hardware_and_no_other() {
     assert_eq!(accepted_root(&other, &anchors), Some(HostKeyRoot::Dangerous(other)));
     assert!(HostKeyRoot::DigiCertTrustedRootG4.is_hardware() && !HostKeyRoot::Dangerous(other).is_hardware());
 }
+
+#[test]
+fn one_host_key_that_nobody_vouches_for_is_enough_to_be_no_hardware() {
+    let (vendor, other) =
+        (HostKeyRoot::DigiCertTrustedRootG4, HostKeyRoot::Dangerous(Sha256Digest::of(b"another root")));
+    let key = |root| AuthenticHostKey {
+        hash: Sha256Digest::of(b"a host key"),
+        public: [0; PUBLIC_KEY_LEN],
+        root,
+        serial: String::new(),
+    };
+    let of_all = |roots: &[HostKeyRoot]| root_of_all(&roots.iter().copied().map(key).collect::<Vec<_>>());
+    assert_eq!(of_all(&[vendor, vendor]), Some(vendor));
+    assert_eq!(of_all(&[vendor, other]), Some(other));
+    assert_eq!(of_all(&[other, vendor]), Some(other));
+    assert_eq!(of_all(&[]), None);
+}
+
+#[test]
+fn lists_of_authorities_are_signed_by_one_that_may_and_those_of_ibm_by_its_signing_key() {
+    use CertificateName::{HostKey, Intermediate, Root, SigningKey};
+    let files =
+        ["root_ca.crt", "root_ca.crl", "inter_ca.crt", "inter_ca.crl", "ibm.crt", "ibm.crl", "host.crt"];
+    let Some(files) = files.map(test_pki).into_iter().collect::<Option<Vec<_>>>() else { return };
+    let [root, of_root, intermediate, of_intermediate, signing_key, of_signing_key, document] = &files[..]
+    else {
+        panic!("seven files")
+    };
+    let now = Timestamp::parse("2026-07-01T00:00:00Z").expect("a time");
+    let judge = |which, certificate: &[u8], list: &[u8], subject_which, subject: &[u8]| {
+        let parse = |der| Certificate::parse(der, Profile::Ibm).expect("a certificate");
+        let (certificate, subject) = (&parse(certificate), &parse(subject));
+        let issuer = Issuer { which, certificate, subject_which, subject };
+        check_lists_of(&issuer, &[(list, Some(which))], now)
+    };
+    // keyUsage: keyCertSign and cRLSign becomes keyCertSign.
+    let no_lists = |der: &[u8]| replaced(der, "0603551d0f0101ff040403020106", "0603551d0f0101ff040403020204");
+    let error = || CertificateError::NotAuthority { issuer: IBM.to_owned(), what: "CRLs" };
+    assert_eq!(judge(Root, root, of_root, Intermediate, intermediate), Ok(()));
+    assert_eq!(
+        judge(Root, &no_lists(root), of_root, Intermediate, intermediate),
+        Err(HostKeyError::Crl { which: Root, error: error() })
+    );
+    assert_eq!(judge(Intermediate, intermediate, of_intermediate, SigningKey, signing_key), Ok(()));
+    assert_eq!(
+        judge(Intermediate, &no_lists(intermediate), of_intermediate, SigningKey, signing_key),
+        Err(HostKeyError::Crl { which: Intermediate, error: error() })
+    );
+    // It has no cRLSign, and is no authority.
+    assert_eq!(judge(SigningKey, signing_key, of_signing_key, HostKey, document), Ok(()));
+}
