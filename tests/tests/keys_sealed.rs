@@ -52,6 +52,7 @@ fn accepted_tcb(keys: &KeyService, key: &ProjectKey) -> String {
     let authentic =
         authenticate(&bundle.evidence, &endorsements, policy.anchors(), now()).expect("authentic");
     let result = appraise(authentic, &policy).expect("accepted");
+    assert!(result.snp().is_some() && result.tdx().is_none());
     assert_eq!(Sha256Digest::of(&bundle.instance), Sha256Digest::of(keys.instance_document()));
     result.tcb()
 }

@@ -62,7 +62,8 @@ fn judge_at(
 ) -> Result<(), Reason> {
     let extra = Endorsements { tdx: beside.to_vec(), ..Endorsements::default() };
     let authentic = authenticate(evidence, &extra, policy.anchors(), now)?;
-    appraise(authentic, policy)?;
+    let accepted = appraise(authentic, policy)?;
+    assert!(accepted.tdx().is_some() && accepted.snp().is_none());
     Ok(())
 }
 

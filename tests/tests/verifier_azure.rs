@@ -30,10 +30,11 @@ use verifier::policy::{
     PolicyTemplate, REFERENCE_VALUES_TYPE, ReferenceMeasurement, ReferenceValues, TdxRegister,
     policy_from_reference_values,
 };
+use verifier::roots::{Anchors, Revocation};
 use verifier::snp::SnpRefusal;
 use verifier::tdx::TdxRefusal;
 use verifier::verdict::{Link, Outcome};
-use verifier::{Class, Policy, Reason};
+use verifier::{Class, Endorsements, Policy, Reason};
 use world::{Made, World, now};
 
 /// A guest behind a paravisor, and the policy that accepts it.
@@ -232,6 +233,30 @@ fn the_parts_of_evidence_are_held_together() {
     let line = bare.policy.line_of("roots = []");
     let not_accepted = AppraisalError::PlatformNotAccepted { got: Platform::SevSnp, line };
     assert_eq!(bare.refused(), Reason::Appraisal(not_accepted));
+}
+
+#[test]
+fn authentic_evidence_is_of_one_platform() {
+    let setting = Setting::new(Platform::AzSnp);
+    let chip = setting.world.tee.chip();
+    let data = ReportData([5; 64]);
+    let of = |evidence: &Evidence| {
+        let roots = [setting.world.tee.root_spki_sha256(), setting.td.root_spki_sha256()];
+        let anchors = Anchors::vendor(&[], Revocation::CrlIfPresent).dangerous_with_roots(&roots);
+        let authentic =
+            verifier::authenticate(evidence, &Endorsements::default(), &anchors, now()).expect("authentic");
+        let platforms = [
+            authentic.snp().is_some(),
+            authentic.tdx().is_some(),
+            authentic.secure_execution().is_some(),
+            authentic.az_snp().is_some(),
+            authentic.az_tdx().is_some(),
+        ];
+        platforms.map(u8::from)
+    };
+    assert_eq!(of(&chip.evidence(&data, |_| ())), [1, 0, 0, 0, 0]);
+    assert_eq!(of(&setting.paravisor.on_snp(chip, &data)), [0, 0, 0, 1, 0]);
+    assert_eq!(of(&setting.paravisor.on_tdx(&setting.td, &data)), [0, 0, 0, 0, 1]);
 }
 
 #[test]
