@@ -549,3 +549,20 @@ fn measurements_names_and_the_whole_text_have_one_form_and_a_longest_length() {
         Err(PolicyError::TooLarge { file, got })
     );
 }
+
+#[test]
+fn a_guest_version_in_reference_values_can_stand_in_a_policy() {
+    // Neighbours in canonical JSON, whose numbers are doubles; a policy holds up to 9,223,372,036,854,775,807.
+    let (last, first) = (9_223_372_036_854_775_000, 9_223_372_036_854_776_000);
+    let parse = |version| ReferenceValues::parse(&release(version, snp(&[2])).document());
+    let values = parse(last).expect("Reference Values");
+    let added = add(&policy(&release(7, snp(&[1]))), &values).expect("added");
+    let policy = Policy::parse(&added.text, "test.toml").expect("complete");
+    assert_eq!(policy.reference_values()[1].guest_version, last);
+    let error = ReferenceValuesError::GuestVersion { got: first };
+    assert_eq!(
+        error.to_string(),
+        "Reference Values: guest_version is 9223372036854776000, wanted 0 to 9223372036854775807"
+    );
+    assert_eq!(parse(first), Err(error));
+}

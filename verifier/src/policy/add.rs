@@ -92,7 +92,7 @@ pub fn add_reference_values(
     let mut new = String::new();
     let mut entries = Vec::new();
     for block in reference_tables(values).split_inclusive("\n\n") {
-        let parsed = table(block).expect("a table that was just written is TOML");
+        let parsed = table(block).expect("what Reference Values may hold can be written as TOML");
         let entry = &parsed["reference_values"][0];
         let platform = entry["platform"].as_str().unwrap_or_default().to_owned();
         if !platforms.contains(&platform) {

@@ -265,6 +265,12 @@ pub enum ReferenceValuesError {
         /// Number seen.
         got: usize,
     },
+    /// A version that cannot stand in a policy.
+    #[error("Reference Values: guest_version is {got}, wanted 0 to {}", i64::MAX)]
+    GuestVersion {
+        /// The version seen.
+        got: u64,
+    },
     /// A text that cannot stand in a policy.
     #[error("Reference Values: `{field}` must have 1 to 128 bytes without control characters")]
     Text {
@@ -291,6 +297,10 @@ impl ReferenceValues {
         }
         if let Some(got) = values.platforms.counts().find(|count| !(1..=MAX_MEASUREMENTS).contains(count)) {
             return Err(ReferenceValuesError::Measurements { got });
+        }
+        // Integers of TOML have 64 bits and a sign.
+        if i64::try_from(values.guest_version).is_err() {
+            return Err(ReferenceValuesError::GuestVersion { got: values.guest_version });
         }
         let fits =
             |text: &String| !text.is_empty() && text.len() <= 128 && !text.chars().any(char::is_control);
