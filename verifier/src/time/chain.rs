@@ -111,15 +111,13 @@ pub(super) fn authority<'p>(
         check_dates(&current, made, now)?;
         for named in &authorities.value {
             let root = parse(&named.certificate)?;
-            if current.names_as_issuer(&root) && current.check_issued_by(&root).is_ok() {
+            if current.check_issued_by(&root).is_ok() {
                 check_path_length(&root, below)?;
                 check_dates(&root, made, now)?;
                 return Ok(named);
             }
         }
-        let issuer = others
-            .iter()
-            .find(|other| current.names_as_issuer(other) && current.check_issued_by(other).is_ok());
+        let issuer = others.iter().find(|other| current.check_issued_by(other).is_ok());
         let Some(issuer) = issuer.filter(|issuer| !issuer.names_as_issuer(issuer)) else {
             break;
         };

@@ -234,8 +234,9 @@ impl Examined<'_> {
     /// The time to judge at: today, unless the policy says otherwise and an earlier time is proven.
     fn moment(&self) -> Moment {
         match &self.proof {
-            Some(proof) if self.judged_at == JudgedAt::Signing && proof.time < self.today => {
-                Moment { at: proof.time, today: self.today }
+            // Its accuracy may put a proven time after today.
+            Some(proof) if self.judged_at == JudgedAt::Signing => {
+                Moment { at: proof.time.min(self.today), today: self.today }
             }
             _ => self.today.into(),
         }
