@@ -190,6 +190,11 @@ impl TimestampAuthority {
         self.signer_with(&name, kind, "intermediate", 3650, &[PROPER_PURPOSE, PROPER_USAGE])
     }
 
+    /// Keeps a certificate of another authority under a name, for [`Self::sign_with`].
+    pub fn adopt(&self, name: &str, pem: &str) -> Result<()> {
+        Ok(fs::write(self.path(&format!("{name}.pem")), pem)?)
+    }
+
     /// PEM of a certificate by name: `root`, `intermediate`.
     pub fn pem(&self, name: &str) -> Result<String> {
         Ok(fs::read_to_string(self.path(&format!("{name}.pem")))?)

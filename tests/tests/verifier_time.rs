@@ -107,13 +107,22 @@ fn without_a_proof_the_time_is_a_claim_and_a_policy_can_demand_one() {
 #[test]
 fn keys_and_hashes_of_other_kinds_are_read() {
     let world = World::new();
-    let (authority, _) = authority();
+    let (authority, proper) = authority();
     for (kind, hash) in [(KeyKind::Rsa, "-sha512"), (KeyKind::P384, "-sha384")] {
         let signer = authority.signer(kind).expect("a signer");
         let made = world.make();
         let algorithm = if hash == "-sha512" { &ring::digest::SHA512 } else { &ring::digest::SHA384 };
         let digest = hex::encode(ring::digest::digest(algorithm, &message(&made)));
         let timestamp = authority.stamp(&signer, hash, &digest).expect("a timestamp");
+        let made = with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"));
+        accepted(&made);
+    }
+    // A hash that is not the usual one of the key.
+    let rsa = authority.signer(KeyKind::Rsa).expect("a signer");
+    for signer in [proper, &rsa] {
+        let made = world.make();
+        let info = Info::new(imprint(&made).as_bytes(), now()).encode();
+        let timestamp = authority.sign(signer, &info, &["-cades", "-md", "sha384"]).expect("a timestamp");
         let made = with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"));
         accepted(&made);
     }
@@ -279,6 +288,8 @@ fn the_signature_is_of_one_certificate_for_time_stamping_alone() {
     };
     assert!(matches!(by("good", &[PROPER_PURPOSE, PROPER_USAGE]), TimeError::Imprint { .. }));
     assert!(matches!(by("bare", &[PROPER_PURPOSE]), TimeError::Imprint { .. }));
+    let both = "keyUsage=critical,digitalSignature,nonRepudiation";
+    assert!(matches!(by("signs", &[PROPER_PURPOSE, both]), TimeError::Imprint { .. }));
     for (name, extensions, problem) in [
         ("none", &[PROPER_USAGE][..], "has no extended key usage, wanted time stamping"),
         ("tls", &["extendedKeyUsage=critical,serverAuth", PROPER_USAGE], "is not for time stamping"),
@@ -287,6 +298,12 @@ fn the_signature_is_of_one_certificate_for_time_stamping_alone() {
         (
             "ca",
             &[PROPER_PURPOSE, "keyUsage=critical,digitalSignature,keyCertSign"],
+            "has a key usage that is not digital signature alone",
+        ),
+        // Its one bit stands in the second byte of the usage.
+        (
+            "idle",
+            &[PROPER_PURPOSE, "keyUsage=critical,decipherOnly"],
             "has a key usage that is not digital signature alone",
         ),
     ] {
@@ -343,8 +360,17 @@ fn the_chain_leads_to_an_authority_that_the_policy_names() {
     assert_eq!(reason, Reason::Time(TimeError::UnknownAuthority { issuer, line }));
     assert_eq!(reason.class(), Class::RefusedByPolicy);
 
-    // An authority below the intermediate, which may have none.
+    // With the certificate of the intermediate that bears the name, and did not sign.
     let (authority, _) = authority();
+    stranger.adopt("genuine", &authority.pem("intermediate").expect("PEM")).expect("a certificate");
+    let made = world.make();
+    let info = Info::new(imprint(&made).as_bytes(), now()).encode();
+    let timestamp = stranger.sign_with(&signer, &info, &["genuine"], &["-cades"]).expect("a timestamp");
+    let made = with_timestamp(made, timestamp).with_policy(|policy| demanding(policy, "root", "today"));
+    let issuer = "CN=NOT A TRUSTED AUTHORITY: intermediate".to_owned();
+    assert_eq!(time_error(&made), TimeError::UnknownAuthority { issuer, line });
+
+    // An authority below the intermediate, which may have none.
     authority
         .signer_with(
             "sub",

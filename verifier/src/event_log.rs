@@ -274,3 +274,83 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], bank: &Bank) -> Result<Vec<RawEvent<'a>
     }
     Ok(events)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    const SHA1: u16 = 4;
+    const SHA256: u16 = 0x0b;
+    const BANK: Bank = Bank {
+        algorithm: SHA256,
+        length: 32,
+        missing: "without SHA-256",
+        registers: 0..=23,
+        names: "0 to 23",
+    };
+
+    fn sized(bytes: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(bytes.len()).expect("short");
+        [&length.to_le_bytes(), bytes].concat()
+    }
+
+    /// A log of its first event alone, which declares these algorithms with the length of their digests.
+    pub(crate) fn head(algorithms: &[(u16, u16)]) -> Vec<u8> {
+        let mut spec_id = [SPEC_ID.as_slice(), &[0; 8]].concat();
+        spec_id.extend(u32::try_from(algorithms.len()).expect("few").to_le_bytes());
+        for (algorithm, length) in algorithms {
+            spec_id.extend(algorithm.to_le_bytes());
+            spec_id.extend(length.to_le_bytes());
+        }
+        spec_id.push(0);
+        [[0, 0, 0, 0, 3, 0, 0, 0].as_slice(), &[0; 20], &sized(&spec_id)].concat()
+    }
+
+    /// An event with these digests.
+    pub(crate) fn event(register: u32, event_type: u32, digests: &[(u16, &[u8])], data: &[u8]) -> Vec<u8> {
+        let mut event = [register.to_le_bytes(), event_type.to_le_bytes()].concat();
+        event.extend(u32::try_from(digests.len()).expect("few").to_le_bytes());
+        for (algorithm, digest) in digests {
+            event.extend(algorithm.to_le_bytes());
+            event.extend_from_slice(digest);
+        }
+        event.extend(sized(data));
+        event
+    }
+
+    fn events(log: &[u8]) -> Result<usize, EventLogError> {
+        parse(log, &BANK).map(|events| events.len())
+    }
+
+    #[test]
+    fn a_log_declares_up_to_eight_algorithms_each_once() {
+        let many = |count: u16| (SHA256..SHA256 + count).map(|algorithm| (algorithm, 32)).collect::<Vec<_>>();
+        assert_eq!(events(&head(&many(8))), Ok(0));
+        let refused = |problem, offset| Err(EventLogError::Algorithms { problem, offset });
+        // The number of algorithms stands at 56, the algorithms follow, 4 bytes each.
+        assert_eq!(events(&head(&many(9))), refused("more than 8", 56));
+        assert_eq!(events(&head(&[(SHA256, 32), (SHA256, 32)])), refused("not all different", 64));
+        assert_eq!(events(&head(&[(SHA1, 20)])), refused("without SHA-256", 56));
+    }
+
+    #[test]
+    fn an_event_has_the_digest_of_its_algorithm_wherever_that_stands() {
+        let (sha1, sha256) = ((SHA1, [1; 20].as_slice()), (SHA256, [2; 32].as_slice()));
+        for digests in [[sha1, sha256], [sha256, sha1]] {
+            let log = [head(&[(SHA1, 20), (SHA256, 32)]), event(7, 13, &digests, b"data")].concat();
+            let parsed = parse(&log, &BANK).expect("a log");
+            let [event] = parsed.as_slice() else { panic!("{} events", parsed.len()) };
+            assert_eq!((event.register, event.event_type), (7, 13));
+            assert_eq!((event.digest, event.data), ([2; 32].as_slice(), b"data".as_slice()));
+        }
+    }
+
+    #[test]
+    fn a_log_has_a_longest_length() {
+        let mut log = head(&[(SHA256, 32)]);
+        log.resize(MAX_LOG, 0);
+        assert_eq!(events(&log), Ok(0));
+        log.push(0);
+        assert_eq!(events(&log), Err(EventLogError::TooLarge { got: MAX_LOG + 1 }));
+    }
+}

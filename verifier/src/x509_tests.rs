@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
     CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SerialNumber, date_time_ymd,
+    PKCS_ECDSA_P256_SHA256, PKCS_ED25519, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 
 use super::*;
@@ -79,6 +81,58 @@ fn an_issuer_is_the_one_that_is_named_and_has_signed() {
     assert_eq!(error, Err(CertificateError::Issuer { got, wanted }));
     assert_eq!(parse(&above).check_issued_by(&parse(&above)), Ok(()), "a root by itself");
     assert_eq!(parse(&below).serial_hex(), "1234");
+}
+
+/// `Intel SGX Root CA`, from where [`crate::roots`] says that Intel publishes it.
+const INTEL_ROOT: &str = "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwg\
+    U0dYIFJvb3QgQ0ExGjAYBgNVBAoMEUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJ\
+    BgNVBAYTAlVTMB4XDTE4MDUyMTEwNDUxMFoXDTQ5MTIzMTIzNTk1OVowaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3QgQ0ExGjAYBgNV\
+    BAoMEUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJBgNVBAYTAlVTMFkwEwYHKoZI\
+    zj0CAQYIKoZIzj0DAQcDQgAEC6nEwMDIYZOj/iPWsCzaEKi71OiOSLRFhWGjbnBVJfVnkY4u3IjkDYYL0MxO4mqsyYjlBalTVYxFP2sJ\
+    BK5zlKOBuzCBuDAfBgNVHSMEGDAWgBQiZQzWWp00ifODtJVSv1AbOScGrDBSBgNVHR8ESzBJMEegRaBDhkFodHRwczovL2NlcnRpZmlj\
+    YXRlcy50cnVzdGVkc2VydmljZXMuaW50ZWwuY29tL0ludGVsU0dYUm9vdENBLmRlcjAdBgNVHQ4EFgQUImUM1lqdNInzg7SVUr9QGzkn\
+    BqwwDgYDVR0PAQH/BAQDAgEGMBIGA1UdEwEB/wQIMAYBAf8CAQEwCgYIKoZIzj0EAwIDSQAwRgIhAOW/5QkR+S9CiSDcNoowLuPRLsWG\
+    f/Yi7GSX94BgwTwgAiEA4J0lrHoMs+Xo5o/sX6O9QWxHRAvZUGOdRQ7cvqRXaqI=";
+
+#[test]
+fn a_published_root_is_issued_by_itself_and_by_no_namesake() {
+    let root = STANDARD.decode(INTEL_ROOT).expect("base64");
+    let check = |below: &[u8], above: &[u8]| parse(below).check_issued_by(&parse(above));
+    let altered = |at: usize| {
+        let mut altered = root.clone();
+        altered[at] ^= 1;
+        altered
+    };
+    // Of the same name with another key, and with another signature.
+    let point = parse(&root).p256_point().expect("a P-256 key");
+    let key = root.windows(65).position(|window| window == point).expect("the key") + 64;
+    let refused = Err(CertificateError::Signature { issuer: "Intel SGX Root CA".to_owned() });
+    for namesake in [altered(key), altered(root.len() - 1)] {
+        assert_eq!(check(&namesake, &namesake), refused);
+    }
+    assert_eq!(check(&root, &altered(key)), refused);
+    assert_eq!(check(&altered(root.len() - 1), &root), refused);
+    assert_eq!(check(&root, &root), Ok(()));
+}
+
+#[test]
+fn each_vendors_algorithms_are_named_where_another_is_refused() {
+    let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+    let der = params("Ed25519", true).self_signed(&key).expect("signed").der().to_vec();
+    for (profile, wanted) in [
+        (Profile::Amd, "RSASSA-PSS with SHA-384, MGF1-SHA-384, salt length 48"),
+        (Profile::Intel, "ECDSA with SHA-256"),
+        (Profile::Enclave, "ECDSA with SHA-256"),
+        (Profile::Ibm, "RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 or SHA-512"),
+        (
+            Profile::TimeStamping,
+            "RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 or SHA-512, or ECDSA with SHA-256 or SHA-384",
+        ),
+    ] {
+        let got = "300506032b6570".to_owned();
+        let refused = Certificate::parse(&der, profile).map(|_| ());
+        assert_eq!(refused, Err(CertificateError::SignatureAlgorithm { got, wanted }), "{profile:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use tdx_fixture::{
     Made, NOW, PCK_CA_SERIAL, PCK_SERIAL, ROOT_SERIAL, Recipe, SIGNER_SERIAL, der, entry, now, sgx_entries,
     sgx_extension,
 };
+use verifier::endorsements::{PckCa, WantedEndorsements, WantedError, WantedOfIntel, wanted_endorsements};
 use verifier::evidence::AuthenticationError;
 use verifier::rejection::Class;
 use verifier::roots::{Anchors, Revocation, Root};
@@ -242,6 +243,25 @@ fn the_pck_certificate_must_say_which_platform_it_is_of() {
         let error = refused(|r| r.sgx_extension = Some(sgx_extension(&entries)));
         assert_eq!(error, extension(name, "malformed"));
     }
+    let with = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+        let mut entries = sgx_entries();
+        change(&mut entries);
+        judged(&Recipe { sgx_extension: Some(sgx_extension(&entries)), ..Recipe::default() }).map(|_| ())
+    };
+    for (sgx_type, wanted) in [
+        (der(0x0a, &[2]), Ok(())),
+        (der(0x0a, &[3]), Err(extension("SGX type", "malformed"))),
+        (der(0x02, &[2]), Err(extension("SGX type", "malformed"))),
+    ] {
+        assert_eq!(with(&|entries| entries[4] = entry(&[5], sgx_type.clone())), wanted, "{sgx_type:?}");
+    }
+    for (instance, wanted) in [
+        (der(0x04, &[6; 16]), Ok(())),
+        (der(0x04, &[6; 15]), Err(extension("platform instance id", "malformed"))),
+        (der(0x0c, &[6; 16]), Err(extension("platform instance id", "malformed"))),
+    ] {
+        assert_eq!(with(&|entries| entries.push(entry(&[6], instance.clone()))), wanted, "{instance:?}");
+    }
     let mut twice = sgx_entries();
     twice.push(twice[3].clone());
     let error = refused(|r| r.sgx_extension = Some(sgx_extension(&twice)));
@@ -266,4 +286,19 @@ fn configuration_flags_are_reported() {
     let recipe = Recipe { sgx_extension: Some(sgx_extension(&entries)), ..Recipe::default() };
     let flags = judged(&recipe).expect("authentic").platform().configuration.expect("flags");
     assert_eq!((flags.dynamic_platform, flags.cached_keys, flags.smt_enabled), (true, false, true));
+}
+
+#[test]
+fn intel_is_asked_for_the_list_of_the_ca_that_issued_the_pck() {
+    let wanted =
+        |pck_ca_name| wanted_endorsements(&Recipe { pck_ca_name, ..Recipe::default() }.make().evidence);
+    for (name, ca) in
+        [("Intel SGX PCK Platform CA", PckCa::Platform), ("Intel SGX PCK Processor CA", PckCa::Processor)]
+    {
+        let intel = WantedOfIntel { fmspc: [0xab; 6], ca };
+        assert_eq!(wanted(name), Ok(WantedEndorsements::Intel(intel)));
+    }
+    let got = "Intel SGX".to_owned();
+    assert_eq!(wanted("Intel SGX"), Err(WantedError::PckIssuer { got }));
+    assert_eq!((PckCa::Platform.name(), PckCa::Processor.name()), ("platform", "processor"));
 }

@@ -65,3 +65,42 @@ impl PcrLog {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::azure::ALG_SHA256;
+    use crate::event_log::tests::{event, head};
+
+    fn sha256(parts: [[u8; SHA256_LEN]; 2]) -> [u8; SHA256_LEN] {
+        *provenance::digest::Sha256Digest::of(&parts.concat()).as_bytes()
+    }
+
+    #[test]
+    fn a_pcr_has_the_digests_of_its_own_events_in_their_order() {
+        let extend = |pcr, byte| event(pcr, 13, &[(ALG_SHA256, &[byte; SHA256_LEN])], b"");
+        let locality = [STARTUP_LOCALITY.as_slice(), &[3]].concat();
+        let log = [
+            head(&[(ALG_SHA256, 32)]),
+            event(0, EV_NO_ACTION, &[(ALG_SHA256, &[9; SHA256_LEN])], &locality),
+            extend(4, 1),
+            extend(5, 2),
+            extend(4, 3),
+        ];
+        let log = PcrLog::parse(&log.concat()).expect("well formed").expect("a log");
+        let digests = |pcr| log.digests(pcr).copied().collect::<Vec<_>>();
+        assert_eq!(digests(4), [[1; SHA256_LEN], [3; SHA256_LEN]]);
+        assert_eq!(digests(5), [[2; SHA256_LEN]]);
+        assert_eq!(digests(0), [[0; SHA256_LEN]; 0], "what extends nothing");
+
+        let once = sha256([[0; SHA256_LEN], [1; SHA256_LEN]]);
+        assert_eq!(log.replay(4), sha256([once, [3; SHA256_LEN]]));
+        assert_eq!(log.replay(5), sha256([[0; SHA256_LEN], [2; SHA256_LEN]]));
+        let mut started = [0; SHA256_LEN];
+        started[SHA256_LEN - 1] = 3;
+        assert_eq!(log.replay(0), started);
+        for (pcr, byte) in [(1, 0), (16, 0), (17, 0xff), (22, 0xff), (23, 0)] {
+            assert_eq!(log.replay(pcr), [byte; SHA256_LEN], "PCR {pcr}");
+        }
+    }
+}

@@ -129,6 +129,9 @@ mod tests {
             let answer = chain::<1>(form.as_bytes());
             assert!(matches!(answer, Err(PemError::Malformed { .. })), "{form:?}: {answer:?}");
         }
+        let offset = text.len();
+        let answer = chain::<1>(format!("{text}? and more").as_bytes());
+        assert_eq!(answer, Err(PemError::Malformed { offset, wanted: "BEGIN CERTIFICATE" }));
     }
 
     #[test]
@@ -139,6 +142,8 @@ mod tests {
             Err(PemError::Count { got: MAX_CHAIN + 1, wanted: MAX_CHAIN })
         );
         assert_eq!(certificates(pem(LINE, MAX_CHAIN).as_bytes()).map(|found| found.len()), Ok(MAX_CHAIN));
+        let malformed = PemError::Malformed { offset: 0, wanted: "BEGIN CERTIFICATE" };
+        assert_eq!(certificates(&vec![b'A'; MAX_PEM]), Err(malformed));
         let got = MAX_PEM + 1;
         assert_eq!(certificates(&vec![b'A'; got]), Err(PemError::TooLarge { got }));
     }

@@ -7,10 +7,15 @@ use serde_json::{Value, json};
 use super::appraise::{TdxRefusal, appraise_hardware};
 use super::collateral::{QeIdentity, TcbInfo};
 use super::pck::PckFacts;
-use super::quote::{BODY_1_0_LEN, BODY_1_5_LEN, QE_REPORT_LEN, body, qe_report, td_attributes};
+use super::quote::{
+    BODY_1_0_LEN, BODY_1_5_LEN, MAX_QUOTE, QE_REPORT_LEN, body, qe_report, signature_data, td_attributes,
+};
 use super::tcb::{TcbStatus, TcbVerdict, judge};
-use super::{AuthenticQuote, BodyType, Quote, QuoteError, SignedQuote, TdxError};
-use crate::policy::{AcceptedModules, Placed, TdAttribute, TdxPolicy};
+use super::{
+    AuthenticQuote, BodyType, CertificateName, ChainName, Document, PemError, Quote, QuoteError, SignedQuote,
+    TdxError,
+};
+use crate::policy::{AcceptedModules, Placed, TdAttribute, TdxPolicy, TdxRegister};
 use crate::roots::Root;
 
 const GOOD_ATTRIBUTES: u64 = td_attributes::SEPT_VE_DISABLE;
@@ -44,8 +49,12 @@ impl Parts {
         self
     }
 
-    /// The quote: version 4 for TD 1.0, version 5 for TD 1.5.
     fn quote(&self) -> Quote {
+        Quote::parse(&self.raw()).expect("well formed")
+    }
+
+    /// The quote: version 4 for TD 1.0, version 5 for TD 1.5.
+    fn raw(&self) -> Vec<u8> {
         let mut raw = vec![0; 48];
         raw[0] = if self.body.len() == BODY_1_0_LEN { 4 } else { 5 };
         raw[2] = 2;
@@ -65,7 +74,7 @@ impl Parts {
         raw.extend(&self.qe);
         raw.extend([0; 64]);
         raw.extend([0, 0, 5, 0, 0, 0, 0, 0]);
-        Quote::parse(&raw).expect("well formed")
+        raw
     }
 }
 
@@ -221,6 +230,50 @@ fn a_quote_of_version_5_can_have_a_td_1_0_body() {
     assert_eq!(with(48, 1), QuoteError::BodyType { got: 1 });
     assert_eq!(with(48, 3), QuoteError::Size { what: "the body", offset: 50, got: 584, wanted: 648 });
     assert!(matches!(with(12, 0), QuoteError::QeVendor { .. }));
+}
+
+#[test]
+fn what_is_wrong_with_the_end_of_a_quote_is_told_with_its_offset() {
+    let raw = td15().raw();
+    let auth = 54 + BODY_1_5_LEN + 4 + signature_data::QE_AUTH;
+    assert_eq!(raw.len(), auth + 6, "type and size of an empty chain");
+    let with = |at: usize, byte: u8| {
+        let mut altered = raw.clone();
+        altered[at] = byte;
+        Quote::parse(&altered).map(|_| ())
+    };
+    let what = "the QE authentication data";
+    assert_eq!(with(auth - 2, 7), Err(QuoteError::Truncated { what, offset: auth, wanted: 7, got: 6 }));
+    let what = "the PCK certificate chain";
+    assert_eq!(with(auth + 2, 1), Err(QuoteError::Size { what, offset: auth + 2, got: 1, wanted: 0 }));
+
+    let padded =
+        |padding: &[u8]| Quote::parse(&[&raw, padding].concat()).expect("well formed").check_padding();
+    assert_eq!(padded(&[]), Ok(()));
+    assert_eq!(padded(&[0; 9]), Ok(()));
+    let offset = raw.len();
+    assert_eq!(padded(&[4, 0, 5]), Err(QuoteError::Trailing { offset, got: 4 }));
+    assert_eq!(padded(&[0, 0, 5]), Err(QuoteError::Trailing { offset: offset + 2, got: 5 }));
+
+    let long = |length: usize| {
+        let mut long = raw.clone();
+        long.resize(length, 0);
+        Quote::parse(&long).map(|_| ())
+    };
+    assert_eq!(long(MAX_QUOTE), Ok(()));
+    assert_eq!(long(MAX_QUOTE + 1), Err(QuoteError::TooLarge { got: MAX_QUOTE + 1 }));
+}
+
+#[test]
+fn each_register_is_read_from_where_messages_say_that_it_stands() {
+    let mut parts = td15();
+    for (register, byte) in TdxRegister::ALL.into_iter().zip(1..) {
+        parts.set(register.offset(), &[byte; 48]);
+    }
+    let quote = parts.quote();
+    for (register, byte) in TdxRegister::ALL.into_iter().zip(1..) {
+        assert_eq!(register.of(&quote), &[byte; 48], "{register}");
+    }
 }
 
 #[test]
@@ -466,4 +519,38 @@ fn documents_are_read_strictly() {
     let mut info = tcb_info();
     info.as_object_mut().expect("an object").remove("tcbEvaluationDataNumber");
     assert!(serde_json::from_str::<TcbInfo>(&info.to_string()).is_err());
+}
+
+#[test]
+fn documents_have_a_longest_length() {
+    let mut answer = json!({ "tcbInfo": tcb_info(), "signature": "00".repeat(64) }).to_string().into_bytes();
+    // 256 KiB; what follows a document is no part of what is signed.
+    answer.resize(256 << 10, b' ');
+    TcbInfo::unauthenticated(&answer).expect("TCB info");
+    answer.push(b' ');
+    let (which, limit) = (Document::TcbInfo, 256 << 10);
+    let error = TcbInfo::unauthenticated(&answer).expect_err("too large");
+    assert_eq!(error, TdxError::DocumentTooLarge { which, got: limit + 1, limit });
+}
+
+#[test]
+fn messages_name_the_certificate_the_chain_and_the_document() {
+    for (which, wanted) in [
+        (CertificateName::Root, "Intel SGX root"),
+        (CertificateName::PckCa, "PCK CA"),
+        (CertificateName::Pck, "PCK"),
+        (CertificateName::TcbSigning(Document::TcbInfo), "TCB info signing"),
+        (CertificateName::TcbSigning(Document::QeIdentity), "QE identity signing"),
+    ] {
+        let message = TdxError::KeyKind { which }.to_string();
+        assert_eq!(message, format!("{wanted} certificate has no ECDSA P-256 key"));
+    }
+    for (which, wanted) in [
+        (ChainName::Pck, "PCK"),
+        (ChainName::Document(Document::TcbInfo), "TCB info"),
+        (ChainName::Document(Document::QeIdentity), "QE identity"),
+    ] {
+        let message = TdxError::Pem { which, error: PemError::Count { got: 2, wanted: 3 } }.to_string();
+        assert_eq!(message, format!("{wanted} certificate chain has 2 certificates, wanted 3"));
+    }
 }

@@ -148,3 +148,97 @@ impl<'a> TstInfo<'a> {
         Ok(Self { hash, imprint: hashed, made, latest })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// DER of a tag and few bytes.
+    fn der(tag: u8, contents: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(contents.len()).ok().filter(|length| *length < 0x80).expect("few bytes");
+        [&[tag, length], contents].concat()
+    }
+
+    /// Seconds from when a timestamp says that it was made to the latest that it allows, with `rest` after its time.
+    fn latest(rest: &[u8]) -> Result<i64, TimeError> {
+        let hash = hex::decode("300b0609608648016503040201").expect("hex");
+        let imprint = der(0x30, &[hash, der(0x04, &[0x5a; 32])].concat());
+        let fields = [
+            der(0x02, &[1]),
+            der(0x06, &[0x2a, 3, 4, 1]),
+            imprint,
+            der(0x02, &[7]),
+            der(0x18, b"20261122010203Z"),
+            rest.to_vec(),
+        ];
+        let content = der(0x30, &fields.concat());
+        TstInfo::parse(&content).map(|info| info.latest.unix() - info.made.unix())
+    }
+
+    fn malformed<T>(problem: &str) -> Result<T, TimeError> {
+        Err(TimeError::Malformed { problem: problem.to_owned() })
+    }
+
+    #[test]
+    fn numbers_have_one_spelling_and_at_most_eight_bytes() {
+        for (contents, wanted) in [
+            (&[0][..], 0),
+            (&[0x7f], 0x7f),
+            (&[0, 0x80], 0x80),
+            (&[0, 0xff], 0xff),
+            (&[1, 0], 0x100),
+            (&[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], u64::MAX >> 1),
+            (&[0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], u64::MAX),
+        ] {
+            assert_eq!(unsigned(contents), Ok(wanted), "{contents:x?}");
+        }
+        for contents in [
+            &[][..],
+            &[0x80],
+            &[0xff, 1],
+            &[0, 0],
+            &[0, 0x7f],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            let wanted = malformed("number is negative, too large or not minimal");
+            assert_eq!(unsigned(contents), wanted, "{contents:x?}");
+        }
+    }
+
+    #[test]
+    fn accuracy_has_seconds_milliseconds_and_microseconds() {
+        let parts = |parts: &[(u8, &[u8])]| {
+            accuracy(&parts.iter().flat_map(|(tag, value)| der(*tag, value)).collect::<Vec<_>>())
+        };
+        assert_eq!(parts(&[]), Ok((0, false)));
+        assert_eq!(parts(&[(2, &[5])]), Ok((5, false)));
+        assert_eq!(parts(&[(0x80, &[1])]), Ok((0, true)));
+        assert_eq!(parts(&[(0x81, &[3, 0xe7])]), Ok((0, true)), "999 microseconds");
+        assert_eq!(parts(&[(2, &[5]), (0x80, &[1]), (0x81, &[2])]), Ok((5, true)));
+        assert_eq!(parts(&[(0x82, &[1])]), malformed("accuracy has another field"));
+        assert_eq!(parts(&[(4, &[1])]), malformed("accuracy has another field"));
+        let wrong = || malformed("accuracy is out of order or range");
+        assert_eq!(parts(&[(0x81, &[2]), (0x80, &[1])]), wrong());
+        assert_eq!(parts(&[(0x80, &[1]), (0x80, &[1])]), wrong());
+        assert_eq!(parts(&[(0x80, &[0])]), wrong());
+        assert_eq!(parts(&[(0x81, &[3, 0xe8])]), wrong());
+    }
+
+    #[test]
+    fn what_follows_the_time_is_in_order_and_an_hour_is_the_widest_accuracy() {
+        assert_eq!(latest(&[]), Ok(0));
+        assert_eq!(latest(&der(0x30, &der(0x02, &[0x0e, 0x10]))), Ok(3600));
+        let error = TimeError::Accuracy { got: 3601, limit: 3600 };
+        assert_eq!(latest(&der(0x30, &der(0x02, &[0x0e, 0x11]))), Err(error));
+        // Ordering, nonce and the authority's name say nothing about the time.
+        let (ordering, nonce, name) = (der(0x01, &[0xff]), der(0x02, &[9]), der(0xa0, &der(0x82, b"tsa")));
+        assert_eq!(latest(&[ordering.clone(), nonce.clone(), name.clone()].concat()), Ok(0));
+        for late in [&ordering, &nonce] {
+            let wanted = malformed("fields of TSTInfo are out of order");
+            assert_eq!(latest(&[&name[..], late].concat()), wanted);
+        }
+        let unread = Err(TimeError::Unread { what: "extensions of TSTInfo" });
+        assert_eq!(latest(&der(0xa1, &der(0x30, &[]))), unread);
+    }
+}

@@ -293,3 +293,40 @@ fn attributes_of<'a>(
 pub(super) fn timestamp(seconds: i64) -> Result<Timestamp, TimeError> {
     Timestamp::from_unix(seconds).map_err(|error| TimeError::Malformed { problem: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_has_a_longest_length() {
+        let error = |length| Token::parse(&vec![0; length]).map(|_| ()).expect_err("no timestamp");
+        assert!(matches!(error(MAX_TIMESTAMP), TimeError::Malformed { .. }));
+        let got = MAX_TIMESTAMP + 1;
+        assert_eq!(error(got), TimeError::TooLarge { got, limit: MAX_TIMESTAMP });
+    }
+
+    #[test]
+    fn a_signature_is_of_the_digest_that_is_named_beside_it() {
+        const HASHES: [Hash; 3] = [Hash::Sha256, Hash::Sha384, Hash::Sha512];
+        let of = |der: &str| {
+            let raw = hex::decode(der).expect("hex");
+            HASHES.map(|hash| signature_algorithm(&raw, hash).ok())
+        };
+        // rsaEncryption takes the digest; the others name it.
+        let all = [Algorithm::Pkcs1Sha256, Algorithm::Pkcs1Sha384, Algorithm::Pkcs1Sha512];
+        assert_eq!(of("300d06092a864886f70d0101010500"), all.map(Some));
+        assert_eq!(of("300d06092a864886f70d01010b0500"), [Some(Algorithm::Pkcs1Sha256), None, None]);
+        assert_eq!(of("300d06092a864886f70d01010c0500"), [None, Some(Algorithm::Pkcs1Sha384), None]);
+        assert_eq!(of("300d06092a864886f70d01010d0500"), [None, None, Some(Algorithm::Pkcs1Sha512)]);
+        assert_eq!(of("300a06082a8648ce3d040302"), [Some(Algorithm::EcdsaSha256), None, None]);
+        assert_eq!(of("300a06082a8648ce3d040303"), [None, Some(Algorithm::EcdsaSha384), None]);
+        // Ed25519.
+        let got = "300506032b6570".to_owned();
+        assert_eq!(of(&got), [None; 3]);
+        let error = signature_algorithm(&hex::decode(&got).expect("hex"), Hash::Sha512);
+        let wanted =
+            "RSASSA-PKCS1-v1_5, or ECDSA with SHA-256 or SHA-384, with the hash of the digest algorithm";
+        assert_eq!(error, Err(TimeError::Algorithm { field: "signature algorithm", got, wanted }));
+    }
+}
