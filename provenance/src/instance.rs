@@ -23,11 +23,8 @@ pub enum KeyOrigin {
     /// Random, sealed under a secret inside the encrypted Secure Execution image. Who made the image knows that secret
     /// and could unseal the keys; so could each guest booted from it on a host that the image is made for.
     SecureExecutionImageSecret,
-    /// Random, sealed under a secret that the owner adds at each boot of a Secure Execution guest. The owner could unseal
-    /// the keys, and so could each guest that the owner adds the secret to.
-    SecureExecutionAddedSecret,
-    /// Random, sealed under a secret that the owner adds and the guest reads back (IBM z17). Who else could unseal the
-    /// keys is as for an added secret.
+    /// Random, sealed under a secret that the owner adds at each boot of a Secure Execution guest and the guest reads
+    /// back (IBM z17). The owner could unseal the keys, and so could each guest that the owner adds the secret to.
     SecureExecutionRetrievableSecret,
     /// A fixture for development. Everybody can know it.
     DangerousSoftware,
@@ -35,11 +32,10 @@ pub enum KeyOrigin {
 
 impl KeyOrigin {
     /// Each.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::BootEphemeral,
         Self::SnpDerivedKey,
         Self::SecureExecutionImageSecret,
-        Self::SecureExecutionAddedSecret,
         Self::SecureExecutionRetrievableSecret,
         Self::DangerousSoftware,
     ];
@@ -51,7 +47,6 @@ impl KeyOrigin {
             Self::BootEphemeral => "boot-ephemeral",
             Self::SnpDerivedKey => "snp-derived-key",
             Self::SecureExecutionImageSecret => "secure-execution-image-secret",
-            Self::SecureExecutionAddedSecret => "secure-execution-added-secret",
             Self::SecureExecutionRetrievableSecret => "secure-execution-retrievable-secret",
             Self::DangerousSoftware => "dangerous-software",
         }
@@ -69,10 +64,6 @@ impl KeyOrigin {
             Self::SecureExecutionImageSecret => {
                 "sealed under a secret of the Secure Execution image; whoever made the image, and other guests of it, could \
                  unseal them"
-            }
-            Self::SecureExecutionAddedSecret => {
-                "sealed under a secret added to the Secure Execution guest; its owner, and guests the owner adds it to, \
-                 could unseal them"
             }
             Self::SecureExecutionRetrievableSecret => {
                 "sealed under a retrievable secret of the Secure Execution guest; its owner, and guests the owner adds it \

@@ -230,7 +230,6 @@ fn each_kind_of_root_has_its_name_and_origin() {
     for (kind, name, origin) in [
         (RootKind::VcekDerivedKey, "vcek-derived-key", KeyOrigin::SnpDerivedKey),
         (RootKind::ImageSecret, "image-secret", KeyOrigin::SecureExecutionImageSecret),
-        (RootKind::AddedSecret, "added-secret", KeyOrigin::SecureExecutionAddedSecret),
         (RootKind::RetrievableSecret, "retrievable-secret", KeyOrigin::SecureExecutionRetrievableSecret),
         (RootKind::DangerousSoftware, "dangerous-software", KeyOrigin::DangerousSoftware),
     ] {

@@ -66,9 +66,7 @@ pub enum RootKind {
     VcekDerivedKey,
     /// Secure Execution: a secret inside the encrypted image.
     ImageSecret,
-    /// Secure Execution: a secret that the owner adds at each boot (add-secret request).
-    AddedSecret,
-    /// Secure Execution: a secret that is added and read back (IBM z17).
+    /// Secure Execution: a secret that the owner adds at each boot and the guest reads back (IBM z17).
     RetrievableSecret,
     /// A fixture. NOT HARDWARE: everybody can know it.
     DangerousSoftware,
@@ -81,7 +79,6 @@ impl RootKind {
         match self {
             Self::VcekDerivedKey => KeyOrigin::SnpDerivedKey,
             Self::ImageSecret => KeyOrigin::SecureExecutionImageSecret,
-            Self::AddedSecret => KeyOrigin::SecureExecutionAddedSecret,
             Self::RetrievableSecret => KeyOrigin::SecureExecutionRetrievableSecret,
             Self::DangerousSoftware => KeyOrigin::DangerousSoftware,
         }
@@ -93,7 +90,6 @@ impl std::fmt::Display for RootKind {
         f.write_str(match self {
             Self::VcekDerivedKey => "key derived from the VCEK",
             Self::ImageSecret => "secret of the image",
-            Self::AddedSecret => "added secret",
             Self::RetrievableSecret => "retrievable secret",
             Self::DangerousSoftware => "NOT HARDWARE",
         })
