@@ -311,3 +311,30 @@ mod pair_base64 {
         Pair::deserialize(deserializer).map(|pair| (pair.0, pair.1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As an answer carries one.
+    #[derive(Serialize, Deserialize)]
+    struct Carried(#[serde(with = "envelope_json")] Envelope);
+
+    #[test]
+    fn an_envelope_may_be_longer_than_a_bundle_since_its_payload_is_base64() {
+        let limit = provenance::sigstore::MAX_BUNDLE;
+        let of = |bytes: usize| Envelope {
+            payload_type: "text/plain".to_owned(),
+            payload: vec![b'a'; bytes],
+            signature: vec![1; 70],
+        };
+        let again = |envelope: &Envelope| {
+            let text = serde_json::to_vec(&Carried(envelope.clone())).expect("JSON");
+            serde_json::from_slice::<Carried>(&text).map(|Carried(envelope)| envelope)
+        };
+        let long = of(limit);
+        assert!(long.to_json().len() > limit + 1000);
+        assert_eq!(again(&long).expect("carried"), long);
+        assert!(again(&of(2 * limit)).is_err());
+    }
+}

@@ -283,6 +283,25 @@ fn the_hardware_under_the_paravisor_is_held_to_its_own_rules() {
 }
 
 #[test]
+fn flaws_of_the_hardware_under_the_paravisor_are_told() {
+    let setting = Setting::new(Platform::AzTdx);
+    let flawed = setting.td.altered_endorsements(|recipe| {
+        recipe.tcb_info["tcbEvaluationDataNumber"] = 19.into();
+        recipe.tcb_info["tcbLevels"][0]["tcbStatus"] = "SWHardeningNeeded".into();
+        recipe.tcb_info["tcbLevels"][0]["advisoryIDs"] = vec!["INTEL-SA-00001"].into();
+    });
+    let (from, to) =
+        ("tcb_statuses = [\"UpToDate\"]", "tcb_statuses = [\"UpToDate\", \"SWHardeningNeeded\"]");
+    let mut made = setting.on_tdx().with_policy(|policy| policy.with(from, to));
+    assert!(made.verdict().report().facts().known_flaws.is_empty());
+    made.input.endorsements.tdx = vec![flawed];
+    let verdict = made.verdict();
+    let report = verdict.report();
+    assert_eq!(report.outcome(), Outcome::BlobsNotChecked, "{report}");
+    assert_eq!(report.facts().known_flaws, ["TCB status SWHardeningNeeded", "INTEL-SA-00001"]);
+}
+
+#[test]
 fn another_paravisor_or_another_tpm_is_refused() {
     let setting = Setting::new(Platform::AzSnp);
     let got = hexed(&DANGEROUS_SOFTWARE_MEASUREMENT);

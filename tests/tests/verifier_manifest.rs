@@ -196,6 +196,18 @@ fn manifests_have_limits() {
 
     let problem = |got| Some(format!("names {got} manifests, wanted 1 to {MAX_CHILDREN}"));
     assert_eq!(refused(index(&[], "application/vnd.oci.image.index.v1+json")), problem(0));
+    let neither = "is neither an image manifest (config, layers) nor an image index (manifests)";
+    let swapped = |manifest: &[u8], media_type: &str| {
+        let mut json: serde_json::Value = serde_json::from_slice(manifest).expect("JSON");
+        json["mediaType"] = media_type.into();
+        serde_json::to_vec(&json).expect("JSON")
+    };
+    let child = World::new().manifest;
+    let of_index = swapped(&child, "application/vnd.oci.image.index.v1+json");
+    assert_eq!(refused(of_index).as_deref(), Some(neither), "an image that says it is an index");
+    let of_image = swapped(&index(std::slice::from_ref(&child), MANIFEST_TYPE), MANIFEST_TYPE);
+    assert_eq!(refused(of_image).as_deref(), Some(neither), "an index that says it is an image");
+
     let children = vec![World::new().manifest; MAX_CHILDREN + 1];
     assert_eq!(refused(index(&children, MANIFEST_TYPE)), problem(MAX_CHILDREN + 1));
     let world = World { manifest: index(&children[1..], MANIFEST_TYPE), ..World::new() };

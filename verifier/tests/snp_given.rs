@@ -129,6 +129,11 @@ fn of_several_certificates_of_the_chip_the_one_that_signed_is_taken() {
         assert_eq!(world.judge(world.table(&namesake), &certificates, &[]), Ok(()));
     }
     assert_eq!(world.judge(world.table(&world.vcek), &[&namesake], &[]), Ok(()));
+    // An intermediate of the same name and another key: one bit of its modulus.
+    let modulus = ask.windows(4).position(|four| four == [0x02, 0x82, 0x02, 0x01]).expect("a modulus");
+    let mut another_ask = ask.clone();
+    another_ask[modulus + 100] ^= 1;
+    assert_eq!(world.judge(Vec::new(), &[&world.vcek, &another_ask, ask, ark], &[]), Ok(()));
     let refused = world.judge(world.table(&namesake), &[], &[]);
     assert!(
         matches!(refused, Err(SnpError::Certificate { which: CertificateName::Vcek, .. })),

@@ -50,6 +50,8 @@ fn a_walk_goes_only_where_something_can_be_part_of_the_tree() {
     );
     let glob = Filter::new(&["**/x"], &none).expect("a filter");
     assert_eq!(visit(&glob, "other"), (false, true), "anything may be in there");
+    let both = Filter::new(&["dir/x"], &["dir"]).expect("a filter");
+    assert_eq!(visit(&both, "dir"), (false, false), "nothing in there can be included");
     let exclude = Filter::new(&none, &["dir", "other", "!dir/keep"]).expect("a filter");
     assert_eq!(
         ["dir", "other", "third"].map(|path| visit(&exclude, path)),
@@ -120,6 +122,8 @@ fn names_match_patterns_of_one_name() {
         ("[a-c]", "d", false),
         ("[^a-c]", "d", true),
         ("[^a-c]", "b", false),
+        ("[^a-c]", "^", true),
+        ("[^a-c]", "[", true),
         ("[abc]x", "bx", true),
         ("[ab-de]", "e", true),
         ("[а-я]", "ж", true),
