@@ -111,12 +111,13 @@ fn main() -> Result<()> {
     let root = std::env::current_dir()?;
     fs::create_dir_all(&arguments.work)?;
     let work = arguments.work.canonicalize()?;
-    let mutants = listed::list(&root, &arguments.packages)?;
-    eprintln!("{} mutants", mutants.len());
-
-    let tree = work.join("tree");
+    // What somebody edits meanwhile is of the next run.
+    let (source, tree) = (work.join("source"), work.join("tree"));
+    copy(&root, &source)?;
     copy(&root, &tree)?;
-    let excluded = build::make_compile(&root, &tree, &work.join("build"), &mutants)?;
+    let mutants = listed::list(&source, &arguments.packages)?;
+    eprintln!("{} mutants", mutants.len());
+    let excluded = build::make_compile(&source, &tree, &work.join("build"), &mutants)?;
     for genre in [
         Genre::FnValue,
         Genre::BinaryOperator,
@@ -153,8 +154,21 @@ fn copy(root: &Path, tree: &Path) -> Result<()> {
         if !from.is_file() {
             continue;
         }
-        kept.insert(to.clone());
         build::write_if_new(&to, &fs::read(from)?)?;
+        kept.insert(to);
+    }
+    remove_others(tree, &kept)
+}
+
+/// What was there in an earlier run and is gone since: a test that is no more would be asked still.
+fn remove_others(folder: &Path, kept: &HashSet<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_others(&path, kept)?;
+        } else if !kept.contains(&path) {
+            fs::remove_file(&path)?;
+        }
     }
     Ok(())
 }
