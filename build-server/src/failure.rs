@@ -138,6 +138,7 @@ fn engine_reason(error: &EngineError) -> &'static str {
         EngineError::DockerfileMissing { .. } => "DOCKERFILE_MISSING",
         EngineError::UnsupportedSyntax { .. } => "UNSUPPORTED_SYNTAX",
         EngineError::BaseImageMissing { .. } => "BASE_IMAGE_MISSING",
+        EngineError::UnrecordedSource { .. } => "SOURCE_UNRECORDED",
         EngineError::Request { .. } => "INVALID_REQUEST",
         EngineError::AgentGone { .. } => "SSH_AGENT_GONE",
         EngineError::SourceDenied { .. } => "SOURCE_REFUSED",
@@ -178,6 +179,9 @@ fn engine_advice(error: &EngineError) -> &'static str {
         EngineError::UnsupportedSyntax { .. } => "use `# syntax=docker/dockerfile:1`, or remove the line",
         EngineError::BaseImageMissing { .. } => {
             "check name and tag, or supply the image with --build-context NAME=oci-layout://…"
+        }
+        EngineError::UnrecordedSource { .. } => {
+            "add a step that writes a file (COPY, ADD or RUN), or begin with `FROM scratch`"
         }
         EngineError::Request { .. } => "change the request",
         EngineError::AgentGone { .. } => "keep the client running until the build ends, and build again",

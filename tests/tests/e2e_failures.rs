@@ -114,6 +114,22 @@ fn a_base_image_that_is_not_there_is_told_from_a_registry_that_does_not_answer()
         .says("what to do: check that the source exists and can be reached from the server");
 }
 
+/// BuildKit keeps no record of an image without layers, though configuration of its base image goes into it.
+#[test]
+fn a_base_image_that_no_record_shows_is_not_left_out_of_the_materials() {
+    let registry = RegistryProcess::crane();
+    let base = format!("{}/empty:1", registry.host());
+    let empty = context("FROM scratch\nENV LD_PRELOAD=/base.so\n");
+    SERVER
+        .sealwright(["build", "--progress", "plain", "--push", "-t", &base, &empty.display().to_string()])
+        .ok();
+    failed(&[], &format!("FROM {base}\nENV A=1\n"))
+        .says("the image has no layers, so BuildKit keeps no record of it")
+        .says(&format!("`docker-image://{base}"))
+        .says("what to do: add a step that writes a file");
+    build(&[], &context(&format!("FROM {base}\nCOPY file.txt /\n"))).ok();
+}
+
 #[test]
 fn a_file_of_the_network_that_is_not_there_is_named() {
     let web = WebServer::start();

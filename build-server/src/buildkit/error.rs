@@ -77,6 +77,14 @@ pub enum EngineError {
         /// The place in the Dockerfile.
         source_excerpts: Vec<SourceExcerpt>,
     },
+    /// BuildKit records nothing of an image without layers, but something went into this one.
+    #[error(
+        "the image has no layers, so BuildKit keeps no record of it; that `{source_identifier}` went into it could not be stated"
+    )]
+    UnrecordedSource {
+        /// What the build asked for, as BuildKit names it.
+        source_identifier: String,
+    },
     /// The request asks for what the engine cannot do.
     #[error("request: {problem}")]
     Request {

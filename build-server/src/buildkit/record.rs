@@ -113,6 +113,11 @@ pub(super) fn account(
     questions: &Questions,
     capture: &mut Capture,
 ) -> Result<(), EngineError> {
+    if predicates.is_empty()
+        && let Some(asked) = questions.asked.iter().find(|asked| !asked.identifier.starts_with("local://"))
+    {
+        return Err(EngineError::UnrecordedSource { source_identifier: asked.identifier.clone() });
+    }
     let mut sources = BTreeSet::new();
     let mut runs = BTreeSet::new();
     for predicate in predicates {
@@ -243,6 +248,22 @@ mod tests {
             platform: None,
         };
         Questions { asked: vec![asked], ..Questions::default() }
+    }
+
+    #[test]
+    fn without_a_record_nothing_but_the_callers_own_files_went_in() {
+        let account = |questions: &Questions| account(&[], questions, &mut Capture::default());
+        assert!(account(&Questions::default()).is_ok());
+        assert!(account(&questions("local://context")).is_ok());
+        for identifier in
+            ["docker-image://docker.io/library/base:1", "https://example.com/a", "oci-layout://a"]
+        {
+            let refused = account(&questions(identifier)).expect_err("it is not stated");
+            assert!(
+                matches!(&refused, EngineError::UnrecordedSource { source_identifier } if source_identifier == identifier),
+                "{refused}"
+            );
+        }
     }
 
     #[test]
