@@ -34,7 +34,7 @@ help:
 	  'make fuzz    fuzz targets of every parser, one after the other   [SECONDS=60] [TARGET=name]' \
   'make mutants whether the tests notice changes of the verifier, formats and key process (hours)   [PACKAGE=name]' \
   'make lint    formatting and lints, as CI demands them' \
-	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=HOST:PORT] [TEE=snp|tdx|se]' \
+	  'make serve   development server in the foreground   [STATE=DIR] [ADDR=IP:PORT] [TEE=snp|tdx|se]' \
 	  'make bench   the figures of docs/benchmarks.md'
 
 prerequisites:
@@ -52,12 +52,12 @@ tools: engine base-image
 
 # stdout belongs to the programs (make serve prints one JSON line there), so cargo talks on stderr only.
 binaries: engine
-	@cargo build --release --locked --quiet -p sealwright-client -p sealwright-build-server -p sealwright-enclave-keys -p sealwright-tests --bins >&2
+	@cargo build --release --locked -p sealwright-client -p sealwright-build-server -p sealwright-enclave-keys -p sealwright-tests --bins >&2
 
 demo: binaries base-image
 	@TEE=$(TEE) scripts/demo.sh
 
-serve: binaries
+serve: binaries base-image
 	@state='$(STATE)'; . scripts/lib.sh; exec $(RELEASE)/dev-server --state "$${state:-$$(state_place serve)}" --listen $(ADDR) --tools $(TOOLS) --tee $(TEE)
 
 # Tests of a started server want the binaries beside their own, and cargo builds those of other packages only if asked.

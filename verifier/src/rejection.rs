@@ -178,7 +178,7 @@ impl Reason {
     pub fn advice(&self) -> Vec<String> {
         let text = match self {
             Self::NoEvidence { .. } => {
-                "the image was not built by Sealwright, or its Evidence was not copied with it: copy referrers too"
+                "the image was not built by Sealwright, or its Evidence is damaged or was not copied with it: copy the image again, referrers too"
             }
             Self::Authentication(error) if error.concerns_number_given() => {
                 "give the endorsements of this platform alone, from a folder of their own"

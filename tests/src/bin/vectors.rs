@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         Ok(outcomes) => outcomes,
         Err(problem) => {
             eprintln!("vectors: {problem}");
+            eprintln!(
+                "what to do: recorded Evidence is not part of the repository; name its folder: make vectors DIR=FOLDER, or set SEALWRIGHT_VECTORS"
+            );
             return ExitCode::from(2);
         }
     };

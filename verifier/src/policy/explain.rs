@@ -177,7 +177,7 @@ fn hardware(policy: &Policy, words: &mut Words) {
         Revocation::CrlRequired => {
             lines.push("a fresh revocation list of the root must be at hand".to_owned());
         }
-        Revocation::CrlIfPresent if anchors.amd().is_empty() && anchors.dangerous().is_empty() => {}
+        Revocation::CrlIfPresent if policy.snp().is_none() && policy.az_snp().is_none() => {}
         Revocation::CrlIfPresent => words.skip(
             "hardware.revocation",
             policy.revocation_line(),

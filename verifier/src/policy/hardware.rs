@@ -48,7 +48,7 @@ pub(super) fn hardware(field: &Field<'_>) -> Result<Hardware, PolicyError> {
         Some(field) => field.parsed_list(digest)?.into_iter().map(|placed| placed.value).collect(),
     };
     if amd.is_empty() && !intel && !ibm && dangerous.is_empty() {
-        return Err(roots_field.error("is empty; name at least one vendor root, such as \"amd-milan\""));
+        return Err(roots_field.error("is empty; name at least one vendor root, such as \"amd-genoa\""));
     }
     section.finish()?;
     let anchors = Anchors::vendor(&amd, revocation).dangerous_with_roots(&dangerous);
