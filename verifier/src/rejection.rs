@@ -199,7 +199,7 @@ impl Reason {
             Self::Authentication(AuthenticationError::SecureExecution(error))
                 if error.concerns_endorsements() =>
             {
-                "give current host key documents of the machine, IBM's certificates and revocation lists as endorsements; see docs/policy.md, Endorsements"
+                "give current host key documents of the machine, IBM's certificates and revocation lists (--endorsements FOLDER); see docs/policy.md, Endorsements"
             }
             Self::Authentication(AuthenticationError::SecureExecution(SeError::Unconvincing { .. })) => {
                 "Secure Execution convinces only the one who made the attestation request: ask with a request of your own, or name a Verifier whose Attestation Result you rely on"

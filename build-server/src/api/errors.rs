@@ -224,7 +224,7 @@ impl ApiError {
                 Code::FailedPrecondition,
                 "ATTESTATION_REQUEST_REQUIRED",
                 "give the host key documents of the server's machine (--host-key-documents), so that a request can be \
-                 made for it",
+                 made for it; none is made under a policy that does not accept Secure Execution with \"own-request\"",
             ),
             Self::AttestationRequestUnexpected { .. } => (
                 Code::FailedPrecondition,
