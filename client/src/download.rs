@@ -145,6 +145,21 @@ struct IndexEntry {
     annotations: std::collections::HashMap<String, String>,
 }
 
+/// Where a result is written: its destination, and the directory beside it in which a layout is put together.
+#[must_use]
+pub fn written(destination: &Destination) -> Vec<PathBuf> {
+    match destination {
+        Destination::Nowhere => Vec::new(),
+        Destination::LayoutTar(target) | Destination::FilesTar(target) if target.as_os_str() == "-" => {
+            Vec::new()
+        }
+        Destination::LayoutDirectory(target) | Destination::LayoutTar(target) => {
+            [target.clone()].into_iter().chain(beside(target, "partial")).collect()
+        }
+        Destination::FilesDirectory(target) | Destination::FilesTar(target) => vec![target.clone()],
+    }
+}
+
 /// Fetches the result as an OCI layout directory.
 ///
 /// Blobs go into a directory beside the target that is renamed at the end; when it is cut short, the next

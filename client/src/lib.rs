@@ -19,6 +19,7 @@ pub mod image;
 pub mod image_name;
 pub mod key;
 pub mod layout_context;
+pub mod own_files;
 pub mod progress;
 pub mod request;
 pub mod session;

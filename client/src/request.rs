@@ -27,6 +27,7 @@ use crate::dockerfile_images;
 use crate::image_name::ImageName;
 use crate::key::{CallerKey, KeyError};
 use crate::layout_context::{self, LayoutError};
+use crate::own_files::own_files;
 use crate::spec::{ContextSpec, Destination, InvalidFlag, OutputSpec, SecretSource, SecretSpec, SshSpec};
 
 /// Largest secret in bytes, as in BuildKit.
@@ -210,7 +211,7 @@ pub fn prepare(
     let main = main_context(options, surroundings, &mut trees)?;
     let mut named_contexts = BTreeMap::new();
     for (name, spec) in &options.named_contexts {
-        let source = named_context(spec, surroundings, &mut trees, &mut blobs)?;
+        let source = named_context(spec, &options.output, surroundings, &mut trees, &mut blobs)?;
         if named_contexts.insert(name.clone(), source).is_some() {
             return Err(PrepareError::Conflict(format!("--build-context names `{name}` twice")));
         }
@@ -323,7 +324,7 @@ fn main_context(
     let dockerfile = read_dockerfile(&source)?;
     let source = match &options.context {
         ContextSpec::Directory(folder) => {
-            let tree = directory(folder, dockerfile.ignore.as_ref(), surroundings)?;
+            let tree = directory(folder, dockerfile.ignore.as_ref(), &options.output, surroundings)?;
             let root = tree.root;
             trees.push(tree);
             Source::Tree { root }
@@ -359,6 +360,7 @@ fn check_folder(folder: &Path) -> Result<(), PrepareError> {
 fn directory(
     folder: &Path,
     dockerfile_ignore: Option<&(PathBuf, Vec<u8>)>,
+    output: &OutputSpec,
     surroundings: &Surroundings<'_>,
 ) -> Result<Tree, PrepareError> {
     let own = match dockerfile_ignore {
@@ -373,6 +375,7 @@ fn directory(
         Some(cache) => StatCache::open(cache, folder),
         None => StatCache::none(),
     };
+    let filter = filter.leaving_out(own_files(folder, output));
     let tree = scan(folder, &filter, &mut cache)?;
     // Without a cache the next scan is slower, nothing else.
     let _ = cache.save();
@@ -381,6 +384,7 @@ fn directory(
 
 fn named_context(
     spec: &ContextSpec,
+    output: &OutputSpec,
     surroundings: &Surroundings<'_>,
     trees: &mut Vec<Tree>,
     blobs: &mut HashMap<Sha256Digest, Blob>,
@@ -388,7 +392,7 @@ fn named_context(
     Ok(match spec {
         ContextSpec::Directory(folder) => {
             check_folder(folder)?;
-            let tree = directory(folder, None, surroundings)?;
+            let tree = directory(folder, None, output, surroundings)?;
             let root = tree.root;
             trees.push(tree);
             Source::Tree { root }

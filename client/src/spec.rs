@@ -98,6 +98,8 @@ pub struct OutputSpec {
     pub compression: Compression,
     /// All times of the image are set to SOURCE_DATE_EPOCH.
     pub rewrite_timestamp: bool,
+    /// Further files that are written with the result (`--metadata-file`, `--iidfile`).
+    pub beside: Vec<PathBuf>,
 }
 
 impl Default for OutputSpec {
@@ -108,6 +110,7 @@ impl Default for OutputSpec {
             names: Vec::new(),
             compression: Compression::Gzip,
             rewrite_timestamp: false,
+            beside: Vec::new(),
         }
     }
 }

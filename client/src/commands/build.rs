@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use client::channel::AttestedService;
 use client::config::{Setting, cache_folder};
 use client::docker_config::docker_config_folder;
 use client::download;
+use client::own_files::{attestation_request_files, attestation_request_names};
 use client::progress::{Display, Style, build_json};
 use client::request::{BuildOptions, Prepared, Surroundings, prepare};
 use client::session::{Connector, Session, SessionError, Watcher, now};
@@ -111,6 +112,7 @@ fn options(args: &BuildArgs) -> Result<BuildOptions, Failure> {
         },
     };
     output.push |= args.push;
+    output.beside = [&args.metadata_file, &args.iidfile].into_iter().flatten().cloned().collect();
     let names: Result<Vec<_>, _> = args.tags.iter().map(|text| text.parse()).collect();
     let build_arg = |text: &String| match text.split_once('=') {
         Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -205,22 +207,13 @@ async fn preparing(options: BuildOptions, connector: &Connector) -> Result<Prepa
 
 /// Request and key are kept before the build is created: without them nobody could ever verify it.
 fn keep(own: Option<&NewAttestationRequest>, prepared: &Prepared) -> Result<Option<Kept>, Failure> {
-    let base = match &prepared.destination {
-        Destination::FilesDirectory(_) | Destination::FilesTar(_) => return Ok(None),
-        Destination::LayoutDirectory(path) | Destination::LayoutTar(path)
-            if !summary::is_stdout(&prepared.destination) =>
-        {
-            path.components().as_path().as_os_str().to_owned()
-        }
-        _ => prepared.request.build_id.to_string().into(),
-    };
     let Some(own) = own else { return Ok(None) };
-    let beside = |suffix: &str| {
-        let mut name = base.clone();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let kept = Kept { request: beside(".attestation-request"), key: beside(".attestation-request-key") };
+    if matches!(prepared.destination, Destination::FilesDirectory(_) | Destination::FilesTar(_)) {
+        return Ok(None);
+    }
+    let [request, key] = attestation_request_files(&prepared.destination)
+        .unwrap_or_else(|| attestation_request_names(prepared.request.build_id.to_string().as_ref()));
+    let kept = Kept { request, key };
     own.save(&kept.request, &kept.key)?;
     Ok(Some(kept))
 }
@@ -243,6 +236,9 @@ async fn build(
         output.status("endpoint", &format!("{}, TLS 1.3", session.channel().endpoint()));
         output.status("attested", &session.channel().accepted().summary());
         output.status("policy", &format!("{} accepts it", policy.file()));
+        if let Some(text) = summary::left_out(&prepared.trees) {
+            output.status("left out", &text);
+        }
     }
     let mut uploader = session.uploader();
     let created = create(&mut session, &prepared, &connector, &mut interrupts, chatty, output).await?;

@@ -52,6 +52,18 @@ pub(crate) fn context(request: &Request, trees: &[Tree], uploaded: Uploaded) -> 
     }
 }
 
+/// What of the contexts is not sent, because the build itself writes it.
+pub(crate) fn left_out(trees: &[Tree]) -> Option<String> {
+    let paths: Vec<String> = trees
+        .iter()
+        .flat_map(|tree| &tree.left_out)
+        .map(|path| String::from_utf8_lossy(path).into_owned())
+        .collect();
+    let are = if paths.len() == 1 { "it is" } else { "they are" };
+    let list = paths.join(", ");
+    (!paths.is_empty()).then(|| format!("{list} of the context: {are} written by this build"))
+}
+
 /// The lines after a build that succeeded.
 pub(crate) fn success(
     build: &v1::Build,

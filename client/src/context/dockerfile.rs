@@ -68,7 +68,8 @@ pub fn read_dockerfile(source: &DockerfileSource) -> Result<DockerfileTree, Cont
     let size = directory.len() as u64;
     blobs.insert(root, Blob { size, source: BlobSource::Memory(Arc::new(directory)) });
     let (files, bytes) = (1 + u64::from(ignore.is_some()), contents.len() as u64);
-    Ok(DockerfileTree { name, tree: Tree { root, blobs, files, bytes, previous: None }, contents, ignore })
+    let tree = Tree { files, bytes, ..Tree::new(root, blobs) };
+    Ok(DockerfileTree { name, tree, contents, ignore })
 }
 
 /// The ignore file of a context's root, if there is one. As a link it counts as what it leads to inside the

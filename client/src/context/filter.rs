@@ -1,5 +1,6 @@
 //! Which files of a context are carried: the ignore file's patterns, with Docker's semantics.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use provenance::ignore::{Filter, FilterState, InvalidPattern, Visit, parse_ignore_file};
@@ -21,13 +22,14 @@ pub struct IgnoreError {
 pub struct IgnoreFilter {
     filter: Filter,
     file: PathBuf,
+    left_out: BTreeSet<Vec<u8>>,
 }
 
 impl IgnoreFilter {
     /// Carries everything.
     #[must_use]
     pub fn none() -> Self {
-        Self { filter: Filter::default(), file: PathBuf::new() }
+        Self { filter: Filter::default(), file: PathBuf::new(), left_out: BTreeSet::new() }
     }
 
     /// From the contents of an ignore file; `file` is its path, for messages.
@@ -35,9 +37,21 @@ impl IgnoreFilter {
         let parsed =
             parse_ignore_file(contents).and_then(|patterns| Filter::new::<Vec<u8>, _>(&[], &patterns));
         match parsed {
-            Ok(filter) => Ok(Self { filter, file }),
+            Ok(filter) => Ok(Self { filter, file, left_out: BTreeSet::new() }),
             Err(problem) => Err(IgnoreError { file, problem }),
         }
+    }
+
+    /// Leaves these paths out too, whatever the patterns say; each from the context's root, `/` between components.
+    #[must_use]
+    pub fn leaving_out(mut self, paths: BTreeSet<Vec<u8>>) -> Self {
+        self.left_out = paths;
+        self
+    }
+
+    /// Whether a path is one of [`Self::leaving_out`].
+    pub(crate) fn leaves_out(&self, path: &[u8]) -> bool {
+        self.left_out.contains(path)
     }
 
     /// Decides about one entry; `path` is from the context's root.

@@ -74,6 +74,15 @@ pub struct Tree {
     pub bytes: u64,
     /// The tree of the scan before, when a cache told of it.
     pub previous: Option<Previous>,
+    /// What [`IgnoreFilter::leaving_out`] kept out of it, from the root.
+    pub left_out: Vec<Vec<u8>>,
+}
+
+impl Tree {
+    /// A tree without files.
+    pub(crate) fn new(root: Sha256Digest, blobs: HashMap<Sha256Digest, Blob>) -> Self {
+        Self { root, blobs, files: 0, bytes: 0, previous: None, left_out: Vec::new() }
+    }
 }
 
 /// An earlier tree of the same directory: a store that has it whole needs not be asked for what is still the same.

@@ -29,7 +29,7 @@ pub fn scan(path: &Path, filter: &IgnoreFilter, cache: &mut StatCache) -> Result
     let mut builder = Builder {
         nodes: &walked.nodes,
         digests: &digests,
-        tree: Tree { root: Sha256Digest::of(b""), blobs: HashMap::new(), files: 0, bytes: 0, previous: None },
+        tree: Tree { left_out: walked.left_out.clone(), ..Tree::new(Sha256Digest::of(b""), HashMap::new()) },
         root,
         root_path,
     };
@@ -242,5 +242,5 @@ pub fn empty_tree() -> Tree {
     let root = Sha256Digest::of(&blob);
     let size = blob.len() as u64;
     let blobs = HashMap::from([(root, Blob { size, source: BlobSource::Memory(Arc::new(blob)) })]);
-    Tree { root, blobs, files: 0, bytes: 0, previous: None }
+    Tree::new(root, blobs)
 }

@@ -89,12 +89,15 @@ pub(crate) struct Walked {
     pub(crate) nodes: Vec<Node>,
     /// Nodes of the root directory.
     pub(crate) top: Vec<usize>,
+    /// Paths that the patterns would have let in, and [`IgnoreFilter::leaving_out`] did not.
+    pub(crate) left_out: Vec<Vec<u8>>,
 }
 
 struct Walker<'a> {
     root_path: &'a Path,
     filter: &'a IgnoreFilter,
     nodes: Vec<Node>,
+    left_out: Vec<Vec<u8>>,
     first_names: HashMap<(u64, u64), usize>,
     listed: SyncSender<Listed>,
 }
@@ -125,16 +128,23 @@ pub(crate) fn walk(
     std::thread::scope(|scope| {
         let (listed, receiver) = std::sync::mpsc::sync_channel(WAITING);
         let reader = scope.spawn(move || all_xattrs(&receiver));
-        let mut walker = Walker { root_path, filter, nodes: Vec::new(), first_names: HashMap::new(), listed };
+        let mut walker = Walker {
+            root_path,
+            filter,
+            nodes: Vec::new(),
+            left_out: Vec::new(),
+            first_names: HashMap::new(),
+            listed,
+        };
         let top = walker.directory(root, &[], &FilterState::default(), 0)?;
-        let Walker { mut nodes, listed, .. } = walker;
+        let Walker { mut nodes, left_out, listed, .. } = walker;
         drop(listed);
         for (index, xattrs) in reader.join().expect("reading attributes does not panic") {
             let path = &nodes[index].path;
             let xattrs = xattrs.map_err(|errno| failed(&shown(root_path, path), errno))?;
             nodes[index].xattrs = xattrs;
         }
-        Ok(Walked { nodes, top })
+        Ok(Walked { nodes, top, left_out })
     })
 }
 
@@ -232,6 +242,10 @@ impl Walker<'_> {
             None => self.filter.visit(&path, file_type == FileType::Directory, state)?,
         };
         if !(visit.included || visit.descend) {
+            return Ok(None);
+        }
+        if self.filter.leaves_out(&path) {
+            self.left_out.push(path);
             return Ok(None);
         }
         if self.nodes.len() >= MAX_ENTRIES {
