@@ -46,7 +46,8 @@ pub(crate) fn run(args: &InspectArgs, output: &Output) -> Result<u8, Failure> {
             let described = runtime()?.block_on(async {
                 let image = registry::fetch(&name, credential.as_ref()).await?;
                 let (input, damaged) = gather(&image, image.target, &image.attached)?;
-                describe(&name.to_string(), &image, &input, damaged.iter().map(ToString::to_string).collect())
+                let damaged = damaged.iter().chain(&image.left_out).map(ToString::to_string).collect();
+                describe(&name.to_string(), &image, &input, damaged)
             });
             described.map_err(|failure| Target::taken_for_name(&args.target, &name, failure))?
         }

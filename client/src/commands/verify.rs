@@ -180,6 +180,9 @@ fn remote(
         let image = registry::fetch(name, credential.as_ref()).await?;
         let (input, damaged) = gather(&image, image.target, &image.attached)?;
         note_damage(&damaged, output);
+        if let Some(limit) = &image.left_out {
+            output.status("left out", &limit.to_string());
+        }
         let verdict = verify_image_with_own_requests(policy, &complete(input), own, now());
         let mut checks = match verdict.into_blob_checks() {
             Ok(checks) => checks,

@@ -8,8 +8,8 @@ use oci_client::{Client, Reference, RegistryOperation};
 use reqwest::StatusCode;
 use reqwest::header::ACCEPT;
 
+use super::ImageError;
 use super::registry::{CONNECT_TIMEOUT, READ_TIMEOUT, USER_AGENT, with_sources};
-use super::{ImageError, MAX_MANIFEST};
 
 /// Reads documents of one repository.
 pub(super) struct Documents {
@@ -68,8 +68,13 @@ impl Documents {
         Ok(Self { http, base, registry: registry.to_owned(), login })
     }
 
-    /// The document at `path` below the repository; none when the registry does not have it.
-    pub(super) async fn get(&self, path: &str, accept: &[&str]) -> Result<Option<Vec<u8>>, ImageError> {
+    /// The document at `path` below the repository, of at most `limit` bytes; none when the registry does not have it.
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        accept: &[&str],
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, ImageError> {
         let failed = |problem: String| ImageError::Registry { registry: self.registry.clone(), problem };
         let mut request = self.http.get(format!("{}/{path}", self.base)).header(ACCEPT, accept.join(", "));
         match &self.login {
@@ -94,8 +99,9 @@ impl Documents {
         let mut body = answer.bytes_stream();
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|error| failed(with_sources(&error)))?;
-            if (bytes.len() + piece.len()) as u64 > MAX_MANIFEST {
-                return Err(failed(format!("{path} has more than {MAX_MANIFEST} bytes")));
+            if (bytes.len() + piece.len()) as u64 > limit {
+                let (registry, what) = (self.registry.clone(), path.to_owned());
+                return Err(ImageError::TooLong { registry, what, limit });
             }
             bytes.extend_from_slice(&piece);
         }

@@ -3,6 +3,7 @@
 
 mod documents;
 mod local;
+mod referrers;
 pub mod registry;
 pub mod restamp;
 
@@ -176,6 +177,32 @@ pub enum ImageError {
         /// What was seen.
         problem: String,
     },
+    /// The registry sends more for one document than is read.
+    #[error("registry {registry}: {what} has more than {limit} bytes")]
+    TooLong {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        what: String,
+        /// Most bytes that are read of it.
+        limit: u64,
+    },
+    /// So much is attached that reading it takes too many requests.
+    #[error(
+        "what is attached to the image takes more than {limit} requests to read; the rest is not looked at: remove what is not needed"
+    )]
+    TooManyRequests {
+        /// Most requests for one image.
+        limit: usize,
+    },
+    /// So much is attached that it has too many bytes.
+    #[error(
+        "what is attached to the image has more than {limit} bytes; the rest is not looked at: remove what is not needed"
+    )]
+    TooManyBytes {
+        /// Most bytes of manifests and attachments that are fetched for one image.
+        limit: u64,
+    },
 }
 
 /// Where blobs are read from.
@@ -265,6 +292,12 @@ impl Room {
         self.left = left;
         Ok(bytes)
     }
+}
+
+/// Whether a layer of an attachment is of a kind that [`attach`] takes in.
+fn is_read(layer: &Descriptor) -> bool {
+    let kinds = [SIMPLE_SIGNING_MEDIA_TYPE, DSSE_MEDIA_TYPE, BUNDLE_MEDIA_TYPE, CMW_MEDIA_TYPE];
+    kinds.contains(&layer.media_type.as_str())
 }
 
 fn attach(

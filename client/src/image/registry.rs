@@ -17,7 +17,8 @@ use verifier::image::{BlobError, BlobHasher, CheckedBlob};
 
 use super::documents::Documents;
 use super::{
-    AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, parse_manifest,
+    AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED_BYTES, MAX_MANIFEST, is_read,
+    parse_manifest, referrers,
 };
 use crate::image_name::{ImageName, api_host, is_loopback};
 
@@ -27,9 +28,10 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// How this program calls itself.
 pub(crate) const USER_AGENT: &str = concat!("sealwright/", env!("CARGO_PKG_VERSION"));
-/// Most bytes of attachments that are held for one image; what is beyond is left out. In many registries strangers
-/// may attach what they like.
-const MAX_HELD: u64 = 256 << 20;
+/// Most requests for the documents of one image, and most bytes of them that are fetched, kept or not. What is beyond is
+/// left out: in many registries strangers may attach what they like. An image that was built 150 times stays below.
+const MAX_REQUESTS: usize = 1024;
+const MAX_FETCHED: u64 = 256 << 20;
 /// What a manifest may be.
 const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
@@ -46,9 +48,12 @@ pub struct RemoteImage {
     pub target: Sha256Digest,
     /// What stands beside the image.
     pub attached: Vec<Attached>,
+    /// Why not everything that stands beside the image was looked at, if so.
+    pub left_out: Option<ImageError>,
     documents: HashMap<Sha256Digest, Vec<u8>>,
-    /// Bytes of attachments in `documents`.
-    held: u64,
+    /// Requests made for `documents`, and the bytes that came.
+    requests: usize,
+    fetched: u64,
     small: Documents,
     client: Client,
 }
@@ -82,8 +87,10 @@ pub async fn fetch(
         name: name.clone(),
         target: Sha256Digest::of(b""),
         attached: Vec::new(),
+        left_out: None,
         documents: HashMap::new(),
-        held: 0,
+        requests: 0,
+        fetched: 0,
         small,
         client,
     };
@@ -91,7 +98,7 @@ pub async fn fetch(
         (Some(digest), _) => digest.to_string(),
         (None, tag) => tag.unwrap_or("latest").to_owned(),
     };
-    let (target, manifest) = image.manifest(&wanted).await?;
+    let (target, manifest, bytes) = image.manifest(&wanted).await?;
     if let Some(wanted) = name.digest()
         && wanted != target
     {
@@ -101,11 +108,21 @@ pub async fn fetch(
         });
     }
     image.target = target;
+    image.documents.insert(target, bytes);
     for child in manifest.manifests.iter().take(verifier::image::MAX_CHILDREN) {
         // What is not there is named by the verifier.
-        let _ = image.manifest(&child.digest.to_string()).await;
+        if let Ok((digest, _, bytes)) = image.manifest(&child.digest.to_string()).await {
+            image.documents.insert(digest, bytes);
+        }
     }
-    image.find_attached().await?;
+    match image.find_attached().await {
+        Ok(()) => {}
+        // What was found until then may be enough.
+        Err(limit @ (ImageError::TooManyRequests { .. } | ImageError::TooManyBytes { .. })) => {
+            image.left_out = Some(limit);
+        }
+        Err(error) => return Err(error),
+    }
     Ok(image)
 }
 
@@ -141,10 +158,29 @@ impl RemoteImage {
         }
     }
 
-    /// The manifest of a tag or digest.
-    async fn manifest(&mut self, wanted: &str) -> Result<(Sha256Digest, AnyManifest), ImageError> {
-        let bytes = self.small.get(&format!("manifests/{wanted}"), &MANIFEST_TYPES).await?;
-        let bytes = bytes.ok_or_else(|| ImageError::NotFound {
+    /// Counts one request, for up to `size` bytes as far as that is known before.
+    fn spend(&mut self, size: u64) -> Result<(), ImageError> {
+        if self.requests >= MAX_REQUESTS {
+            return Err(ImageError::TooManyRequests { limit: MAX_REQUESTS });
+        }
+        if self.fetched.saturating_add(size) > MAX_FETCHED {
+            return Err(ImageError::TooManyBytes { limit: MAX_FETCHED });
+        }
+        self.requests += 1;
+        Ok(())
+    }
+
+    /// The manifest of a tag or digest, parsed and as it came.
+    async fn manifest(&mut self, wanted: &str) -> Result<(Sha256Digest, AnyManifest, Vec<u8>), ImageError> {
+        self.spend(0)?;
+        let bytes = self.small.get(&format!("manifests/{wanted}"), &MANIFEST_TYPES, MAX_MANIFEST).await;
+        let length = match &bytes {
+            Ok(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+            Err(ImageError::TooLong { limit, .. }) => *limit,
+            Err(_) => 0,
+        };
+        self.fetched += length;
+        let bytes = bytes?.ok_or_else(|| ImageError::NotFound {
             registry: self.name.registry().to_owned(),
             what: format!("{}{}{wanted}", self.name.path(), if wanted.contains(':') { '@' } else { ':' }),
         })?;
@@ -153,56 +189,65 @@ impl RemoteImage {
             let problem = format!("the registry's bytes are not those of {wanted}");
             return Err(ImageError::BadBlob { digest, problem });
         }
-        let manifest = parse_manifest(digest, &bytes)?;
-        self.documents.insert(digest, bytes);
-        Ok((digest, manifest))
+        Ok((digest, parse_manifest(digest, &bytes)?, bytes))
     }
 
     /// What refers to the image: from the referrers API, or from the fallback tag where the registry has none
     /// (OCI distribution-spec 1.1, "Listing Referrers").
-    async fn referrers(&self) -> Result<Vec<Descriptor>, ImageError> {
-        let api = self.small.get(&format!("referrers/{}", self.target), &MANIFEST_TYPES[..1]).await?;
-        let list = match api {
-            Some(bytes) => Some(bytes),
-            None => {
-                let tag = format!("manifests/sha256-{}", self.target.hex());
-                self.small.get(&tag, &MANIFEST_TYPES[..1]).await?
-            }
+    async fn referrers(&self) -> Result<Vec<Sha256Digest>, ImageError> {
+        let list = |path: String| async move {
+            self.small.get(&path, &MANIFEST_TYPES[..1], referrers::MAX_REFERRERS).await
         };
-        let Some(bytes) = list else { return Ok(Vec::new()) };
-        Ok(parse_manifest(Sha256Digest::of(&bytes), &bytes)?.manifests)
+        let bytes = match list(format!("referrers/{}", self.target)).await? {
+            Some(bytes) => Some(bytes),
+            None => list(format!("manifests/sha256-{}", self.target.hex())).await?,
+        };
+        bytes.map_or_else(|| Ok(Vec::new()), |bytes| referrers::parse(&bytes))
     }
 
+    /// Fetches what stands beside the image; what strangers cannot add to comes first.
     async fn find_attached(&mut self) -> Result<(), ImageError> {
-        let referrers = self.referrers().await?;
-        let mut found: Vec<(String, Option<String>)> = Vec::new();
-        for referrer in referrers.iter().take(MAX_ATTACHED) {
-            found.push((referrer.digest.to_string(), None));
-        }
         for suffix in ["sig", "att"] {
             let tag = format!("sha256-{}.{suffix}", self.target.hex());
-            found.push((tag.clone(), Some(tag)));
+            self.attach(&tag, Some(tag.clone())).await?;
         }
-        for (reference, tag) in found {
-            let (digest, manifest) = match self.manifest(&reference).await {
-                Ok(found) => found,
-                Err(
-                    ImageError::NotFound { .. } | ImageError::Manifest { .. } | ImageError::BadBlob { .. },
-                ) => continue,
-                Err(error) => return Err(error),
-            };
-            for layer in manifest.layers.iter().filter(|layer| layer.size <= MAX_ATTACHED_BYTES) {
-                self.small_blob(layer).await?;
-            }
-            let descriptor = Descriptor {
-                media_type: String::new(),
-                digest,
-                size: self.documents.get(&digest).map_or(0, |bytes| bytes.len() as u64),
-                annotations: std::collections::BTreeMap::new(),
-                artifact_type: manifest.artifact_type,
-                platform: None,
-            };
-            self.attached.push(Attached { descriptor, tag });
+        for referrer in self.referrers().await? {
+            self.attach(&referrer.to_string(), None).await?;
+        }
+        Ok(())
+    }
+
+    /// Fetches one thing that stands beside the image, as far as it is read.
+    async fn attach(&mut self, reference: &str, tag: Option<String>) -> Result<(), ImageError> {
+        let (digest, manifest, bytes) = match self.manifest(reference).await {
+            Ok(found) => found,
+            // A missing or damaged attachment must not hide the others.
+            Err(
+                ImageError::NotFound { .. }
+                | ImageError::Manifest { .. }
+                | ImageError::BadBlob { .. }
+                | ImageError::TooLong { .. },
+            ) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let refers = manifest.subject.as_ref().is_some_and(|subject| subject.digest == self.target);
+        let mut layers: Vec<Descriptor> = manifest.layers.into_iter().filter(is_read).collect();
+        layers.truncate(verifier::image::MAX_ATTACHED);
+        if layers.is_empty() || (tag.is_none() && !refers) {
+            return Ok(());
+        }
+        let descriptor = Descriptor {
+            media_type: String::new(),
+            digest,
+            size: bytes.len() as u64,
+            annotations: std::collections::BTreeMap::new(),
+            artifact_type: manifest.artifact_type,
+            platform: None,
+        };
+        self.documents.insert(digest, bytes);
+        self.attached.push(Attached { descriptor, tag });
+        for layer in layers.iter().filter(|layer| layer.size <= MAX_ATTACHED_BYTES) {
+            self.small_blob(layer).await?;
         }
         Ok(())
     }
@@ -211,9 +256,7 @@ impl RemoteImage {
         if self.documents.contains_key(&layer.digest) {
             return Ok(());
         }
-        if self.held.saturating_add(layer.size) > MAX_HELD {
-            return Ok(());
-        }
+        self.spend(layer.size)?;
         let descriptor = descriptor(&layer.digest, layer.size);
         let reference = self.by_digest(&self.target);
         let mut stream = match self.client.pull_blob_stream(&reference, &descriptor).await {
@@ -225,6 +268,7 @@ impl RemoteImage {
         };
         let mut bytes = Vec::new();
         while let Some(piece) = stream.next().await {
+            self.fetched += piece.as_ref().map_or(0, |piece| piece.len() as u64);
             match piece {
                 Ok(piece) if (bytes.len() + piece.len()) as u64 <= layer.size => {
                     bytes.extend_from_slice(&piece)
@@ -238,7 +282,6 @@ impl RemoteImage {
                 }
             }
         }
-        self.held += bytes.len() as u64;
         self.documents.insert(layer.digest, bytes);
         Ok(())
     }
