@@ -21,6 +21,7 @@ pub mod key;
 pub mod layout_context;
 pub mod own_files;
 pub mod progress;
+pub mod regular_file;
 pub mod request;
 pub mod session;
 pub mod spec;

@@ -1,8 +1,8 @@
-//! Layouts and archives made by somebody else: they cannot make the command wait, fill memory, show another image to
+//! Layouts made by somebody else: they cannot make the command wait, fill memory, show another image to
 //! other programs, or drive the terminal.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -52,19 +52,6 @@ impl Layout {
 
     fn write(&self, index: &str) {
         fs::write(self.path().join("index.json"), index).expect("index");
-    }
-
-    /// The layout as a tar archive, after which `more` adds entries.
-    fn tar(&self, more: impl FnOnce(&mut tar::Builder<fs::File>)) -> PathBuf {
-        let path = self.path().join("layout.tar");
-        let mut archive = tar::Builder::new(fs::File::create(&path).expect("archive"));
-        archive.append_dir_all("./blobs", self.path().join("blobs")).expect("blobs");
-        for name in ["oci-layout", "index.json"] {
-            archive.append_path_with_name(self.path().join(name), name).expect("file");
-        }
-        more(&mut archive);
-        archive.finish().expect("archive");
-        path
     }
 }
 
@@ -139,50 +126,6 @@ fn a_tag_of_two_images_names_none() {
     let config = layout.blob(b"{} ", "application/vnd.oci.image.config.v1+json");
     layout.image(&json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []}), "1");
     assert!(refusal(layout.path(), Some("1")).contains("holds several images `1`"));
-}
-
-#[test]
-fn an_archive_that_unpacks_to_another_layout_is_refused() {
-    let layout = Layout::new();
-    assert!(open_local(&layout.tar(|_| ()), None).is_ok());
-    let named = |name: &str| {
-        let mut header = tar::Header::new_gnu();
-        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_size(0);
-        header.set_cksum();
-        header
-    };
-    for name in
-        ["index.json", "./index.json", "/index.json", ".//index.json", "x/../index.json", "../x", "a\u{7}"]
-    {
-        let path = layout.tar(|archive| archive.append(&named(name), std::io::empty()).expect("entry"));
-        refusal(&path, None);
-    }
-    for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Fifo] {
-        let mut header = named("index.json");
-        header.set_entry_type(kind);
-        header.set_link_name("oci-layout").expect("link");
-        header.set_cksum();
-        let path = layout.tar(|archive| archive.append(&header, std::io::empty()).expect("entry"));
-        assert!(refusal(&path, None).contains("neither a file nor a directory"), "{kind:?}");
-    }
-}
-
-#[test]
-fn a_long_name_of_an_archive_does_not_fill_memory() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("long.tar");
-    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
-        let mut header = tar::Header::new_gnu();
-        header.set_path("././@LongLink").expect("name");
-        header.set_entry_type(kind);
-        header.set_size(1 << 40);
-        header.set_cksum();
-        fs::write(&path, header.as_bytes()).expect("archive");
-        // Without blocks on the disk.
-        fs::File::options().write(true).open(&path).and_then(|file| file.set_len(1 << 40)).expect("length");
-        assert!(refusal(&path, None).contains("no whole tar file"), "{kind:?}");
-    }
 }
 
 #[test]

@@ -80,6 +80,9 @@ impl From<ImageError> for Failure {
         match &error {
             ImageError::Read { .. } => with(exit::USAGE, "UNREADABLE").advise(WANTED),
             ImageError::NotALayout { .. } => with(exit::USAGE, "USAGE").advise(WANTED),
+            ImageError::Archive { .. } => with(exit::USAGE, "ARCHIVE").advise(
+                "pack the layout's directory with `tar -C DIRECTORY -cf FILE .`, and verify that file",
+            ),
             ImageError::Selection { .. } | ImageError::Name(_) | ImageError::Login(_) => {
                 with(exit::USAGE, "USAGE")
             }

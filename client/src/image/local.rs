@@ -1,23 +1,19 @@
 //! Images on this machine: an OCI layout as a directory or as an uncompressed tar file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use provenance::digest::Sha256Digest;
-use rustix::fs::OFlags;
 
+use super::archive::Archive;
 use super::{
     AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, MAX_MANIFEST,
     REF_NAME, parse_manifest,
 };
-
-/// Most entries of a layout's tar file.
-const MAX_TAR_ENTRIES: usize = 100_000;
-/// Most bytes of a tar file that are read to find its entries: their headers, with long names and attributes.
-const MAX_TAR_HEADERS: u64 = 128 << 20;
+use crate::regular_file;
 
 /// An image of a layout on this machine.
 pub struct LocalImage {
@@ -30,14 +26,7 @@ pub struct LocalImage {
 
 enum Store {
     Directory(PathBuf),
-    Tar(Tar),
-}
-
-struct Tar {
-    path: PathBuf,
-    file: File,
-    /// Offset and size of each file.
-    entries: HashMap<String, (u64, u64)>,
+    Tar(Archive),
 }
 
 /// Opens a layout directory or tar file. `selector` is a tag or digest; without one the layout must hold a
@@ -46,7 +35,7 @@ pub fn open_local(path: &Path, selector: Option<&str>) -> Result<LocalImage, Ima
     let metadata =
         std::fs::metadata(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
     let store =
-        if metadata.is_dir() { Store::Directory(path.to_owned()) } else { Store::Tar(Tar::open(path)?) };
+        if metadata.is_dir() { Store::Directory(path.to_owned()) } else { Store::Tar(Archive::open(path)?) };
     let not_a_layout = |problem: String| ImageError::NotALayout { path: path.to_owned(), problem };
     let layout =
         store.named("oci-layout").map_err(|_| not_a_layout("it has no file `oci-layout`".to_owned()))?;
@@ -82,20 +71,6 @@ fn check_spelling(index: &[u8]) -> Result<(), String> {
         }
     }
     check(&serde_json::from_slice(index).map_err(|e| e.to_string())?)
-}
-
-/// Opens a file, and nothing else: opening a FIFO would wait for whoever writes to it, a device may do anything.
-fn open_regular(path: &Path) -> io::Result<File> {
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of open(2) is an int");
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() {
-        Ok(file)
-    } else if kind.is_dir() {
-        Err(io::ErrorKind::IsADirectory.into())
-    } else {
-        Err(io::Error::other("it is no regular file"))
-    }
 }
 
 /// Whether a layout's index lists this beside an image: a referrer, or under cosign's tag scheme.
@@ -225,7 +200,7 @@ impl Store {
 
     fn reader(&self, name: &str) -> io::Result<Box<dyn Read + Send + '_>> {
         match self {
-            Self::Directory(folder) => Ok(Box::new(open_regular(&folder.join(name))?)),
+            Self::Directory(folder) => Ok(Box::new(regular_file::open(&folder.join(name))?)),
             Self::Tar(tar) => {
                 let (offset, size) = *tar.entries.get(name).ok_or(io::ErrorKind::NotFound)?;
                 Ok(Box::new(Section { file: &tar.file, offset, end: offset + size }))
@@ -240,84 +215,6 @@ impl Blobs for LocalImage {
             io::ErrorKind::NotFound => ImageError::MissingBlob { digest: *digest },
             _ => ImageError::BadBlob { digest: *digest, problem: e.to_string() },
         })
-    }
-}
-
-impl Tar {
-    fn open(path: &Path) -> Result<Self, ImageError> {
-        let read = |source| ImageError::Read { path: path.to_owned(), source };
-        let not_a_layout = |problem: String| ImageError::NotALayout { path: path.to_owned(), problem };
-        let file = open_regular(path).map_err(read)?;
-        let mut start = [0; 6];
-        let length = file.read_at(&mut start, 0).map_err(read)?;
-        if start[..length].starts_with(&[0x1f, 0x8b])
-            || start[..length].starts_with(b"\xfd7zXZ")
-            || start[..length].starts_with(b"\x28\xb5\x2f\xfd")
-        {
-            return Err(not_a_layout("it is compressed; unpack it first".to_owned()));
-        }
-        let mut entries = HashMap::new();
-        let headers = Limited { inner: file.try_clone().map_err(read)?, left: MAX_TAR_HEADERS };
-        let mut archive = tar::Archive::new(headers);
-        for entry in archive.entries_with_seek().map_err(read)? {
-            let entry = entry.map_err(|_| not_a_layout("it is no whole tar file".to_owned()))?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let kind = entry.header().entry_type();
-            // Unpacked, a link or another spelling of a name could stand in the place of a file that was verified.
-            let name = match plain_name(&name) {
-                Some(_) if kind.is_dir() => continue,
-                Some(plain) if kind.is_file() => plain.to_owned(),
-                _ => {
-                    return Err(not_a_layout(format!(
-                        "its entry `{name}` is neither a file nor a directory with a plain relative name"
-                    )));
-                }
-            };
-            let place = (entry.raw_file_position(), entry.size());
-            // Two files of one name could show one image to us and another to somebody else.
-            if entries.insert(name.clone(), place).is_some() {
-                return Err(not_a_layout(format!("it holds `{name}` twice")));
-            }
-            if entries.len() > MAX_TAR_ENTRIES {
-                return Err(not_a_layout(format!("it has more than {MAX_TAR_ENTRIES} files")));
-            }
-        }
-        Ok(Self { path: path.to_owned(), file, entries })
-    }
-}
-
-/// The name of an entry without `./` in front; `None` for one that another program could read as another file.
-fn plain_name(name: &str) -> Option<&str> {
-    let mut plain = name;
-    while let Some(rest) = plain.strip_prefix("./") {
-        plain = rest;
-    }
-    let plain = plain.strip_suffix('/').unwrap_or(plain);
-    let whole = plain.is_empty() || plain == ".";
-    let fits = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(char::is_control);
-    (whole || plain.split('/').all(fits)).then_some(plain)
-}
-
-/// A file of which only so much may be read. What is skipped does not count.
-struct Limited {
-    inner: File,
-    left: u64,
-}
-
-impl Read for Limited {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.left = self
-            .left
-            .checked_sub(length as u64)
-            .ok_or_else(|| io::Error::other(format!("its headers have more than {MAX_TAR_HEADERS} bytes")))?;
-        Ok(length)
-    }
-}
-
-impl Seek for Limited {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.inner.seek(to)
     }
 }
 

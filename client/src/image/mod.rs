@@ -1,6 +1,7 @@
 //! Gathering an image for the verifier: manifests, Evidence, envelopes and signatures, from a layout, its tar
 //! file or a registry. Nothing is judged here; what does not fit is left for the verifier to miss.
 
+mod archive;
 mod documents;
 mod local;
 mod referrers;
@@ -21,6 +22,7 @@ use provenance::sigstore::{
 use serde::Deserialize;
 use verifier::image::{ImageInput, MAX_CHILDREN, SimpleSignature};
 
+pub use archive::ArchiveError;
 pub(crate) use local::is_attached;
 pub use local::{LocalImage, open_local};
 
@@ -114,6 +116,14 @@ pub enum ImageError {
         path: PathBuf,
         /// What is missing or wrong.
         problem: String,
+    },
+    /// Not a tar file that every program reads in the same way. Fault: whoever made the file.
+    #[error("{}: {source}", path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ArchiveError,
     },
     /// The layout holds no image, several, or not the one asked for. Fault: the caller.
     #[error("{}: {problem}", path.display())]
