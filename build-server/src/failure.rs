@@ -111,6 +111,9 @@ impl BuildError {
                  instance document of every image of this server (sealwright inspect --json)"
             }
             Self::Name(_) => "give the image a name like registry.example/team/app:1.0",
+            Self::Engine(EngineError::SecretMissing { id, .. }) => {
+                return format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME");
+            }
             Self::Engine(error) => engine_advice(error),
             Self::Keys(KeyFailure::Challenge { .. }) => {
                 "make the attestation request with the host key document of the machine that the server runs on"
@@ -135,6 +138,7 @@ fn engine_reason(error: &EngineError) -> &'static str {
         EngineError::ForeignStep { .. } => "PLATFORM_CANNOT_RUN",
         EngineError::Privilege { .. } => "PRIVILEGE_REFUSED",
         EngineError::ContextFileMissing { .. } => "CONTEXT_FILE_MISSING",
+        EngineError::SecretMissing { .. } => "SECRET_MISSING",
         EngineError::DockerfileMissing { .. } => "DOCKERFILE_MISSING",
         EngineError::UnsupportedSyntax { .. } => "UNSUPPORTED_SYNTAX",
         EngineError::BaseImageMissing { .. } => "BASE_IMAGE_MISSING",

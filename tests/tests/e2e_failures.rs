@@ -322,6 +322,14 @@ fn a_result_that_has_no_place_is_refused_before_the_build() {
 }
 
 #[test]
+fn a_secret_that_was_forgotten_is_asked_for_by_its_flag() {
+    let [flag, image] = &base();
+    failed(&[flag, image], "FROM debian:bookworm\nRUN --mount=type=secret,id=greeting,required=true true\n")
+        .says("the Dockerfile wants secret `greeting`, and this build was given none of that id")
+        .says("what to do: give it with --secret id=greeting,src=FILE");
+}
+
+#[test]
 fn a_secret_without_a_value_is_named_by_id() {
     let context = context("FROM scratch\nCOPY . /\n");
     build(&["--secret", "id=token,src=/absent/token"], &context)

@@ -53,6 +53,14 @@ pub enum EngineError {
         /// The place in the Dockerfile.
         source_excerpts: Vec<SourceExcerpt>,
     },
+    /// A RUN step or an ADD wants a secret that the request does not bring.
+    #[error("the Dockerfile wants secret `{id}`, and this build was given none of that id")]
+    SecretMissing {
+        /// Its id.
+        id: String,
+        /// The place in the Dockerfile.
+        source_excerpts: Vec<SourceExcerpt>,
+    },
     /// The Dockerfile itself is not there.
     #[error("there is no Dockerfile `{path}` where the request says")]
     DockerfileMissing {
@@ -221,6 +229,7 @@ impl EngineError {
             | Self::Step { source_excerpts, .. }
             | Self::ForeignStep { source_excerpts, .. }
             | Self::ContextFileMissing { source_excerpts, .. }
+            | Self::SecretMissing { source_excerpts, .. }
             | Self::BaseImageMissing { source_excerpts, .. }
             | Self::RegistryAuth { source_excerpts, .. }
             | Self::Remote { source_excerpts, .. }

@@ -108,6 +108,12 @@ fn quoted_after<'a>(message: &'a str, marker: &str) -> Option<&'a str> {
     Some(&rest[start..end])
 }
 
+/// Id of the secret in `secret ID: not found`, which something may stand before.
+fn missing_secret(message: &str) -> Option<&str> {
+    let message = message.strip_suffix(": not found")?;
+    message.rsplit_once(": secret ").map(|(_, id)| id).or_else(|| message.strip_prefix("secret "))
+}
+
 /// A step that failed, as the progress showed it.
 pub(super) struct FailedStep {
     pub(super) name: String,
@@ -145,6 +151,9 @@ pub(super) fn solve_error(
     if has("failed to calculate checksum of ref") && has("not found") {
         let path = quoted_after(&message, "failed to calculate checksum").unwrap_or("?").to_owned();
         return EngineError::ContextFileMissing { path, source_excerpts };
+    }
+    if let Some(id) = missing_secret(&message) {
+        return EngineError::SecretMissing { id: id.to_owned(), source_excerpts };
     }
     let reference = || {
         let named = message.split(": ").find(|part| part.contains('/') && !part.contains(' '));
@@ -185,4 +194,37 @@ pub(super) fn solve_error(
         return EngineError::Frontend { message, source_excerpts };
     }
     EngineError::Other { message, source_excerpts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(message: &str) -> EngineError {
+        let none = Masks::new(&crate::secrets::SecretValues::default());
+        solve_error(&Status::unknown(message), &none, "Dockerfile", |_| None)
+    }
+
+    #[test]
+    fn a_secret_that_was_not_given_is_told_by_its_id() {
+        for message in ["secret greeting_key: not found", "failed to solve: secret greeting_key: not found"] {
+            let error = error(message);
+            assert!(
+                matches!(&error, EngineError::SecretMissing { id, .. } if id == "greeting_key"),
+                "{error:?}"
+            );
+            let failure = crate::failure::BuildError::from(error).into_failure();
+            assert_eq!(failure.reason, "SECRET_MISSING");
+            assert_eq!(
+                failure.advice,
+                "give it with --secret id=greeting_key,src=FILE or --secret id=greeting_key,env=NAME"
+            );
+        }
+        // A file of such a name is no secret.
+        let file = error("failed to calculate checksum of ref a::b: \"/secret a\": not found");
+        assert!(
+            matches!(&file, EngineError::ContextFileMissing { path, .. } if path == "/secret a"),
+            "{file:?}"
+        );
+    }
 }
