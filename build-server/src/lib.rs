@@ -24,6 +24,7 @@ pub mod pipeline;
 pub mod policy;
 pub mod privileges;
 pub mod publish;
+mod reserve;
 pub mod result;
 pub mod secrets;
 pub mod service;

@@ -29,6 +29,7 @@ use crate::context_store::{ContextStore, StoreError};
 use crate::endorsements::TdxEndorsementsFile;
 use crate::jobs::{BuildRunner, JobError, JobStore, Queue, StateLock};
 use crate::memory::give_back;
+use crate::reserve::Reserve;
 
 /// Largest message of a client to each service, in bytes: a signed request with its secrets and logins; 3 MiB
 /// of data or 50,000 digests; a nonce or a name, with an attestation request of at most 32 KiB.
@@ -99,6 +100,8 @@ impl State {
     /// Locks and opens the state directory. Call it before anything else touches the directory.
     pub fn open(operations: &Operations) -> Result<Self, StartError> {
         let directory = operations.state_directory.clone();
+        // On a full disk nothing of what follows could be opened.
+        Reserve::of(&directory).look();
         let lock = StateLock::acquire(&directory)?;
         let jobs = Arc::new(JobStore::open(&directory.join("jobs.sqlite"))?);
         let contexts = ContextStore::open(&directory.join("contexts"), operations.store_limits())?;
@@ -174,6 +177,7 @@ impl Server {
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), finish.clone().cancelled_owned());
         let serving = tokio::spawn(server);
         tokio::spawn(sweep(jobs, contexts, operations.clone(), directory.join("results"), stop.clone()));
+        tokio::spawn(Reserve::of(&directory).watch(stop.clone()));
         tokio::spawn(watch_keys(health.clone(), key_process, keys_ended, stop.clone()));
         tokio::spawn(give_back(queue.clone(), stop.clone()));
         let drain = operations.drain.0;

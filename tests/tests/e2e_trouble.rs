@@ -5,12 +5,31 @@ use std::time::Duration;
 
 use sealwright_tests::harness::supervise::wait_for;
 use sealwright_tests::harness::{DevServer, Settings};
+use sealwright_tests::tools::base_image;
 
 fn context(server: &DevServer, name: &str, dockerfile: &str) -> PathBuf {
     let directory = server.work().join(name);
     std::fs::create_dir_all(&directory).expect("directory");
     std::fs::write(directory.join("Dockerfile"), dockerfile).expect("file");
     directory
+}
+
+/// A step takes every byte, so that neither the service nor BuildKit could write any more.
+#[test]
+fn a_disk_that_a_step_filled_is_emptied_again_without_anybody() {
+    let server = DevServer::with(Settings { state_megabytes: Some(1000), ..Settings::default() });
+    let base = format!("debian:bookworm=oci-layout://{}:bookworm", base_image().display());
+    let fill = "FROM debian:bookworm\nRUN dd if=/dev/zero of=/full bs=1M; ls /full; exit 7\n";
+    let fill = context(&server, "fill", fill).display().to_string();
+    let output = |name: &str| format!("type=oci,dest={}", server.work().join(name).display());
+    let filled =
+        server.sealwright(["build", "--build-context", &base, "--output", &output("full.oci"), &fill]);
+    assert!([1, 6].contains(&filled.code), "{}", filled.stderr);
+    let small = context(&server, "small", "FROM scratch\nCOPY Dockerfile /\n").display().to_string();
+    let again = ["build", "-q", "--output", &output("small.oci"), &small];
+    wait_for("the space to come back", Duration::from_secs(120), || {
+        (server.sealwright(again).code == 0).then_some(())
+    });
 }
 
 #[test]
