@@ -10,6 +10,7 @@ use verifier::Endorsements;
 use verifier::evidence::AuthenticationError;
 use verifier::roots::{Anchors, Revocation};
 use verifier::snp::{CertificateName, Product, SnpError};
+use verifier::x509::CertificateError;
 
 /// A genuine report and certificates, DER.
 struct World {
@@ -139,6 +140,40 @@ fn of_several_certificates_of_the_chip_the_one_that_signed_is_taken() {
         matches!(refused, Err(SnpError::Certificate { which: CertificateName::Vcek, .. })),
         "{refused:?}"
     );
+}
+
+/// A damaged copy has the key that signed the report or what is below, and its names.
+#[test]
+fn a_damaged_copy_of_a_certificate_hides_no_whole_one() {
+    let Some(world) = World::new() else { return };
+    let [ask, ark] = &world.chain[..] else { panic!("two certificates") };
+    let damaged = |der: &Vec<u8>| {
+        let mut copy = der.clone();
+        *copy.last_mut().expect("a signature") ^= 1;
+        copy
+    };
+    let vcek = damaged(&world.vcek);
+    assert_eq!(world.judge(world.table(&world.vcek), &[&vcek], &[]), Ok(()));
+    assert_eq!(world.judge(world.table(&vcek), &[&world.vcek], &[]), Ok(()));
+    for given in [[&vcek, &world.vcek], [&world.vcek, &vcek]] {
+        assert_eq!(world.judge(world.table(&vcek), &given, &[]), Ok(()));
+        assert_eq!(world.judge(Vec::new(), &[given[0], given[1], ask, ark], &[]), Ok(()));
+    }
+    // Those above it too.
+    let (other_ask, other_ark) = (damaged(ask), damaged(ark));
+    let certificates = [&vcek, &world.vcek, &other_ask, &other_ark, ask, ark];
+    assert_eq!(world.judge(Vec::new(), &certificates, &[]), Ok(()));
+    let table = certificate_table::encode(&[
+        (certificate_table::VCEK, &world.vcek),
+        (certificate_table::ASK, &other_ask),
+        (certificate_table::ARK, &other_ark),
+    ]);
+    assert_eq!(world.judge(table, &[ask, ark], &[]), Ok(()));
+    // Where there is no whole one, that is what is wrong.
+    let error = CertificateError::Signature { issuer: "SEV-Milan".to_owned() };
+    let refused = Err(SnpError::Certificate { which: CertificateName::Vcek, error });
+    assert_eq!(world.judge(world.table(&vcek), &[], &[]), refused);
+    assert_eq!(world.judge(Vec::new(), &[&vcek, ask, ark], &[]), refused);
 }
 
 #[test]

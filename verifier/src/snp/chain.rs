@@ -75,7 +75,8 @@ impl<'a> AtHand<'a> {
         }
     }
 
-    /// Chooses the VCEK or VLEK of the report, the intermediate that issued it, and the root above.
+    /// Chooses the VCEK or VLEK of the report, the intermediate that issued it, and the root above. Where no chain holds, one
+    /// that shows what is wrong.
     pub(super) fn choose(
         &self,
         report: &Report,
@@ -83,20 +84,27 @@ impl<'a> AtHand<'a> {
         moment: Moment,
     ) -> Result<Chain<'a>, SnpError> {
         let key = report.signing_key();
-        let vek = self.vek(report, moment)?;
-        let which = CertificateName::issuer_of(key);
-        let intermediate = self.issuer(&vek, (certificate_table::ASK, which), moment, |_| true)?;
-        let ark = (certificate_table::ARK, CertificateName::Ark);
-        let accepted = |root: &Certificate<'_>| accepted_root(&root.spki_sha256(), anchors).is_ok();
-        let ark = self.issuer(&intermediate, ark, moment, accepted)?;
+        let mut veks = self.veks(report);
+        // The signature tells which: a VLEK names no chip, and a host's own may have aged.
+        if veks.len() > 1 {
+            let signed = |vek: &&Parsed<'a>| signed(vek, report, moment);
+            let signed: Vec<Parsed<'a>> = veks.iter().filter(signed).cloned().collect();
+            veks = if signed.is_empty() { veks } else { signed };
+        }
+        if let Some(chain) = self.whole(&veks, anchors, moment) {
+            return Ok(chain);
+        }
+        let which = CertificateName::of(key);
+        let vek = veks.pop().ok_or(SnpError::MissingCertificate { which })?;
+        let vek = vek.map_err(|error| SnpError::Certificate { which, error })?;
+        let intermediate = self.issuer(&vek, certificate_table::ASK, CertificateName::issuer_of(key))?;
+        let ark = self.issuer(&intermediate, certificate_table::ARK, CertificateName::Ark)?;
         Ok(Chain { ark, intermediate, vek })
     }
 
-    /// The one that fits best. Of several the signature tells which: a VLEK names no chip, and a host's own may have aged.
-    fn vek(&self, report: &Report, moment: Moment) -> Result<Certificate<'a>, SnpError> {
-        let key = report.signing_key();
-        let which = CertificateName::of(key);
-        let (guid, name) = match key {
+    /// Those that fit best, given ones first; of several that are not of the report's TCB the last.
+    fn veks(&self, report: &Report) -> Vec<Parsed<'a>> {
+        let (guid, name) = match report.signing_key() {
             SigningKey::Vcek => (certificate_table::VCEK, "SEV-VCEK"),
             SigningKey::Vlek => (certificate_table::VLEK, "SEV-VLEK"),
         };
@@ -107,16 +115,35 @@ impl<'a> AtHand<'a> {
         let fits: Vec<(Fit, &Parsed<'a>)> =
             given.iter().map(fit).filter(|(fit, _)| *fit > Fit::Other).chain(own.map(fit)).collect();
         let highest = fits.iter().map(|(fit, _)| *fit).max().unwrap_or(Fit::Other);
-        let best: Vec<&Parsed<'a>> =
-            fits.into_iter().filter(|(fit, _)| *fit == highest).map(|(_, vek)| vek).collect();
-        let several = highest == Fit::Tcb && best.len() > 1;
-        let signed = best.iter().find(|vek| several && signed(vek, report, moment));
-        signed
-            .or(best.last())
-            .copied()
-            .ok_or(SnpError::MissingCertificate { which })?
-            .clone()
-            .map_err(|error| SnpError::Certificate { which, error })
+        let mut best: Vec<Parsed<'a>> =
+            fits.into_iter().filter(|(fit, _)| *fit == highest).map(|(_, vek)| vek.clone()).collect();
+        if highest < Fit::Tcb {
+            best.drain(..best.len().saturating_sub(1));
+        }
+        best
+    }
+
+    /// The first chain that holds, where there is a choice: a damaged copy of a certificate has its key and its names. From the
+    /// root down, so that a crowd of copies is not compared with another.
+    fn whole(&self, veks: &[Parsed<'a>], anchors: &Anchors, moment: Moment) -> Option<Chain<'a>> {
+        let veks: Vec<&Certificate<'a>> = veks.iter().flatten().collect();
+        let mut intermediates = self.issuers(&veks, certificate_table::ASK);
+        let mut roots = self.issuers(&intermediates, certificate_table::ARK);
+        if veks.len().max(intermediates.len()).max(roots.len()) < 2 {
+            return None;
+        }
+        let valid = |certificate: &Certificate<'_>| certificate.check_validity(moment.at()).is_ok();
+        roots.retain(|root| {
+            valid(root)
+                && accepted_root(&root.spki_sha256(), anchors).is_ok()
+                && root.check_issued_by(root).is_ok()
+        });
+        intermediates.retain(|intermediate| valid(intermediate) && issuer_of(intermediate, &roots).is_some());
+        veks.into_iter().filter(|vek| valid(vek)).find_map(|vek| {
+            let intermediate = issuer_of(vek, &intermediates)?;
+            let ark = issuer_of(intermediate, &roots)?;
+            Some(Chain { ark: ark.clone(), intermediate: intermediate.clone(), vek: vek.clone() })
+        })
     }
 
     /// Those given, each once, without the one that the table has too.
@@ -126,32 +153,32 @@ impl<'a> AtHand<'a> {
         self.given.iter().filter(move |given| seen.insert(given.der()))
     }
 
-    /// The first that issued `subject`, is valid and is `right`; else the table's own, else the first of the name.
+    /// Those that have the name of an issuer of `subjects`; the table's own first.
+    fn issuers(&self, subjects: &[&Certificate<'a>], guid: [u8; 16]) -> Vec<&Certificate<'a>> {
+        let own = self.table.get(&guid);
+        let all = own.into_iter().flatten().chain(self.given_beside(own));
+        all.filter(|issuer| subjects.iter().any(|subject| subject.names_as_issuer(issuer))).collect()
+    }
+
+    /// The first that has the name of the issuer of `subject`; else the table's own.
     fn issuer(
         &self,
         subject: &Certificate<'a>,
-        (guid, which): ([u8; 16], CertificateName),
-        moment: Moment,
-        right: impl Fn(&Certificate<'_>) -> bool,
+        guid: [u8; 16],
+        which: CertificateName,
     ) -> Result<Certificate<'a>, SnpError> {
-        let own = self.table.get(&guid);
-        let mut candidates: Vec<&Certificate<'a>> = own.iter().filter_map(|own| own.as_ref().ok()).collect();
-        candidates.extend(self.given_beside(own).filter(|issuer| subject.names_as_issuer(issuer)));
-        let is_right = |issuer: &&&Certificate<'a>| {
-            right(issuer)
-                && issuer.check_validity(moment.at()).is_ok()
-                && subject.check_issued_by(issuer).is_ok()
-        };
-        // Where there is no choice, the module above says what the only one is worth.
-        let chosen = if candidates.len() > 1 || matches!(own, Some(Err(_))) {
-            candidates.iter().find(is_right).map(|chosen| Ok((*chosen).clone()))
-        } else {
-            None
-        };
-        chosen
-            .or_else(|| own.cloned())
-            .or_else(|| candidates.first().map(|first| Ok((*first).clone())))
+        let named = self.issuers(&[subject], guid).first().map(|issuer| Ok((*issuer).clone()));
+        named
+            .or_else(|| self.table.get(&guid).cloned())
             .ok_or(SnpError::MissingCertificate { which })?
             .map_err(|error| SnpError::Certificate { which, error })
     }
+}
+
+/// Of which `subject` is issued.
+fn issuer_of<'a, 'b>(
+    subject: &Certificate<'a>,
+    issuers: &[&'b Certificate<'a>],
+) -> Option<&'b Certificate<'a>> {
+    issuers.iter().copied().find(|issuer| subject.check_issued_by(issuer).is_ok())
 }
