@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use provenance::platform::check_platform;
 use provenance::request::Compression;
 
 /// A flag value that does not parse. Fault: the caller.
@@ -367,18 +368,14 @@ pub fn parse_output(text: &str) -> Result<OutputSpec, InvalidFlag> {
 /// Where an OCI layout goes when nothing else is said.
 pub const DEFAULT_LAYOUT: &str = "image.oci";
 
-/// Splits a list of platforms, drops repetitions and brings each to `os/arch[/variant]`.
+/// Splits a list of platforms, drops repetitions and brings each to `linux/arch[/variant]`.
 pub fn parse_platforms(values: &[String]) -> Result<Vec<String>, InvalidFlag> {
     let mut platforms: Vec<String> = Vec::new();
     for value in values {
         for platform in value.split(',') {
-            let platform = normal_platform(platform.trim()).ok_or_else(|| {
-                invalid(
-                    "--platform",
-                    platform,
-                    "wanted os/arch[/variant], such as linux/amd64 or linux/arm/v7",
-                )
-            })?;
+            let seen = platform.trim();
+            let platform = normal_platform(seen);
+            check_platform(&platform).map_err(|problem| invalid("--platform", seen, problem.to_string()))?;
             if !platforms.contains(&platform) {
                 platforms.push(platform);
             }
@@ -387,24 +384,16 @@ pub fn parse_platforms(values: &[String]) -> Result<Vec<String>, InvalidFlag> {
     Ok(platforms)
 }
 
-fn normal_platform(text: &str) -> Option<String> {
+/// containerd's normal form of a platform, known or not; an architecture alone is one of Linux.
+fn normal_platform(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let parts: Vec<&str> = lower.split('/').collect();
-    let word = |part: &&str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    };
-    if parts.len() > 3 || !parts.iter().all(word) {
-        return None;
-    }
     let (os, arch, variant) = match parts.as_slice() {
-        ["local"] => return None,
-        [arch] => ("linux", *arch, None),
+        [arch] if !arch.is_empty() && *arch != "linux" => ("linux", *arch, None),
         [os, arch] => (*os, *arch, None),
         [os, arch, variant] => (*os, *arch, Some(*variant)),
-        _ => return None,
+        _ => return lower,
     };
-    let os = if os == "macos" { "darwin" } else { os };
-    // containerd's normal forms.
     let (arch, variant) = match (arch, variant) {
         ("x86_64" | "x86-64" | "amd64", None | Some("v1")) => ("amd64", None),
         ("x86_64" | "x86-64", variant) => ("amd64", variant),
@@ -419,10 +408,10 @@ fn normal_platform(text: &str) -> Option<String> {
         ("arm", Some("8")) => ("arm", Some("v8")),
         other => other,
     };
-    Some(match variant {
+    match variant {
         Some(variant) => format!("{os}/{arch}/{variant}"),
         None => format!("{os}/{arch}"),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -485,7 +474,18 @@ mod tests {
             parse_platforms(&list),
             Ok(vec!["linux/amd64".into(), "linux/arm64".into(), "linux/arm/v7".into()])
         );
-        assert!(parse_platforms(&["linux//amd64".to_owned()]).is_err());
+        for (bad, problem) in [
+            ("linux//amd64", "wanted linux/ARCH[/VARIANT], such as linux/amd64 or linux/arm/v7"),
+            ("linux", "wanted linux/ARCH[/VARIANT], such as linux/amd64 or linux/arm/v7"),
+            ("nonsense", "its architecture is `nonsense`, wanted one of 386, amd64, arm, arm64, loong64"),
+            ("foo/bar", "its operating system is `foo`, wanted linux, such as linux/amd64"),
+            ("windows/amd64", "its operating system is `windows`, wanted linux"),
+            ("linux/arm/v9", "variant of arm is `v9`, wanted none or one of v5, v6, v7, v8"),
+        ] {
+            let error = parse_platforms(&["linux/amd64".to_owned(), bad.to_owned()]).expect_err(bad);
+            assert_eq!((error.flag, error.got.as_str()), ("--platform", bad));
+            assert!(error.problem.starts_with(problem), "{error}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod instance;
 pub mod key;
 pub mod layout;
 pub mod materials;
+pub mod platform;
 pub mod project;
 pub mod repository;
 pub mod request;

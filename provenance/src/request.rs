@@ -13,6 +13,7 @@ use crate::challenge::AttestationRequest;
 use crate::digest::Sha256Digest;
 use crate::dsse::{DsseError, Envelope, REQUEST_PAYLOAD_TYPE};
 use crate::key::PublicKey;
+use crate::platform::check_platform;
 use crate::project::{InvalidProject, Project};
 use crate::timestamp::Timestamp;
 
@@ -350,6 +351,11 @@ impl Request {
             if host.address.parse::<std::net::IpAddr>().is_err() {
                 return Err(field("add_hosts", format!("`{}` is no IP address", host.address)));
             }
+        }
+        for platform in &self.platforms {
+            check_platform(platform).map_err(|problem| {
+                field("platforms", format!("`{}`: {problem}", platform.chars().take(200).collect::<String>()))
+            })?;
         }
         self.check_paths_and_sources()?;
         self.check_output()

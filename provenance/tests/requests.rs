@@ -116,7 +116,7 @@ fn every_list_and_map_has_a_limit() {
             request.named_contexts =
                 names(count).into_iter().map(|name| (name, git("https://a/b"))).collect();
         }
-        "platforms" => request.platforms = names(count),
+        "platforms" => request.platforms = vec!["linux/amd64".to_owned(); count],
         "ssh" => request.ssh = names(count),
         _ => request.secrets = Some(SecretsCommitment { commitment: digest(), ids: names(count) }),
     };
@@ -128,6 +128,22 @@ fn every_list_and_map_has_a_limit() {
     }
     accepted(|request| request.output = image(64));
     refused("output.names", |request| request.output = image(65));
+}
+
+#[test]
+fn platforms_are_some_that_images_are_built_for() {
+    accepted(|request| request.platforms = vec!["linux/amd64".to_owned(), "linux/arm/v7".to_owned()]);
+    for bad in ["nonsense", "foo/bar", "linux/bar", "windows/amd64", "linux/arm/v9"] {
+        refused("platforms", |request| request.platforms = vec!["linux/amd64".to_owned(), bad.to_owned()]);
+    }
+    let mut request = good();
+    request.platforms = vec!["linux/arm/v9".to_owned()];
+    assert_eq!(
+        request.check().map_err(|e| e.to_string()),
+        Err("request field `platforms`: `linux/arm/v9`: variant of arm is `v9`, \
+             wanted none or one of v5, v6, v7, v8"
+            .to_owned())
+    );
 }
 
 #[test]
