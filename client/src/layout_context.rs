@@ -8,7 +8,7 @@ use std::sync::Arc;
 use provenance::digest::Sha256Digest;
 
 use crate::context::{Blob, BlobSource};
-use crate::image::{AnyManifest, Descriptor, MAX_MANIFEST, REF_NAME, is_attached};
+use crate::image::{AnyManifest, Descriptor, MAX_MANIFEST, REF_NAME, looks_attached};
 
 /// Deepest nesting of indexes.
 const MAX_DEPTH: usize = 8;
@@ -100,7 +100,7 @@ pub fn select(
             })?
         }
         None => {
-            let images: Vec<&Descriptor> = index.manifests.iter().filter(|d| !is_attached(d)).collect();
+            let images: Vec<&Descriptor> = index.manifests.iter().filter(|d| !looks_attached(d)).collect();
             match images.as_slice() {
                 [one] => (*one).clone(),
                 [] => {

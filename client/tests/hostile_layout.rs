@@ -83,10 +83,7 @@ fn what_is_no_regular_file_is_not_waited_for() {
     fifo(&path.join("blobs/sha256").join(digest.hex()));
     let error = in_time({
         let path = path.clone();
-        move || {
-            let image = open_local(&path, None).expect("opens");
-            gather(&image, image.image.digest, &image.attached).expect_err("no manifest")
-        }
+        move || open_local(&path, None).err().expect("no manifest")
     });
     assert!(
         matches!(&error, ImageError::BadBlob { problem, .. } if problem == "it is no regular file"),
@@ -126,6 +123,151 @@ fn a_tag_of_two_images_names_none() {
     let config = layout.blob(b"{} ", "application/vnd.oci.image.config.v1+json");
     layout.image(&json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []}), "1");
     assert!(refusal(layout.path(), Some("1")).contains("holds several images `1`"));
+}
+
+/// A second image, stored but not listed, whose manifest has more members besides.
+fn other_image(layout: &Layout, more: &Value) -> Value {
+    let config = layout.blob(b"{\"config\":{}}", "application/vnd.oci.image.config.v1+json");
+    let mut manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []});
+    let members = manifest.as_object_mut().expect("an object");
+    members.extend(more.as_object().expect("an object").clone());
+    layout.blob(manifest.to_string().as_bytes(), MANIFEST)
+}
+
+#[test]
+fn a_second_image_does_not_hide_as_what_stands_beside_the_first() {
+    let mut layout = Layout::new();
+    let image = layout.index["manifests"][0].clone();
+    let digest: Sha256Digest = serde_json::from_value(image["digest"].clone()).expect("a digest");
+    let subject = json!({"mediaType": MANIFEST, "digest": digest, "size": image["size"]});
+    let foreign = json!({"mediaType": MANIFEST, "digest": Sha256Digest::of(b"gone"), "size": 4});
+    let tag = |name: String| json!({TAG: name});
+    let hex = Sha256Digest::of(b"gone").hex();
+    let cases = [
+        (json!({}), json!({})),
+        (json!({}), json!({"artifactType": ""})),
+        (json!({"artifactType": "a/b"}), json!({"artifactType": "a/b"})),
+        (json!({"subject": foreign}), json!({"artifactType": "a/b"})),
+        (json!({}), json!({"annotations": tag(format!("sha256-{hex}"))})),
+        (json!({}), json!({"annotations": tag(format!("sha256-{hex}.sig"))})),
+        (json!({}), json!({"annotations": tag(format!("sha256-{}.sbom", digest.hex()))})),
+        (json!({}), json!({"annotations": tag(format!("sha256-{}.", digest.hex()))})),
+        // It refers to the image, and has a name of its own.
+        (json!({"subject": subject}), json!({"annotations": tag("2".to_owned())})),
+        (json!({"subject": subject}), json!({"annotations": {"io.containerd.image.name": "example/a:1"}})),
+    ];
+    let mut entries = Vec::new();
+    for (members, listed) in cases {
+        let mut entry = other_image(&layout, &members);
+        entry.as_object_mut().expect("an object").extend(listed.as_object().expect("an object").clone());
+        entries.push(entry);
+    }
+    // Two that stand beside each other.
+    let pair = [other_image(&layout, &json!({"x": 1})), other_image(&layout, &json!({"x": 2}))];
+    let hex = |entry: &Value| entry["digest"].as_str().expect("a digest")[7..].to_owned();
+    let tags = [&pair[1], &pair[0]].map(|other| tag(format!("sha256-{}.sig", hex(other))));
+    let [mut one, mut two] = pair;
+    (one["annotations"], two["annotations"]) = (tags[0].clone(), tags[1].clone());
+    for hidden in entries.into_iter().map(|entry| vec![entry]).chain([vec![one, two]]) {
+        for manifests in
+            [[hidden.clone(), vec![image.clone()]].concat(), [vec![image.clone()], hidden].concat()]
+        {
+            layout.index["manifests"] = json!(manifests);
+            layout.write(&layout.index.to_string());
+            let error = refusal(layout.path(), None);
+            assert!(error.contains("holds several images: "), "{error} {manifests:?}");
+            let named = open_local(layout.path(), Some(&digest.to_string())).expect("named by its digest");
+            assert_eq!(named.image.digest, digest);
+        }
+    }
+}
+
+#[test]
+fn what_refers_to_an_image_or_its_children_stands_beside_it() {
+    let mut layout = Layout::new();
+    let child = layout.index["manifests"][0].clone();
+    let hex = |entry: &Value| entry["digest"].as_str().expect("a digest")[7..].to_owned();
+    let mut image = layout.blob(
+        json!({"schemaVersion": 2, "manifests": [child]}).to_string().as_bytes(),
+        "application/vnd.oci.image.index.v1+json",
+    );
+    image["annotations"] = json!({TAG: "1"});
+    let listed = |subject: &Value, x: u32| other_image(&layout, &json!({"subject": subject, "x": x}));
+    let tagged = |target: &Value, suffix: &str, x: u32| {
+        let mut entry = other_image(&layout, &json!({"x": x}));
+        entry["annotations"] = json!({TAG: format!("sha256-{}{suffix}", hex(target))});
+        entry
+    };
+    let of_image = listed(&image, 1);
+    let manifests = vec![
+        listed(&of_image, 2),
+        tagged(&image, "", 3),
+        tagged(&image, ".sig", 4),
+        tagged(&child, ".att", 5),
+        listed(&child, 6),
+        of_image,
+        image.clone(),
+    ];
+    layout.index["manifests"] = json!(manifests);
+    layout.write(&layout.index.to_string());
+    let opened = open_local(layout.path(), None).expect("one image");
+    assert_eq!(json!(opened.image.digest), image["digest"]);
+    assert_eq!(opened.attached.len(), 6);
+    assert!(opened.damage().is_empty());
+}
+
+#[test]
+fn what_is_read_to_find_the_only_image_has_limits() {
+    let mut layout = Layout::new();
+    let image = layout.index["manifests"][0].clone();
+    layout.index["manifests"] = json!(vec![image.clone(); 1025]);
+    layout.write(&layout.index.to_string());
+    assert!(refusal(layout.path(), None).contains("lists 1025 manifests, looked at are at most 1024"));
+    assert!(open_local(layout.path(), Some("1")).is_ok());
+    let long = json!({"subject": image, "x": "x".repeat(4_000_000)});
+    layout.index["manifests"] = json!([vec![other_image(&layout, &long); 17], vec![image]].concat());
+    layout.write(&layout.index.to_string());
+    assert!(refusal(layout.path(), None).contains("more than 67108864 bytes of manifests"));
+}
+
+#[test]
+fn the_index_gives_the_size_of_the_image() {
+    let mut layout = Layout::new();
+    let image = layout.index["manifests"][0].clone();
+    let size = image["size"].as_u64().expect("a size");
+    let mut other = image.clone();
+    other["size"] = json!(size + 1);
+    for manifests in [vec![other.clone()], vec![image, other]] {
+        layout.index["manifests"] = json!(manifests);
+        layout.write(&layout.index.to_string());
+        for selector in [None, Some("1")] {
+            let error = open_local(layout.path(), selector).err().expect("refused");
+            let ImageError::DescriptorSize { said, got, .. } = error else { panic!("{error}") };
+            assert_eq!((said, got), (size + 1, size));
+        }
+    }
+}
+
+#[test]
+fn an_index_that_docker_load_reads_first_is_refused() {
+    for name in ["manifest.json", "repositories"] {
+        let layout = Layout::new();
+        let path = layout.path().join("layout.tar");
+        let tar = |path: &Path| {
+            let mut command = Command::new("tar");
+            command.arg("--exclude=layout.tar").arg("-C").arg(layout.path()).arg("-cf").arg(path).arg(".");
+            assert!(command.status().expect("tar").success());
+        };
+        tar(&path);
+        assert!(open_local(&path, None).is_ok());
+        fs::write(layout.path().join(name), "[]").expect("file");
+        tar(&path);
+        for path in [layout.path(), &path] {
+            let error = open_local(path, None).err().expect("refused");
+            let ImageError::OtherIndex { name: got, .. } = error else { panic!("{error}") };
+            assert_eq!(got, name);
+        }
+    }
 }
 
 #[test]

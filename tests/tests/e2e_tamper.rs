@@ -140,7 +140,10 @@ fn an_image_in_the_place_of_another_is_refused() {
     }
     let image = BUILT.other.index()["manifests"][0].clone();
     copy.index(|manifests| manifests[0] = image);
-    assert_eq!(judge(copy.path()), (UNTRUSTED, "hardware: not-authentic".to_owned()));
+    // What was made for ours counts as further images.
+    assert_eq!(judge(copy.path()), (2, "USAGE".to_owned()));
+    let named = format!("oci-layout://{}@{}", copy.path().display(), BUILT.other.image_digest());
+    assert_eq!(judge(Path::new(&named)), (UNTRUSTED, "hardware: not-authentic".to_owned()));
     // The same, with everything that stands beside it made to refer to it.
     let (ours, theirs) = (BUILT.ours.image_digest(), BUILT.other.image_digest());
     relabel(&copy, &ours, &theirs, BUILT.other.blob(&theirs).len());

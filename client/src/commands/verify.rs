@@ -86,7 +86,13 @@ impl From<ImageError> for Failure {
             ImageError::Selection { .. } | ImageError::Name(_) | ImageError::Login(_) => {
                 with(exit::USAGE, "USAGE")
             }
-            ImageError::MissingBlob { .. } | ImageError::BadBlob { .. } | ImageError::Manifest { .. } => {
+            ImageError::OtherIndex { name, .. } => with(exit::USAGE, "OTHER_INDEX").advise(format!(
+                "take the layout without `{name}`: `sealwright build` and `docker buildx build -o type=oci` write none"
+            )),
+            ImageError::MissingBlob { .. }
+            | ImageError::BadBlob { .. }
+            | ImageError::DescriptorSize { .. }
+            | ImageError::Manifest { .. } => {
                 with(exit::NOT_AUTHENTIC, "DAMAGED").advise("fetch it again from where it came from")
             }
             ImageError::NotFound { .. } => with(exit::FAILED, "NOT_FOUND")

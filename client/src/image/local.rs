@@ -9,11 +9,15 @@ use std::path::{Path, PathBuf};
 use provenance::digest::Sha256Digest;
 
 use super::archive::Archive;
+use super::selection::{looks_attached, select};
 use super::{
     AnyManifest, Attached, Blobs, Descriptor, ImageError, MAX_ATTACHED, MAX_ATTACHED_BYTES, MAX_MANIFEST,
-    REF_NAME, parse_manifest,
+    parse_manifest,
 };
 use crate::regular_file;
+
+/// What `docker load` and others read of an archive before `index.json`, or instead of it: its images need not be ours.
+const OTHER_INDEXES: [&str; 2] = ["manifest.json", "repositories"];
 
 /// An image of a layout on this machine.
 pub struct LocalImage {
@@ -36,6 +40,11 @@ pub fn open_local(path: &Path, selector: Option<&str>) -> Result<LocalImage, Ima
         std::fs::metadata(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
     let store =
         if metadata.is_dir() { Store::Directory(path.to_owned()) } else { Store::Tar(Archive::open(path)?) };
+    for name in OTHER_INDEXES {
+        if store.has(name) {
+            return Err(ImageError::OtherIndex { path: path.to_owned(), name });
+        }
+    }
     let not_a_layout = |problem: String| ImageError::NotALayout { path: path.to_owned(), problem };
     let layout =
         store.named("oci-layout").map_err(|_| not_a_layout("it has no file `oci-layout`".to_owned()))?;
@@ -47,7 +56,7 @@ pub fn open_local(path: &Path, selector: Option<&str>) -> Result<LocalImage, Ima
     check_spelling(&index).map_err(|problem| not_a_layout(format!("index.json: {problem}")))?;
     let index: AnyManifest =
         serde_json::from_slice(&index).map_err(|e| not_a_layout(format!("index.json: {e}")))?;
-    let (image, attached) = select(path, selector, index.manifests)?;
+    let (image, attached) = select(path, selector, index.manifests, &store)?;
     Ok(LocalImage { store, image, attached })
 }
 
@@ -73,69 +82,6 @@ fn check_spelling(index: &[u8]) -> Result<(), String> {
     check(&serde_json::from_slice(index).map_err(|e| e.to_string())?)
 }
 
-/// Whether a layout's index lists this beside an image: a referrer, or under cosign's tag scheme.
-pub(crate) fn is_attached(descriptor: &Descriptor) -> bool {
-    descriptor.artifact_type.is_some()
-        || descriptor.annotations.get(REF_NAME).is_some_and(|name| {
-            let suffix = name.strip_prefix("sha256-").and_then(|rest| rest.get(64..));
-            suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with('.'))
-        })
-}
-
-fn select(
-    path: &Path,
-    selector: Option<&str>,
-    manifests: Vec<Descriptor>,
-) -> Result<(Descriptor, Vec<Attached>), ImageError> {
-    let wrong = |problem: String| ImageError::Selection { path: path.to_owned(), problem };
-    let tag = |descriptor: &Descriptor| descriptor.annotations.get(REF_NAME).cloned();
-    let mut images: Vec<&Descriptor> = manifests.iter().filter(|d| !is_attached(d)).collect();
-    let mut seen = HashSet::new();
-    images.retain(|image| seen.insert((image.digest, tag(image))));
-    let shown = || {
-        let list: Vec<String> = images
-            .iter()
-            .map(|d| tag(d).map_or_else(|| d.digest.to_string(), |t| format!("{t} ({})", d.digest)))
-            .collect();
-        if list.is_empty() { "no image".to_owned() } else { list.join(", ") }
-    };
-    let found: Descriptor = match selector {
-        Some(selector) => {
-            let by_digest = selector.parse::<Sha256Digest>().ok();
-            let fits = |d: &&&Descriptor| match by_digest {
-                Some(digest) => d.digest == digest,
-                None => tag(d).as_deref() == Some(selector),
-            };
-            let fitting: Vec<&Descriptor> = images.iter().filter(fits).copied().collect();
-            match fitting.as_slice() {
-                [first, rest @ ..] if rest.iter().all(|image| image.digest == first.digest) => {
-                    (*first).clone()
-                }
-                [] => return Err(wrong(format!("has no image `{selector}`; it has {}", shown()))),
-                // Another program may take another of them.
-                _ => return Err(wrong(format!("holds several images `{selector}`; it has {}", shown()))),
-            }
-        }
-        None => match images.as_slice() {
-            [first, rest @ ..] if rest.iter().all(|image| image.digest == first.digest) => (*first).clone(),
-            [] => return Err(wrong("holds no image".to_owned())),
-            _ => {
-                return Err(wrong(format!(
-                    "holds several images: {}; name one as oci-layout://PATH:TAG or @DIGEST",
-                    shown()
-                )));
-            }
-        },
-    };
-    let digest = found.digest;
-    let attached = manifests
-        .iter()
-        .filter(|descriptor| descriptor.digest != digest)
-        .map(|descriptor| Attached { descriptor: descriptor.clone(), tag: tag(descriptor) })
-        .collect();
-    Ok((found, attached))
-}
-
 impl LocalImage {
     /// What is damaged of all that the layout says stands beside the image: its index lists it, so it was whole once.
     /// Strangers can put damaged things beside an image of a registry; into a layout they cannot.
@@ -147,9 +93,9 @@ impl LocalImage {
         let children = root.map_or_else(|_| Vec::new(), |root| root.manifests);
         let targets: Vec<Sha256Digest> =
             std::iter::once(self.image.digest).chain(children.iter().map(|child| child.digest)).collect();
-        let attached = self.attached.iter().filter(|item| is_attached(&item.descriptor)).take(MAX_ATTACHED);
         // The same document stands beside an image in several forms, and a hostile manifest may name it without end.
         let mut checked = HashSet::new();
+        let attached = self.attached.iter().take(MAX_ATTACHED);
         attached.filter_map(|item| self.check_attached(item, &targets, &mut checked).err()).collect()
     }
 
@@ -161,7 +107,12 @@ impl LocalImage {
         checked: &mut HashSet<(Sha256Digest, u64)>,
     ) -> Result<(), ImageError> {
         let digest = item.descriptor.digest;
-        let manifest = parse_manifest(digest, &self.document(&digest, MAX_MANIFEST)?)?;
+        let read = self.document(&digest, MAX_MANIFEST).and_then(|bytes| parse_manifest(digest, &bytes));
+        let manifest = match read {
+            // Of several images in a layout not all need be whole.
+            Err(_) if !looks_attached(&item.descriptor) => return Ok(()),
+            read => read?,
+        };
         let tag = item.tag.as_deref().and_then(|tag| tag.strip_prefix("sha256-"));
         let tagged = tag.is_some_and(|tag| targets.iter().any(|target| tag.starts_with(&target.hex())));
         if !tagged && manifest.subject.as_ref().is_none_or(|subject| !targets.contains(&subject.digest)) {
@@ -198,6 +149,14 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Whether there is anything of that name at the top.
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Directory(folder) => folder.join(name).symlink_metadata().is_ok(),
+            Self::Tar(tar) => tar.entries.contains_key(name),
+        }
+    }
+
     fn reader(&self, name: &str) -> io::Result<Box<dyn Read + Send + '_>> {
         match self {
             Self::Directory(folder) => Ok(Box::new(regular_file::open(&folder.join(name))?)),
@@ -211,7 +170,13 @@ impl Store {
 
 impl Blobs for LocalImage {
     fn open(&self, digest: &Sha256Digest) -> Result<Box<dyn Read + Send + '_>, ImageError> {
-        self.store.reader(&format!("blobs/sha256/{}", digest.hex())).map_err(|e| match e.kind() {
+        self.store.open(digest)
+    }
+}
+
+impl Blobs for Store {
+    fn open(&self, digest: &Sha256Digest) -> Result<Box<dyn Read + Send + '_>, ImageError> {
+        self.reader(&format!("blobs/sha256/{}", digest.hex())).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => ImageError::MissingBlob { digest: *digest },
             _ => ImageError::BadBlob { digest: *digest, problem: e.to_string() },
         })

@@ -7,6 +7,7 @@ mod local;
 mod referrers;
 pub mod registry;
 pub mod restamp;
+mod selection;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
@@ -23,8 +24,8 @@ use serde::Deserialize;
 use verifier::image::{ImageInput, MAX_CHILDREN, SimpleSignature};
 
 pub use archive::ArchiveError;
-pub(crate) use local::is_attached;
 pub use local::{LocalImage, open_local};
+pub(crate) use selection::looks_attached;
 
 /// Largest manifest or index in bytes.
 pub const MAX_MANIFEST: u64 = 4 << 20;
@@ -132,6 +133,24 @@ pub enum ImageError {
         path: PathBuf,
         /// What was asked for and what there is.
         problem: String,
+    },
+    /// Beside the index stands another, of which nothing is verified. Fault: whoever made the layout.
+    #[error("{} holds `{name}`, which `docker load` and others read in place of `index.json`; it is not verified", path.display())]
+    OtherIndex {
+        /// The layout.
+        path: PathBuf,
+        /// Name of the other index.
+        name: &'static str,
+    },
+    /// The index gives the image another size than its manifest has.
+    #[error("the layout's index gives {digest} {said} bytes, its manifest has {got}")]
+    DescriptorSize {
+        /// Digest of the manifest.
+        digest: Sha256Digest,
+        /// Bytes by the index.
+        said: u64,
+        /// Bytes of the manifest.
+        got: u64,
     },
     /// A blob is not there. Not authentic: what should be there is not.
     #[error("blob {digest} is missing")]
