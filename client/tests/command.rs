@@ -174,6 +174,32 @@ fn errors_are_documents_under_json() {
 }
 
 #[test]
+fn misuse_under_json_is_told_as_a_whole() {
+    let home = Home::new();
+    for (arguments, message, advice) in [
+        (
+            &["--json", "verify"][..],
+            "the following required arguments were not provided: <IMAGE|LAYOUT|TAR>",
+            None,
+        ),
+        (
+            &["--json", "verify", "--repositry", "a", "b"],
+            "unexpected argument '--repositry' found",
+            Some("a similar argument exists: '--repository'"),
+        ),
+    ] {
+        let ran = home.run(arguments);
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        let document: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON document");
+        assert_eq!(document["error"]["message"], message);
+        assert_eq!(
+            document["error"]["advice"].as_array().expect("a list").first(),
+            advice.map(Into::into).as_ref()
+        );
+    }
+}
+
+#[test]
 fn misuse_is_told_with_the_usage() {
     let home = Home::new();
     home.run(&[]).fails(2, &["Usage: sealwright"]);

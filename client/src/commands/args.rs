@@ -179,7 +179,8 @@ pub(crate) struct BuildArgs {
     /// Print nothing but the digest of the image
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Your own id for this build; the same id and request never builds twice
+    /// Your own id for this build, to be used once: each `build` signs a request of its own, and a second one under the
+    /// same id is refused
     #[arg(long, value_name = "ID")]
     pub(crate) build_id: Option<String>,
     /// On Secure Execution: attestation request of somebody else who will verify, instead of an own one

@@ -63,12 +63,24 @@ fn misuse(error: &clap::Error) -> ExitCode {
     }
     // clap prints help to stdout and misuse to stderr, and its codes are 0 and 2.
     if error.use_stderr() && output.is_json() {
-        let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        output.failure_document(&Failure::usage(message));
+        output.failure_document(&usage(error));
     }
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// The whole of what clap says, without the usage: its tips are what to do.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let said = text.split("\nUsage: ").next().unwrap_or_default();
+    let said = said.split("\nFor more information").next().unwrap_or_default();
+    let (tips, lines): (Vec<&str>, Vec<&str>) = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .partition(|line| line.starts_with("tip: "));
+    let failure = Failure::usage(lines.join(" ").trim_start_matches("error: "));
+    tips.iter().fold(failure, |failure, tip| failure.advise(tip.trim_start_matches("tip: ")))
 }
 
 fn dispatch(command: Command, setup: Result<Setup, Failure>, output: &Output) -> Result<u8, Failure> {
