@@ -1,15 +1,19 @@
 //! Registries that send what no registry should, or what strangers put into them.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use client::image::registry::{RemoteImage, fetch};
 use client::image::{ImageError, gather};
+use client::key::{CallerKey, public_pem};
 use provenance::digest::Sha256Digest;
+use provenance::dsse::REFERENCE_VALUES_PAYLOAD_TYPE;
 use provenance::evidence::CMW_MEDIA_TYPE;
 use serde_json::{Value, json};
 
@@ -223,6 +227,34 @@ fn what_strangers_attach_is_looked_at_last_and_up_to_a_number_of_bytes() {
     assert!(registry.sent.load(Ordering::Relaxed) < (256 + 5) << 20);
 }
 
+/// The command with a home of its own: exit code, stdout and stderr.
+fn sealwright(home: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealwright"));
+    let output = command.env_clear().env("HOME", home).current_dir(home).args(arguments).output();
+    let output = output.expect("the command starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// Writes some policy.
+fn policy(home: &Path, file: &str) {
+    let (code, ..) = sealwright(home, &["key", "new", "key.pem"]);
+    assert_eq!(code, Some(0));
+    let key = CallerKey::load(&home.join("key.pem")).expect("a key");
+    let digest = Sha256Digest::of(b"x");
+    let values = json!({"build_policies": [digest], "builder_ids": ["https://b.example"], "guest_version": 1, "name": "some",
+        "platforms": {"sev-snp": {"measurements": ["01".repeat(48)]}}, "trust_configurations": [digest],
+        "type": "https://sealwright.dev/reference-values/v1"});
+    let values = key.sign_envelope(REFERENCE_VALUES_PAYLOAD_TYPE, values.to_string().into_bytes());
+    fs::write(home.join("values.json"), values.expect("signed").to_json()).expect("file");
+    fs::write(home.join("public.pem"), public_pem(key.public())).expect("file");
+    let arguments =
+        ["policy", "init", "--from", "values.json", "--release-key", "public.pem", "--caller", "public.pem"];
+    let (code, text, problem) = sealwright(home, &arguments);
+    assert_eq!(code, Some(0), "{problem}");
+    fs::write(home.join(file), text).expect("file");
+}
+
 #[test]
 fn that_not_everything_was_looked_at_is_told() {
     let mut registry = Registry::new();
@@ -230,13 +262,15 @@ fn that_not_everything_was_looked_at_is_told() {
         registry.attach("x/y", &[], "");
     }
     let (address, _) = registry.serve();
-    let output = Command::new(env!("CARGO_BIN_EXE_sealwright"))
-        .args(["inspect", &format!("{address}/some/image:1")])
-        .output()
-        .expect("the command starts");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    let wanted =
-        "what is attached to the image takes more than 1024 requests to read; the rest is not looked at";
+    let image = format!("{address}/some/image:1");
+    let home = tempfile::tempdir().expect("a directory");
+    policy(home.path(), "policy.toml");
+    let wanted = "what is attached to the image takes more than 1024 requests to read; the rest is not looked at: remove";
+    let (code, text, _) = sealwright(home.path(), &["inspect", &image]);
+    assert_eq!(code, Some(0), "{text}");
     assert!(text.contains(wanted), "{text}");
+    let (code, text, told) = sealwright(home.path(), &["verify", "--policy", "policy.toml", &image]);
+    assert_eq!(code, Some(4), "{told}");
+    assert!(text.contains("no Evidence is attached"), "{text}");
+    assert!(told.contains("left out") && told.contains(wanted), "{told}");
 }

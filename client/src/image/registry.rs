@@ -29,7 +29,7 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// How this program calls itself.
 pub(crate) const USER_AGENT: &str = concat!("sealwright/", env!("CARGO_PKG_VERSION"));
 /// Most requests for the documents of one image, and most bytes of them that are fetched, kept or not. What is beyond is
-/// left out: in many registries strangers may attach what they like. An image that was built 150 times stays below.
+/// left out: in many registries strangers may attach what they like. An image that was built 100 times stays below.
 const MAX_REQUESTS: usize = 1024;
 const MAX_FETCHED: u64 = 256 << 20;
 /// What a manifest may be.
