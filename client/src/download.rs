@@ -106,7 +106,8 @@ pub fn check_destination(destination: &Destination) -> Result<(), DownloadError>
 fn check_target(target: &Path) -> Result<(), DownloadError> {
     let metadata = match fs::symlink_metadata(target) {
         Ok(metadata) => metadata,
-        Err(_) => return Ok(()),
+        // What has no name of its own (`..` of what is not there) cannot be made.
+        Err(_) => return beside(target, "partial").map(drop),
     };
     let empty = metadata.is_dir() && fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
     if empty {

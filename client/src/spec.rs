@@ -302,6 +302,7 @@ pub fn parse_output(text: &str) -> Result<OutputSpec, InvalidFlag> {
         let value = value.ok_or_else(|| invalid(FLAG, text, format!("`{key}` has no value")))?;
         match key.as_str() {
             "type" => kind = Some(value),
+            "dest" if value.is_empty() => return Err(invalid(FLAG, text, "dest is empty; wanted dest=PATH")),
             "dest" => dest = Some(PathBuf::from(value)),
             "tar" => tar = Some(boolean(FLAG, text, "tar", &value)?),
             "push" => push = boolean(FLAG, text, "push", &value)?,
@@ -448,6 +449,14 @@ mod tests {
         assert_eq!(of("out"), Ok((Destination::FilesDirectory("out".into()), false)));
         assert_eq!(of("-"), Ok((Destination::FilesTar("-".into()), false)));
         assert_eq!(of("type=local,dest=out"), Ok((Destination::FilesDirectory("out".into()), false)));
+        for kind in ["oci", "local", "tar"] {
+            let text = format!("type={kind},dest=");
+            assert_eq!(
+                parse_output(&text),
+                Err(invalid("--output", &text, "dest is empty; wanted dest=PATH")),
+                "before anything is built"
+            );
+        }
         for bad in [
             "",
             "type=docker",

@@ -204,6 +204,12 @@ fn misuse_is_told_with_the_usage() {
     let home = Home::new();
     home.run(&[]).fails(2, &["Usage: sealwright"]);
     home.run(&["verify"]).fails(2, &["<IMAGE|LAYOUT|TAR>"]);
+    for arguments in [&["list", "--limit", "0"][..], &["build", "--timeout", "0", "."]] {
+        home.run(arguments).fails(2, &["invalid value '0'", "wanted a whole number, 1 or more"]);
+    }
+    home.run(&["build", "-o", "type=oci,dest=", "."]).fails(2, &["dest is empty; wanted dest=PATH"]);
+    let nameless = format!("type=oci,dest={}/..", home.text("absent"));
+    home.run(&["build", "-o", &nameless, "."]).fails(2, &["is no OCI layout", "what to do"]);
     home.run(&["frobnicate"]).fails(2, &["unrecognized subcommand"]);
     home.run(&["build", "--no-such-flag", "."]).fails(2, &["--no-such-flag"]);
     assert!(home.run(&["--help"]).ok().contains("Build an image from a Dockerfile"));

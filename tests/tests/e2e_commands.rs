@@ -107,6 +107,24 @@ fn a_quiet_build_prints_the_digest_and_writes_the_files_asked_for() {
 }
 
 #[test]
+fn the_layout_of_one_build_is_not_sent_with_the_next() {
+    let context = context("again", COPY);
+    let build = || {
+        let mut command = SERVER.command(["build", "--progress", "plain", "."]);
+        command.current_dir(&context);
+        Output::of(&command).ok()
+    };
+    let first = build();
+    assert!(!first.stderr.contains("left out"), "{}", first.stderr);
+    let files = |output: &Output| {
+        let line = output.stderr.lines().find(|line| line.starts_with(" context")).map(str::to_owned);
+        line.and_then(|line| line.split(',').next().map(str::to_owned)).expect("what was sent")
+    };
+    let second = build().says("left out   image.oci of the context: it is written by this build");
+    assert_eq!(files(&second), files(&first));
+}
+
+#[test]
 fn json_is_one_document_and_raw_progress_one_object_for_each_line() {
     let layout = path("raw.oci");
     let output = format!("type=oci,dest={}", shown(&layout));
@@ -161,7 +179,8 @@ fn builds_are_listed_shown_and_downloaded_again() {
     let listed = SERVER.sealwright(["list"]).ok().stdout;
     let at = |id: &str| listed.find(&format!("{id} ")).unwrap_or_else(|| panic!("no {id} in\n{listed}"));
     assert!(at("listed-3") < at("listed-2") && at("listed-2") < at("listed-1"), "newest first:\n{listed}");
-    assert_eq!(SERVER.sealwright(["list", "--limit", "1"]).ok().stdout.lines().count(), 1);
+    let one = SERVER.sealwright(["list", "--limit", "1"]).ok().says("older builds are not shown");
+    assert_eq!(one.stdout.lines().count(), 1);
     let failed = SERVER.sealwright(["list", "--json", "--state", "failed"]).ok().json();
     let states: Vec<&Value> =
         failed["builds"].as_array().expect("builds").iter().map(|build| &build["state"]).collect();
@@ -212,7 +231,7 @@ fn a_running_build_is_followed_and_cancelled() {
         .expect("the command starts");
     wait_until_says(&followed, "begun followed\n");
     assert!(follow.try_wait().expect("a child").is_none(), "it follows until the build ends");
-    SERVER.sealwright(["cancel", "followed"]).ok();
+    SERVER.sealwright(["cancel", "followed"]).ok().says("followed cancelling");
     assert_eq!(end(&mut build), 1);
     assert_eq!(end(&mut follow), 0);
     SERVER.sealwright(["get", "--json", "followed"]).ok().says("\"CANCELLED\"");

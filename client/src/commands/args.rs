@@ -1,6 +1,6 @@
 //! The command line. `build` takes the flags of `docker buildx build`.
 
-use std::num::NonZeroUsize;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -61,6 +61,10 @@ const ABSENT: [(&[&str], &str); 6] = [
     (&["--load", "--builder"], "no Docker engine takes part; --endpoint names the server"),
     (&["--call", "--check", "--no-cache-filter"], "it is not supported"),
 ];
+
+fn at_least_one(text: &str) -> Result<NonZeroU64, &'static str> {
+    text.parse().map_err(|_| "wanted a whole number, 1 or more")
+}
 
 /// Why a flag of `docker buildx build` is not there.
 pub(crate) fn why_absent(flag: &str) -> Option<&'static str> {
@@ -186,9 +190,9 @@ pub(crate) struct BuildArgs {
     /// On Secure Execution: attestation request of somebody else who will verify, instead of an own one
     #[arg(long, value_name = "FILE")]
     pub(crate) attestation_request: Option<PathBuf>,
-    /// Give up after this many seconds; the build is cancelled (exit 7)
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<u64>,
+    /// Give up after this many seconds, 1 or more; the build is cancelled (exit 7)
+    #[arg(long, value_name = "SECONDS", value_parser = at_least_one)]
+    pub(crate) timeout: Option<NonZeroU64>,
 }
 
 #[derive(Args)]
@@ -264,8 +268,8 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "STATE", value_parser = ["queued", "running", "succeeded", "failed", "cancelled"])]
     pub(crate) state: Option<String>,
     /// At most this many
-    #[arg(long, value_name = "N", default_value = "50")]
-    pub(crate) limit: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "50", value_parser = at_least_one)]
+    pub(crate) limit: NonZeroU64,
 }
 
 #[derive(Args)]
@@ -284,7 +288,7 @@ pub(crate) struct LogsArgs {
 pub(crate) struct DownloadArgs {
     /// Build id
     pub(crate) build: String,
-    /// Where the result goes (default: type=oci,dest=image.oci)
+    /// Where the result goes (default: type=oci,dest=image.oci). A layout with one image is replaced, whatever built it
     #[arg(short, long, value_name = "type=oci,dest=PATH|type=local,dest=DIR|DIR")]
     pub(crate) output: Option<String>,
 }

@@ -257,7 +257,7 @@ async fn build(
     // The values are needed no more: the server has them, and a retry would be another request.
     let Prepared { destination, request, trees, blobs, .. } = prepared;
     let display = Arc::new(Mutex::new(Display::new(style, output.color(), terminal_size, std::io::stderr())));
-    let timeout = args.timeout.map(Duration::from_secs);
+    let timeout = args.timeout.map(|seconds| Duration::from_secs(seconds.get()));
     let mut watching = Watching { display: &display, interrupts: &mut interrupts, timeout, chatty };
     // The server begins as soon as it knows the directories, and waits for a file when a step wants it.
     let upload = async {

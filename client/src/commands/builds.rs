@@ -93,19 +93,20 @@ pub(crate) fn list(args: &ListArgs, setup: &Setup, output: &Output) -> Result<u8
         let session = Session::open(connector).await?;
         let mut builds = Vec::new();
         let mut token = String::new();
-        loop {
-            let wanted = args.limit.get().saturating_sub(builds.len()).min(100);
+        let limit = usize::try_from(args.limit.get()).unwrap_or(usize::MAX);
+        let more = loop {
+            let wanted = limit.saturating_sub(builds.len()).min(100);
             if wanted == 0 {
-                break;
+                break true;
             }
             let page = i32::try_from(wanted).expect("at most 100");
             let (mut found, next) = session.list(page, &token, &filter).await?;
             builds.append(&mut found);
             if next.is_empty() {
-                break;
+                break false;
             }
             token = next;
-        }
+        };
         if output.is_json() {
             output.document(&json!({"builds": builds.iter().map(build_json).collect::<Vec<Value>>()}));
         } else {
@@ -124,8 +125,16 @@ pub(crate) fn list(args: &ListArgs, setup: &Setup, output: &Output) -> Result<u8
                 output.say("no builds");
             }
         }
+        if more {
+            output.say(&format!("older builds are not shown; --limit N shows more than {limit}"));
+        }
         Ok(0)
     })
+}
+
+/// The state of a build that was asked to end: its steps may need a moment.
+fn ending(build: &v1::Build) -> String {
+    if is_terminal(build) { state(build) } else { "cancelling".to_owned() }
 }
 
 /// `sealwright cancel`.
@@ -137,7 +146,7 @@ pub(crate) fn cancel(build: &str, setup: &Setup, output: &Output) -> Result<u8, 
         let build = session.cancel(&session.build_name(build)).await?;
         match output.is_json() {
             true => output.document(&build_json(&build)),
-            false => output.status("build", &format!("{} {}", summary::id(&build.name), state(&build))),
+            false => output.status("build", &format!("{} {}", summary::id(&build.name), ending(&build))),
         }
         Ok(0)
     })

@@ -44,7 +44,7 @@ struct Arguments {
     #[arg(long)]
     state: PathBuf,
     /// Address to listen on; port 0 chooses a free one.
-    #[arg(long, default_value = "127.0.0.1:8443")]
+    #[arg(long, default_value = "127.0.0.1:8443", value_name = "IP:PORT", value_parser = listen_address)]
     listen: SocketAddr,
     /// Directory of buildkitd and runc.
     #[arg(long)]
@@ -236,6 +236,10 @@ impl Users {
         let release = own_key(&state.join("release.key.pem"))?;
         Ok(Self { caller_file, caller, release })
     }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "wanted IP:PORT, such as 127.0.0.1:8443 or [::1]:8443")
 }
 
 /// Anyone who can make a key may build here, and push anywhere: it is for development.
