@@ -183,6 +183,24 @@ fn a_second_image_does_not_hide_as_what_stands_beside_the_first() {
 }
 
 #[test]
+fn of_several_images_those_are_named_and_not_what_stands_beside_them() {
+    let mut layout = Layout::new();
+    let image = layout.index["manifests"][0].clone();
+    let other = other_image(&layout, &json!({}));
+    let beside = other_image(&layout, &json!({"subject": image}));
+    layout.index["manifests"] = json!([other, image, beside]);
+    layout.write(&layout.index.to_string());
+    let digest = |entry: &Value| entry["digest"].as_str().expect("a digest").to_owned();
+    let wanted = format!(
+        "{}: holds several images: {}, 1 ({}); name one as oci-layout://PATH:TAG or @DIGEST",
+        layout.path().display(),
+        digest(&other),
+        digest(&image)
+    );
+    assert_eq!(refusal(layout.path(), None), wanted);
+}
+
+#[test]
 fn what_refers_to_an_image_or_its_children_stands_beside_it() {
     let mut layout = Layout::new();
     let child = layout.index["manifests"][0].clone();

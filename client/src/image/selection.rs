@@ -1,6 +1,6 @@
 //! Which manifest of a layout's index is the image, and what stands beside it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use provenance::digest::Sha256Digest;
@@ -100,7 +100,7 @@ fn only<'a>(
         return Err(wrong(problem));
     }
     let mut images: Vec<&Descriptor> = Vec::new();
-    let mut claims: HashMap<Sha256Digest, Vec<&Descriptor>> = HashMap::new();
+    let mut claims: BTreeMap<Sha256Digest, Vec<&Descriptor>> = BTreeMap::new();
     let mut left = MAX_READ;
     for descriptor in manifests {
         match claim(descriptor, blobs, &mut left) {
@@ -112,7 +112,12 @@ fn only<'a>(
             }
         }
     }
-    let image = *images.first().ok_or_else(|| wrong("holds no image".to_owned()))?;
+    let the_only = |images: Vec<&'a Descriptor>| match images.as_slice() {
+        [] => Err(wrong("holds no image".to_owned())),
+        [first, rest @ ..] if rest.iter().all(|image| image.digest == first.digest) => Ok(*first),
+        _ => Err(wrong(format!("holds several images: {}; {NAME_ONE}", shown(images)))),
+    };
+    let image = the_only(images)?;
     let root = parse_manifest(image.digest, &blobs.document(&image.digest, MAX_MANIFEST)?)?;
     // What stands beside something that stands beside the image does so too: the signature of a list of materials.
     let mut targets: Vec<Sha256Digest> = root.manifests.iter().map(|child| child.digest).collect();
@@ -120,11 +125,8 @@ fn only<'a>(
     while let Some(target) = targets.pop() {
         targets.extend(claims.remove(&target).into_iter().flatten().map(|descriptor| descriptor.digest));
     }
-    images.extend(claims.into_values().flatten());
-    match images.iter().all(|other| other.digest == image.digest) {
-        true => Ok(image),
-        false => Err(wrong(format!("holds several images: {}; {NAME_ONE}", shown(images)))),
-    }
+    // Whatever refers to something else could be taken for an image.
+    the_only(std::iter::once(image).chain(claims.into_values().flatten()).collect())
 }
 
 /// What a manifest of an index is by its own word.
