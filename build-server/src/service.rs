@@ -69,16 +69,27 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The address.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {problem}{}", in_use(problem))]
     Listen {
         /// Address as configured.
         address: SocketAddr,
         /// What the operating system says.
-        source: io::Error,
+        problem: io::Error,
     },
     /// Reflection data that does not decode: our bug.
     #[error("gRPC reflection: {0}")]
     Reflection(String),
+}
+
+/// What to do about an address that cannot be listened on.
+fn in_use(problem: &io::Error) -> &'static str {
+    match problem.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; end what listens there (`ss -ltnp` shows it), or choose another address"
+        }
+        io::ErrorKind::AddrNotAvailable => "; give an address of this machine",
+        _ => "",
+    }
 }
 
 /// The gRPC server ended although nobody had asked for it.
@@ -140,7 +151,7 @@ impl Server {
         let tls = server_config(&keys)?;
         let State { directory, lock, jobs, contexts } = state;
         let queue = Queue::new(jobs.clone(), contexts.clone(), runner, operations.queue_limits(), &directory);
-        let listen_failed = |source| StartError::Listen { address: operations.listen, source };
+        let listen_failed = |problem| StartError::Listen { address: operations.listen, problem };
         let listener = TcpListener::bind(operations.listen).await.map_err(listen_failed)?;
         let address = listener.local_addr().map_err(listen_failed)?;
         let (resumed, failed) = queue.recover()?;
@@ -338,4 +349,21 @@ pub fn facts(server: &Server, keys: &KeyClient, operations: &Operations) -> Vec<
         ),
         format!("listening  {} (attested TLS)", server.local_addr()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_use_is_told_once_and_with_advice() {
+        let problem = io::Error::from(io::ErrorKind::AddrInUse);
+        let error = StartError::Listen { address: ([127, 0, 0, 1], 1).into(), problem };
+        assert_eq!(
+            error.to_string(),
+            "cannot listen on 127.0.0.1:1: address in use; end what listens there (`ss -ltnp` shows it), \
+             or choose another address"
+        );
+        assert!(std::error::Error::source(&error).is_none(), "a chain would tell it again");
+    }
 }

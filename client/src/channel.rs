@@ -39,6 +39,7 @@ use verifier::{Endorsements, Policy, Rejection, SessionGrounds, SessionResult};
 
 use crate::attestation_request::{AttestationRequestError, NewAttestationRequest};
 use crate::key::CallerKey;
+use crate::session::said;
 use crate::tls;
 
 /// Metadata key under which every call after appraisal carries the canonical project document.
@@ -135,7 +136,7 @@ pub enum ChannelError {
         problem: String,
     },
     /// The server gave no session Evidence.
-    #[error("{endpoint} gave no Evidence for this session: {status}")]
+    #[error("{endpoint} gave no Evidence for this session: {}", said(status))]
     NoEvidence {
         /// Where to.
         endpoint: Endpoint,

@@ -70,11 +70,20 @@ pub enum SessionError {
     #[error(transparent)]
     Context(#[from] ContextError),
     /// The server answered with an error.
-    #[error("{}", .0.message())]
+    #[error("{}", said(.0))]
     Service(Box<Status>),
     /// The server breaks the protocol. Fault: the server.
     #[error("the server broke the protocol: {0}")]
     Protocol(String),
+}
+
+/// What a status says to people.
+#[must_use]
+pub fn said(status: &Status) -> &str {
+    match status.message() {
+        "" => status.code().description(),
+        message => message,
+    }
 }
 
 impl From<Status> for SessionError {

@@ -147,8 +147,16 @@ fn flags_go_before_the_environment_and_that_before_the_file() {
 fn an_unknown_key_of_the_configuration_is_named_with_its_line() {
     let home = Home::new();
     home.write(CONFIG, "endpoint = \"a:1\"\nverify = false\n");
-    home.run(&["config", "show"])
-        .fails(2, &["config.toml", "line 2", "unknown field `verify`", "what to do"]);
+    home.run(&["config", "show"]).fails(
+        2,
+        &[
+            "config.toml",
+            "line 2",
+            "unknown field `verify`",
+            "what to do: known keys are endpoint, key, policy, project, host-key-documents, progress, color, \
+                 amd-kds, intel-pcs, intel-root-crl",
+        ],
+    );
 }
 
 #[test]
@@ -333,4 +341,54 @@ fn a_policy_is_made_checked_explained_and_extended() {
     home.run(&["policy", "add-reference", &policy, &second, "--release-key", &stranger])
         .fails(4, &["Reference Values", "what to do"]);
     assert_eq!(std::fs::read_to_string(&policy).expect("there"), text, "refusals change nothing");
+}
+
+#[test]
+fn a_cut_index_is_damage_and_not_a_wrong_name() {
+    let home = Home::new();
+    home.write("layout/oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}");
+    home.write("layout/index.json", "{\"schemaVersion\":2,\"manif");
+    home.run(&["inspect", &home.text("layout")]).fails(
+        4,
+        &["is damaged: index.json: EOF while parsing", "what to do: fetch it again from where it came from"],
+    );
+    home.write("layout/index.json", "{\"schemaVersion\":2,\"schemaversion\":2}");
+    home.run(&["inspect", &home.text("layout")]).fails(2, &["is no OCI layout", "two spellings"]);
+}
+
+#[test]
+fn an_unreadable_file_is_told_by_who_named_it() {
+    let home = Home::new();
+    let key = home.text("key.pem");
+    home.run(&["key", "new", &key]).ok();
+    let (missing, policy) = (home.text("absent"), release_policy(&home));
+    for arguments in [
+        &["policy", "init", "--from", &missing, "--release-key", &key][..],
+        &["policy", "init", "--from", &missing, "--release-key", &missing],
+        &["appraise", "--policy", &policy, &missing],
+        &["verify", "--policy", &policy, "--endorsements", &missing, &missing],
+        &["policy", "check", &missing],
+    ] {
+        let ran = home.run(arguments);
+        ran.fails(2, &["cannot read", "absent", "what to do: check the path"]);
+        assert!(!ran.stderr.contains("config show"), "{arguments:?}: {}", ran.stderr);
+    }
+    home.run(&["policy", "check", "--policy", &missing])
+        .fails(2, &["cannot read policy", "`sealwright config show` says where the setting came from"]);
+}
+
+/// A complete policy.
+fn release_policy(home: &Home) -> String {
+    let (values, release_key) = release(home, "values.json", 1, "01");
+    let made = home.run(&[
+        "policy",
+        "init",
+        "--from",
+        &values,
+        "--release-key",
+        &release_key,
+        "--caller",
+        &release_key,
+    ]);
+    home.write("policy.toml", made.ok())
 }

@@ -5,7 +5,7 @@ use client::channel::ChannelError;
 use client::context::ContextError;
 use client::download::DownloadError;
 use client::request::PrepareError;
-use client::session::SessionError;
+use client::session::{SessionError, said};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use verifier::secure_execution::NoHostKey;
@@ -214,8 +214,14 @@ impl From<DownloadError> for Failure {
 
 impl From<client::config::ConfigError> for Failure {
     fn from(error: client::config::ConfigError) -> Self {
-        Self::usage(&error)
-            .advise("known keys are endpoint, key, policy, project, host-key-documents, progress, color")
+        use client::config::{ConfigError, Setting};
+        let failure = Self::usage(&error);
+        match error {
+            ConfigError::Shape { .. } => {
+                failure.advise(format!("known keys are {}", Setting::ALL.map(Setting::name).join(", ")))
+            }
+            _ => failure.advise("check the file, and that you may read it"),
+        }
     }
 }
 
@@ -236,6 +242,9 @@ impl From<client::key::KeyError> for Failure {
     }
 }
 
+const NOT_FOUND_HERE: &str =
+    "`sealwright list` shows the builds of the project in use; --project names another";
+
 /// A server's answer as a failure: its reason and advice, and the exit code of its kind.
 pub(crate) fn from_status(status: &Status) -> Failure {
     let details = status.get_error_details();
@@ -252,7 +261,7 @@ pub(crate) fn from_status(status: &Status) -> Failure {
     let message = match std::error::Error::source(status) {
         // A cut connection has nothing to say but what the transport saw.
         Some(source) => format!("the connection broke: {}", innermost(source)),
-        None => status.message().to_owned(),
+        None => said(status).to_owned(),
     };
     let mut failure = Failure::new(exit, info.map_or(name, |info| info.reason.as_str()), message);
     if let Some(request) = details.bad_request() {
@@ -260,7 +269,11 @@ pub(crate) fn from_status(status: &Status) -> Failure {
             request.field_violations.iter().map(|violation| place(violation, &failure.what)).collect();
         failure.place = Some(fields.join("; ")).filter(|text| !text.is_empty());
     }
-    let advice = details.localized_message().map(|message| message.message.clone());
+    let advice = match failure.reason.as_str() {
+        // The server's words are for whoever writes a client.
+        "NOT_FOUND" => Some(NOT_FOUND_HERE.to_owned()),
+        _ => details.localized_message().map(|message| message.message.clone()),
+    };
     failure.advice = advice.into_iter().filter(|text| !text.is_empty()).collect();
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         failure.advice.push(format!("try again in {} s", delay.as_secs().max(1)));
@@ -286,4 +299,34 @@ fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn s
         error = source;
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_told_in_words() {
+        let endpoint: client::channel::Endpoint = "build.example:8443".parse().expect("an endpoint");
+        for (status, said) in [
+            (Status::unavailable("too many wait for Evidence"), "too many wait for Evidence"),
+            (Status::unavailable(""), "The service is currently unavailable"),
+        ] {
+            let error =
+                ChannelError::NoEvidence { endpoint: endpoint.clone(), status: Box::new(status.clone()) };
+            assert_eq!(
+                Failure::from(error).what,
+                format!("build.example:8443 gave no Evidence for this session: {said}")
+            );
+            assert_eq!(ContextError::from(status.clone()).to_string(), format!("upload: {said}"));
+            assert_eq!(from_status(&status).what, said);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_looked_for_with_the_command_and_not_the_api() {
+        let details = tonic_types::ErrorDetails::with_localized_message("en", "send its document first");
+        let status = Status::with_error_details(Code::NotFound, "no such build", details);
+        assert_eq!(from_status(&status).advice, [NOT_FOUND_HERE]);
+    }
 }

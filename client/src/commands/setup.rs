@@ -14,7 +14,7 @@ use serde_json::json;
 use verifier::{Endorsements, Policy};
 
 use super::args::Global;
-use super::failure::Failure;
+use super::failure::{Failure, exit};
 use super::output::Output;
 use super::verify::endorsements;
 
@@ -85,7 +85,7 @@ impl Setup {
             Setting::Policy,
             "no policy means no pass; make one with `sealwright policy init --from reference-values.json --release-key PEM --caller KEY > policy.toml`",
         )?;
-        read_policy(Path::new(file))
+        read_policy(Path::new(file)).map_err(of_a_setting)
     }
 
     pub(crate) fn project_file(&self) -> Option<PathBuf> {
@@ -98,7 +98,7 @@ impl Setup {
         let Some(file) = self.project_file() else {
             return Project::new("default", [own]).map_err(Failure::usage);
         };
-        let project = read_project(&file)?;
+        let project = read_project(&file).map_err(of_a_setting)?;
         if !project.has_member(&own) {
             return Err(Failure::usage(format!(
                 "your key {own} is not a member of project `{}`",
@@ -130,12 +130,23 @@ impl Setup {
     }
 }
 
+/// Reason of a file that cannot be read.
+const UNREADABLE: &str = "UNREADABLE";
+
+/// What to do about a file that no argument of this command names, if it cannot be read.
+fn of_a_setting(failure: Failure) -> Failure {
+    match failure.reason == UNREADABLE {
+        true => failure.advise("`sealwright config show` says where the setting came from"),
+        false => failure,
+    }
+}
+
 /// Reads a file of at most `limit` bytes. A FIFO or device is refused: it would be waited for, or read without end.
 pub(crate) fn read_file(path: &Path, limit: usize, what: &str) -> Result<Vec<u8>, Failure> {
     use std::io::Read as _;
     let failed = |e: std::io::Error| {
-        Failure::usage(format!("cannot read {what} {}: {e}", path.display()))
-            .advise("check the path, which must be that of a regular file; `sealwright config show` says where each setting came from")
+        Failure::new(exit::USAGE, UNREADABLE, format!("cannot read {what} {}: {e}", path.display()))
+            .advise("check the path, which must be that of a regular file that you may read")
     };
     let mut bytes = Vec::new();
     let file = client::regular_file::open(path).map_err(failed)?;
@@ -151,7 +162,7 @@ pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
     let text = String::from_utf8(bytes)
         .map_err(|_| Failure::usage(format!("policy {} is not UTF-8", path.display())))?;
     Policy::parse(&text, &path.display().to_string()).map_err(|e| {
-        Failure::new(super::failure::exit::USAGE, "POLICY", e)
+        Failure::new(exit::USAGE, "POLICY", e)
             .advise("a policy must be complete: docs/policy.md explains every key")
     })
 }

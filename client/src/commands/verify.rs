@@ -89,7 +89,8 @@ impl From<ImageError> for Failure {
             ImageError::OtherIndex { name, .. } => with(exit::USAGE, "OTHER_INDEX").advise(format!(
                 "take the layout without `{name}`: `sealwright build` and `docker buildx build -o type=oci` write none"
             )),
-            ImageError::MissingBlob { .. }
+            ImageError::Index { .. }
+            | ImageError::MissingBlob { .. }
             | ImageError::BadBlob { .. }
             | ImageError::DescriptorSize { .. }
             | ImageError::Manifest { .. } => {

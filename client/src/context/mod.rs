@@ -152,7 +152,7 @@ pub enum ContextError {
         limit: u64,
     },
     /// The server refused or the connection broke.
-    #[error("upload: {0}")]
+    #[error("upload: {}", crate::session::said(.0))]
     Service(#[from] Box<tonic::Status>),
 }
 

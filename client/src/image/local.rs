@@ -53,33 +53,31 @@ pub fn open_local(path: &Path, selector: Option<&str>) -> Result<LocalImage, Ima
     }
     let index =
         store.named("index.json").map_err(|_| not_a_layout("it has no readable `index.json`".to_owned()))?;
-    check_spelling(&index).map_err(|problem| not_a_layout(format!("index.json: {problem}")))?;
-    let index: AnyManifest =
-        serde_json::from_slice(&index).map_err(|e| not_a_layout(format!("index.json: {e}")))?;
+    let damaged = |e: serde_json::Error| ImageError::Index { path: path.to_owned(), problem: e.to_string() };
+    check_spelling(&serde_json::from_slice(&index).map_err(damaged)?)
+        .map_err(|problem| not_a_layout(format!("index.json: {problem}")))?;
+    let index: AnyManifest = serde_json::from_slice(&index).map_err(damaged)?;
     let (image, attached) = select(path, selector, index.manifests, &store)?;
     Ok(LocalImage { store, image, attached })
 }
 
 /// Refuses two spellings of one key. Other readers, those written in Go first of all, take `Digest` for `digest`: such
 /// an index would show them another image than us.
-fn check_spelling(index: &[u8]) -> Result<(), String> {
-    fn check(value: &serde_json::Value) -> Result<(), String> {
-        match value {
-            serde_json::Value::Object(map) => {
-                let mut seen = HashSet::new();
-                map.iter().try_for_each(|(key, value)| {
-                    // Both, because two characters outside ASCII fold to `s` and `k`.
-                    match seen.insert(key.to_uppercase().to_lowercase()) {
-                        true => check(value),
-                        false => Err(format!("holds the key `{key}` in two spellings")),
-                    }
-                })
-            }
-            serde_json::Value::Array(items) => items.iter().try_for_each(check),
-            _ => Ok(()),
+fn check_spelling(value: &serde_json::Value) -> Result<(), String> {
+    match value {
+        serde_json::Value::Object(map) => {
+            let mut seen = HashSet::new();
+            map.iter().try_for_each(|(key, value)| {
+                // Both, because two characters outside ASCII fold to `s` and `k`.
+                match seen.insert(key.to_uppercase().to_lowercase()) {
+                    true => check_spelling(value),
+                    false => Err(format!("holds the key `{key}` in two spellings")),
+                }
+            })
         }
+        serde_json::Value::Array(items) => items.iter().try_for_each(check_spelling),
+        _ => Ok(()),
     }
-    check(&serde_json::from_slice(index).map_err(|e| e.to_string())?)
 }
 
 impl LocalImage {

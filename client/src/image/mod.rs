@@ -110,6 +110,14 @@ pub enum ImageError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The index of a layout is cut off or no index at all. Fault: whoever wrote the layout, or what it lay on.
+    #[error("layout {} is damaged: index.json: {problem}", path.display())]
+    Index {
+        /// The layout.
+        path: PathBuf,
+        /// What is wrong, and where.
+        problem: String,
+    },
     /// Not an OCI layout. Fault: the caller.
     #[error("{} is no OCI layout: {problem}", path.display())]
     NotALayout {
