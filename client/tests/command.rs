@@ -173,37 +173,6 @@ fn without_policy_nothing_is_verified_and_without_endpoint_nothing_is_built() {
 }
 
 #[test]
-fn a_fifo_or_device_in_the_place_of_a_file_is_not_waited_for() {
-    let home = Home::new();
-    let (first, release_key) = release(&home, "first.json", 1, "01");
-    let made = home.run(&[
-        "policy",
-        "init",
-        "--from",
-        &first,
-        "--release-key",
-        &release_key,
-        "--caller",
-        &release_key,
-    ]);
-    let policy = home.write("policy.toml", made.ok());
-    let fifo = home.text("fifo");
-    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
-    for other in [fifo.as_str(), "/dev/zero"] {
-        for arguments in [
-            ["verify", "x", "--policy", &policy, "--endorsements", other],
-            ["verify", "x", "--endorsements", &release_key, "--policy", other],
-        ] {
-            let (send, receive) = std::sync::mpsc::channel();
-            let mut command = home.command(&arguments);
-            std::thread::spawn(move || send.send(command.output().expect("runs")));
-            let output = receive.recv_timeout(std::time::Duration::from_secs(30)).expect("it waits for ever");
-            Ran::of(output).fails(2, &["it is no regular file", other, "what to do"]);
-        }
-    }
-}
-
-#[test]
 fn errors_are_documents_under_json() {
     let home = Home::new();
     let ran = home.run(&["--json", "verify", &home.text("nothing")]);

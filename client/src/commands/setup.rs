@@ -141,15 +141,15 @@ fn of_a_setting(failure: Failure) -> Failure {
     }
 }
 
-/// Reads a file of at most `limit` bytes. A FIFO or device is refused: it would be waited for, or read without end.
+/// Reads a file of at most `limit` bytes. It may be a pipe, as a shell's `<(…)` is.
 pub(crate) fn read_file(path: &Path, limit: usize, what: &str) -> Result<Vec<u8>, Failure> {
     use std::io::Read as _;
     let failed = |e: std::io::Error| {
         Failure::new(exit::USAGE, UNREADABLE, format!("cannot read {what} {}: {e}", path.display()))
-            .advise("check the path, which must be that of a regular file that you may read")
+            .advise("check the path, which must be that of a file that you may read")
     };
     let mut bytes = Vec::new();
-    let file = client::regular_file::open(path).map_err(failed)?;
+    let file = std::fs::File::open(path).map_err(failed)?;
     file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() > limit {
         return Err(Failure::usage(format!("{what} {} has more than {limit} bytes", path.display())));
